@@ -1,0 +1,51 @@
+//! Where things lie below one data directory. Two instances never share one.
+use std::path::{Path, PathBuf};
+
+/// The data directory and the paths below it. Names here are on-disk format: never change one after release.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Paths below `root` (made absolute by the caller).
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+    /// The data directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// The object store's log and snapshots.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+    /// Certificate authority, serving and client certificates, service account signing key.
+    pub fn pki(&self) -> PathBuf {
+        self.root.join("pki")
+    }
+    /// The administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.root.join("admin.kubeconfig")
+    }
+    /// Image blobs, unpacked layers and their records.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+    /// Sandboxes, containers and their shims' state; survives the daemon, not a reboot.
+    pub fn runtime(&self) -> PathBuf {
+        self.root.join("runtime")
+    }
+    /// Pod directories by UID: volumes, hosts file, termination messages.
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+    /// Container logs: `<namespace>_<pod>_<uid>/<container>/<restart>.log`.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+    /// Bridge name, subnet and address leases of the pod network.
+    pub fn network(&self) -> PathBuf {
+        self.root.join("network")
+    }
+}

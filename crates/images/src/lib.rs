@@ -1,0 +1,1 @@
+//! Container images: pull, import, unpack to layers, garbage collection.

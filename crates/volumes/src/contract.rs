@@ -1,0 +1,96 @@
+//! The contract between the node agent and volume plugins.
+use crate::error::VolumeError;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sys::Sys;
+
+/// What a pod volume is made of, resolved: every API object that it names has been read. One variant per mechanism.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    EmptyDir {
+        medium: Medium,
+        limit_bytes: Option<u64>,
+    },
+    HostPath {
+        path: PathBuf,
+        kind: HostPathType,
+    },
+    /// `local` persistent volume.
+    Local {
+        path: PathBuf,
+        read_only: bool,
+    },
+    /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
+    Files {
+        files: BTreeMap<PathBuf, FileEntry>,
+        in_memory: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    Disk,
+    Memory,
+}
+
+/// `hostPath.type`; `Unset` is the empty string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPathType {
+    Unset,
+    DirectoryOrCreate,
+    Directory,
+    FileOrCreate,
+    File,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    pub data: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner, where it is not root (service account tokens of non-root pods).
+    pub uid: Option<u32>,
+}
+
+/// Ownership that the pod's security context asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ownership {
+    pub fs_group: Option<u32>,
+    /// `fsGroupChangePolicy: OnRootMismatch`.
+    pub on_root_mismatch: bool,
+}
+
+/// What the plugin made: the host path to bind into containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    pub host_path: PathBuf,
+    /// The volume can only be mounted read-only (`persistentVolumeClaim.readOnly`, ROX).
+    pub read_only: bool,
+}
+
+/// One kind of volume. Stateless: all state is on disk, in the mount table or in the arguments.
+pub trait VolumePlugin: Sync + Send {
+    /// Stable name used in directory names and metrics (`kubernetes.io~empty-dir`); never change it after release.
+    fn name(&self) -> &'static str;
+    fn accepts(&self, source: &Source) -> bool;
+    /// Makes the volume ready in `dir` (which only this volume uses) and says which host path to mount.
+    /// Idempotent: must finish whatever an earlier, failed call began. Called again when the source's content changed.
+    fn set_up(&self, source: &Source, own: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError>;
+    /// Undoes `set_up` with nothing but the directory: the API object may be gone. Idempotent.
+    fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError>;
+}
+
+/// What the caller does next. The only thing a caller may branch on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    Retry { after: Duration },
+    WaitForObject,
+    GiveUp,
+}
