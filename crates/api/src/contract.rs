@@ -27,7 +27,20 @@ pub struct Kind {
     pub schema: &'static str,
     /// Columns of `kubectl get`.
     pub columns: &'static [Column],
+    /// Set where this is another face of objects stored as another kind (`events.k8s.io` Event: core Event).
+    pub face_of: Option<&'static Face>,
     pub strategy: &'static dyn Strategy,
+}
+
+/// How a kind that is stored as another one is read and written.
+pub struct Face {
+    /// Group and plural whose objects these are.
+    pub group: &'static str,
+    pub plural: &'static str,
+    /// Turns a stored object into this kind (apiVersion included).
+    pub read: fn(&mut Value),
+    /// Turns an object of this kind into the stored one.
+    pub write: fn(&mut Value),
 }
 
 /// A subresource, as discovery shows it.

@@ -94,3 +94,39 @@ pub enum Next {
     WaitForObject,
     GiveUp,
 }
+
+/// An object or token that resolving a pod volume needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Need {
+    ConfigMap(String),
+    Secret(String),
+    /// A claim of the pod's namespace, and then the volume it is bound to.
+    Claim(String),
+    /// A service account token of the pod: audience (`None`: the API server's) and seconds of validity.
+    Token { audience: Option<String>, expiration_seconds: i64 },
+}
+
+/// What was found for the needs of a pod. An absent key was not looked up; `None` means it does not exist.
+#[derive(Debug, Default, Clone)]
+pub struct Inputs {
+    pub config_maps: BTreeMap<String, Option<k8s_openapi::api::core::v1::ConfigMap>>,
+    pub secrets: BTreeMap<String, Option<k8s_openapi::api::core::v1::Secret>>,
+    pub claims: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolumeClaim>>,
+    /// By volume name.
+    pub volumes: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolume>>,
+    /// Only `Need::Token` keys.
+    pub tokens: BTreeMap<Need, String>,
+    /// Allocatable CPU (millicores) and memory (bytes) of the node, the default of `resourceFieldRef` limits.
+    pub node_cpu_milli: i64,
+    pub node_memory_bytes: i64,
+}
+
+/// A pod volume whose objects were all found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    pub source: Source,
+    /// `persistentVolumeClaim.readOnly`, or a volume that is only read.
+    pub read_only: bool,
+    /// `spec.mountOptions` of the persistent volume.
+    pub mount_options: Vec<String>,
+}
