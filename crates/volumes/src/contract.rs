@@ -103,7 +103,10 @@ pub enum Need {
     /// A claim of the pod's namespace, and then the volume it is bound to.
     Claim(String),
     /// A service account token of the pod: audience (`None`: the API server's) and seconds of validity.
-    Token { audience: Option<String>, expiration_seconds: i64 },
+    Token {
+        audience: Option<String>,
+        expiration_seconds: i64,
+    },
 }
 
 /// What was found for the needs of a pod. An absent key was not looked up; `None` means it does not exist.
