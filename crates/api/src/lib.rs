@@ -5,6 +5,7 @@ pub mod age;
 pub mod contract;
 pub mod field;
 pub mod kinds;
+pub mod schema;
 pub mod typed;
 pub mod types;
 
