@@ -275,7 +275,11 @@ impl Visit<'_> {
         }
     }
 
-    fn object<'de, A: MapAccess<'de>>(cx: &mut Context, of: &'static Definition, mut map: A) -> Result<Value, A::Error> {
+    fn object<'de, A: MapAccess<'de>>(
+        cx: &mut Context,
+        of: &'static Definition,
+        mut map: A,
+    ) -> Result<Value, A::Error> {
         let mut object = Map::new();
         let mut seen = Seen::default();
         while let Some(field) = map.next_key_seed(Name { of, cx: &mut *cx })? {

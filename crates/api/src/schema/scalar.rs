@@ -13,8 +13,7 @@ const BASE64: GeneralPurpose =
 
 /// Checks a quantity's syntax. Returns the text without surrounding blanks.
 pub(super) fn quantity(text: &str) -> Result<&str, &'static str> {
-    const FORMAT: &str =
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+    const FORMAT: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
     const SUFFIX: &str = "unable to parse quantity's suffix";
     let text = text.trim();
     if text.is_empty() {
@@ -155,9 +154,10 @@ impl Scan<'_> {
 
     /// Nanoseconds after the second: any digits, or exactly six where microseconds are written.
     fn fraction(&mut self) -> Result<i32, String> {
-        let digits = self.rest.strip_prefix('.').map_or(0, |rest| {
-            rest.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len())
-        });
+        let digits = self
+            .rest
+            .strip_prefix('.')
+            .map_or(0, |rest| rest.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len()));
         if digits == 0 || (self.micro && digits != 6) {
             return if self.micro { self.fail(".000000") } else { Ok(0) };
         }

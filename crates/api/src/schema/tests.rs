@@ -71,10 +71,8 @@ fn storage_class_name_tells_empty_from_absent() {
 
 #[test]
 fn reports_unknown_and_duplicate_fields_as_upstream_does() {
-    let decoded = pod(
-        r#"{"foo":{"a":1,"a":2},"metadata":{"name":"a","name":"b","labels":{"x":"1","x":"2"}},
-           "spec":{"containers":[{"name":"a"},{"name":"b","bar":1,"env":[{"nme":1}]}],"Volumes":[]}}"#,
-    )
+    let decoded = pod(r#"{"foo":{"a":1,"a":2},"metadata":{"name":"a","name":"b","labels":{"x":"1","x":"2"}},
+           "spec":{"containers":[{"name":"a"},{"name":"b","bar":1,"env":[{"nme":1}]}],"Volumes":[]}}"#)
     .unwrap();
     assert_eq!(
         decoded.problems,
@@ -94,20 +92,62 @@ fn reports_unknown_and_duplicate_fields_as_upstream_does() {
 #[test]
 fn wrong_types_are_refused_in_gos_words() {
     let cases = [
-        (r#"{"metadata":{"name":1}}"#, "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.name of type string"),
-        (r#"{"metadata":{"labels":{"a":true}}}"#, "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string"),
-        (r#"{"metadata":"x"}"#, "json: cannot unmarshal string into Go struct field Pod.metadata of type v1.ObjectMeta"),
-        (r#"{"spec":{"containers":{}}}"#, "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container"),
-        (r#"{"spec":{"containers":["x"]}}"#, "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type v1.Container"),
-        (r#"{"spec":{"containers":[{"image":[]}]}}"#, "json: cannot unmarshal array into Go struct field Container.spec.containers.image of type string"),
-        (r#"{"spec":{"restartPolicy":5}}"#, "json: cannot unmarshal number into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy"),
-        (r#"{"spec":{"containers":[{"resources":{"limits":[]}}]}}"#, "json: cannot unmarshal array into Go struct field ResourceRequirements.spec.containers.resources.limits of type v1.ResourceList"),
-        (r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"x"}}}]}}"#, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
-        (r#"{"spec":{"priority":2147483648}}"#, "json: cannot unmarshal number 2147483648 into Go struct field PodSpec.spec.priority of type int32"),
-        (r#"{"spec":{"terminationGracePeriodSeconds":1.5}}"#, "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.terminationGracePeriodSeconds of type int64"),
-        (r#"{"spec":{"hostNetwork":"yes"}}"#, "json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool"),
-        (r#"{"metadata":{"creationTimestamp":"x"}}"#, r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#),
-        (r#"{"spec":{"containers":[{"livenessProbe":{"httpGet":{"port":true}}}]}}"#, "json: cannot unmarshal bool into Go value of type int32"),
+        (
+            r#"{"metadata":{"name":1}}"#,
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.name of type string",
+        ),
+        (
+            r#"{"metadata":{"labels":{"a":true}}}"#,
+            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            r#"{"metadata":"x"}"#,
+            "json: cannot unmarshal string into Go struct field Pod.metadata of type v1.ObjectMeta",
+        ),
+        (
+            r#"{"spec":{"containers":{}}}"#,
+            "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            r#"{"spec":{"containers":["x"]}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type v1.Container",
+        ),
+        (
+            r#"{"spec":{"containers":[{"image":[]}]}}"#,
+            "json: cannot unmarshal array into Go struct field Container.spec.containers.image of type string",
+        ),
+        (
+            r#"{"spec":{"restartPolicy":5}}"#,
+            "json: cannot unmarshal number into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy",
+        ),
+        (
+            r#"{"spec":{"containers":[{"resources":{"limits":[]}}]}}"#,
+            "json: cannot unmarshal array into Go struct field ResourceRequirements.spec.containers.resources.limits of type v1.ResourceList",
+        ),
+        (
+            r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"x"}}}]}}"#,
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
+        (
+            r#"{"spec":{"priority":2147483648}}"#,
+            "json: cannot unmarshal number 2147483648 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            r#"{"spec":{"terminationGracePeriodSeconds":1.5}}"#,
+            "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.terminationGracePeriodSeconds of type int64",
+        ),
+        (
+            r#"{"spec":{"hostNetwork":"yes"}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool",
+        ),
+        (
+            r#"{"metadata":{"creationTimestamp":"x"}}"#,
+            r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#,
+        ),
+        (
+            r#"{"spec":{"containers":[{"livenessProbe":{"httpGet":{"port":true}}}]}}"#,
+            "json: cannot unmarshal bool into Go value of type int32",
+        ),
         ("[]", "json: cannot unmarshal array into Go value of type v1.Pod"),
     ];
     for (text, message) in cases {
