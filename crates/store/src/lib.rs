@@ -8,9 +8,24 @@
 //! - S4: a torn or corrupt log tail loses only what was never acknowledged; corruption before the tail refuses to open.
 //!
 //! Absent on purpose: Kubernetes kinds, JSON, HTTP.
+mod disk;
+mod error;
+mod log;
+mod recover;
+mod snapshot;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watch;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use error::StoreError;
+pub use store::{Options, Store};
+pub use watch::Watch;
 
 /// The global version of the store: 1 for an empty one, +1 per write.
 pub type Revision = u64;
@@ -51,12 +66,4 @@ pub struct Event<F> {
     /// The state before; `None` for a creation.
     pub previous: Option<Arc<Record<F>>>,
     pub deleted: bool,
-}
-
-/// What a watch yields.
-#[derive(Debug)]
-pub enum Next<F> {
-    Event(Arc<Event<F>>),
-    /// Nothing under the prefix changed up to and including this revision (for bookmarks); comes only when asked by a timeout.
-    Progress(Revision),
 }

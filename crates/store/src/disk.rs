@@ -1,0 +1,139 @@
+//! The few file operations that durability rests on, behind a trait so that tests can lose what was not synced.
+#[cfg(test)]
+pub(crate) mod fake;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// One directory of files. A created, renamed or removed name is durable after [`Disk::sync_names`].
+pub(crate) trait Disk: Send + Sync + 'static {
+    fn names(&self) -> io::Result<Vec<String>>;
+    fn read(&self, name: &str) -> io::Result<Vec<u8>>;
+    /// An empty file of that name, whatever was there before.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// An existing file, to be appended to.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+    fn sync_names(&self) -> io::Result<()>;
+}
+
+/// A file that grows at its end. Its data is durable after [`DiskFile::sync`].
+pub(crate) trait DiskFile: Send {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file to `len` bytes.
+    fn cut(&mut self, len: u64) -> io::Result<()>;
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A directory of the machine.
+pub(crate) struct RealDisk {
+    dir: PathBuf,
+}
+
+impl RealDisk {
+    /// Makes the directory (mode 0700) when it is missing.
+    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Takes the directory for this process until the file is dropped; the pid of the holder (if known) otherwise.
+    pub(crate) fn lock(&self) -> io::Result<Result<File, Option<u32>>> {
+        let path = self.dir.join("lock");
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Ok(Err(fs::read_to_string(&path)?.trim().parse().ok()));
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(e),
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Ok(file))
+    }
+}
+
+impl Disk for RealDisk {
+    fn names(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.dir)?.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned())).collect()
+    }
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.dir.join(name))
+    }
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.dir.join(name);
+        // Truncated apart from opening, because an append handle may not truncate.
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        file.set_len(0)?;
+        Ok(Box::new(file))
+    }
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OpenOptions::new().append(true).open(self.dir.join(name))?))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.dir.join(name))
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// Forgets everything: a store that lives in memory only.
+pub(crate) struct NoDisk;
+
+impl Disk for NoDisk {
+    fn names(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    fn read(&self, _: &str) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+    fn create(&self, _: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(Self))
+    }
+    fn open(&self, _: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(Self))
+    }
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn remove(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl DiskFile for NoDisk {
+    fn append(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn cut(&mut self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
