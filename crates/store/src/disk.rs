@@ -45,7 +45,8 @@ impl RealDisk {
     /// Takes the directory for this process until the file is dropped; the pid of the holder (if known) otherwise.
     pub(crate) fn lock(&self) -> io::Result<Result<File, Option<u32>>> {
         let path = self.dir.join("lock");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {

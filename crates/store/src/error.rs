@@ -23,10 +23,17 @@ pub enum StoreError {
     Corrupt { file: String, offset: u64, what: &'static str },
     /// An input or output error; the store still works.
     #[error("{action} in the store's directory; check its free space and permissions")]
-    Io { action: String, #[source] source: Arc<io::Error> },
+    Io {
+        action: String,
+        #[source]
+        source: Arc<io::Error>,
+    },
     /// Data could not be made durable: the store takes no more writes until it is opened again.
     #[error("the store stopped taking writes after a failed sync; check the disk and restart")]
-    Failed { #[source] source: Arc<io::Error> },
+    Failed {
+        #[source]
+        source: Arc<io::Error>,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -280,7 +280,11 @@ impl Model {
         }
         let revision = self.states.len() as Revision + 1;
         prop_assert_eq!(result.unwrap().revision, revision);
-        if deleted { now.remove(&key) } else { now.insert(key.clone(), (revision, format!("v@{revision}"))) };
+        if deleted {
+            now.remove(&key)
+        } else {
+            now.insert(key.clone(), (revision, format!("v@{revision}")))
+        };
         self.states.push(now);
         self.events.push((key, deleted));
         Ok(())
