@@ -117,13 +117,13 @@ impl RouteSocket {
         self.add(RouteNetlinkMessage::NewLink(message), NLM_F_EXCL)
     }
 
-    /// Makes a veth pair in one request: `name` here, up, a port of `bridge`; its peer up as `eth0` in `netns`.
+    /// Makes a veth pair in one request: `name` here, up, a port of `bridge`; its peer `eth0` in `netns`, down
+    /// (the kernel refuses to bring up a peer before the pair is complete).
     pub fn add_veth(&mut self, name: &str, bridge: u32, netns: &OwnedFd, mac: [u8; 6]) -> io::Result<()> {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name("eth0")
             .address(mac.to_vec())
             .setns_by_fd(netns.as_raw_fd())
-            .up()
             .build();
         let message = LinkVeth::new(name, "eth0")
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))

@@ -106,7 +106,7 @@ impl Rule {
         self.address(16, network, mask)
     }
     /// Destination is one of the host's own addresses.
-    pub fn to_host(self) -> Self {
+    pub fn for_host(self) -> Self {
         let (by_destination, address_type, local) = (2, 3, 2_u32);
         let data = Attributes::default().number(1, 1).number(2, address_type).number(3, by_destination);
         self.expression("fib", data).compare(1, true, &local.to_ne_bytes())

@@ -16,7 +16,7 @@ pub fn chains(state: &State) -> Vec<(Hook, Vec<Rule>)> {
     for lease in state.leases.values() {
         for port in &lease.ports {
             let to = match port.specific_ip() {
-                None => any().to_host(),
+                None => any().for_host(),
                 Some(IpAddr::V4(ip)) => any().to(ip, Ipv4Addr::BROADCAST),
                 Some(IpAddr::V6(_)) => continue, // pods have no IPv6 address to redirect to
             };
