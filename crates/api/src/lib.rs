@@ -6,6 +6,7 @@ pub mod contract;
 pub mod field;
 pub mod kinds;
 pub mod schema;
+pub mod strategic;
 pub mod typed;
 pub mod types;
 
