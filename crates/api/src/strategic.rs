@@ -250,7 +250,10 @@ fn drop_directives(value: &mut Value) -> bool {
                 return false;
             }
             map.retain(|name, value| {
-                name != RETAIN_KEYS && !name.starts_with(ORDER) && !name.starts_with(DELETE_FROM) && drop_directives(value)
+                name != RETAIN_KEYS
+                    && !name.starts_with(ORDER)
+                    && !name.starts_with(DELETE_FROM)
+                    && drop_directives(value)
             });
         }
         Value::Array(list) => list.retain_mut(drop_directives),

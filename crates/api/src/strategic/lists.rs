@@ -169,7 +169,8 @@ fn arrange(
     let mut rest = rest.into_iter().peekable();
     for item in asked {
         let here = place(&item, &old);
-        while let Some(other) = rest.next_if(|other| matches!((place(other, &old), here), (Some(l), Some(r)) if l < r)) {
+        while let Some(other) = rest.next_if(|other| matches!((place(other, &old), here), (Some(l), Some(r)) if l < r))
+        {
             sorted.push(other);
         }
         sorted.push(item);

@@ -17,31 +17,59 @@ fn merges_as_upstream_does() {
         {"name":"b","image":"2"}]});
     let cases = [
         // Merge by key: new elements come before those that only the server has, unless both were there before.
-        (two.clone(), json!({"containers":[{"name":"c"},{"name":"a","image":"9"}]}),
+        (
+            two.clone(),
+            json!({"containers":[{"name":"c"},{"name":"a","image":"9"}]}),
             json!({"containers":[{"name":"c"},
-                {"name":"a","image":"9","env":[{"name":"X","value":"1"},{"name":"Y","value":"2"}]},{"name":"b","image":"2"}]})),
-        (two.clone(), json!({"containers":[{"name":"a","env":[{"name":"X","$patch":"delete"},{"name":"Z"}]},{"name":"b","$patch":"delete"}]}),
-            json!({"containers":[{"name":"a","image":"1","env":[{"name":"Z"},{"name":"Y","value":"2"}]}]})),
+                {"name":"a","image":"9","env":[{"name":"X","value":"1"},{"name":"Y","value":"2"}]},{"name":"b","image":"2"}]}),
+        ),
+        (
+            two.clone(),
+            json!({"containers":[{"name":"a","env":[{"name":"X","$patch":"delete"},{"name":"Z"}]},{"name":"b","$patch":"delete"}]}),
+            json!({"containers":[{"name":"a","image":"1","env":[{"name":"Z"},{"name":"Y","value":"2"}]}]}),
+        ),
         (two.clone(), json!({"containers":[{"$patch":"replace"},{"name":"n"}]}), json!({"containers":[{"name":"n"}]})),
         (two.clone(), json!({"containers":null,"nodeName":"n"}), json!({"nodeName":"n"})),
-        (two, json!({"$setElementOrder/containers":[{"name":"b"},{"name":"a"}]}),
+        (
+            two,
+            json!({"$setElementOrder/containers":[{"name":"b"},{"name":"a"}]}),
             json!({"containers":[{"name":"b","image":"2"},
-                {"name":"a","image":"1","env":[{"name":"X","value":"1"},{"name":"Y","value":"2"}]}]})),
+                {"name":"a","image":"1","env":[{"name":"X","value":"1"},{"name":"Y","value":"2"}]}]}),
+        ),
         // A list without merge strategy is replaced; so is a map under `$patch: replace`.
-        (json!({"tolerations":[{"key":"a"},{"key":"b"}]}), json!({"tolerations":[{"key":"c"}]}), json!({"tolerations":[{"key":"c"}]})),
-        (json!({"nodeSelector":{"a":"1"}}), json!({"nodeSelector":{"$patch":"replace","b":"2"}}), json!({"nodeSelector":{"b":"2"}})),
-        (json!({"securityContext":{"runAsUser":1}}), json!({"securityContext":{"$patch":"delete"}}), json!({"securityContext":{}})),
+        (
+            json!({"tolerations":[{"key":"a"},{"key":"b"}]}),
+            json!({"tolerations":[{"key":"c"}]}),
+            json!({"tolerations":[{"key":"c"}]}),
+        ),
+        (
+            json!({"nodeSelector":{"a":"1"}}),
+            json!({"nodeSelector":{"$patch":"replace","b":"2"}}),
+            json!({"nodeSelector":{"b":"2"}}),
+        ),
+        (
+            json!({"securityContext":{"runAsUser":1}}),
+            json!({"securityContext":{"$patch":"delete"}}),
+            json!({"securityContext":{}}),
+        ),
         // What is absent takes the patch, without nulls and directives.
-        (json!({}), json!({"securityContext":{"runAsUser":null,"runAsGroup":2},"affinity":{"$patch":"delete"},
+        (
+            json!({}),
+            json!({"securityContext":{"runAsUser":null,"runAsGroup":2},"affinity":{"$patch":"delete"},
             "volumes":[{"name":"a","$patch":"delete"},{"name":"b"}]}),
-            json!({"securityContext":{"runAsGroup":2},"volumes":[{"name":"b"}]})),
-        (json!({"volumes":[{"name":"v","configMap":{"name":"m"}}]}),
+            json!({"securityContext":{"runAsGroup":2},"volumes":[{"name":"b"}]}),
+        ),
+        (
+            json!({"volumes":[{"name":"v","configMap":{"name":"m"}}]}),
             json!({"volumes":[{"$retainKeys":["name","secret"],"name":"v","secret":{"secretName":"s"}}]}),
-            json!({"volumes":[{"name":"v","secret":{"secretName":"s"}}]})),
+            json!({"volumes":[{"name":"v","secret":{"secretName":"s"}}]}),
+        ),
         // Server-only elements keep their place among those that were reordered.
-        (json!({"volumes":[{"name":"1"},{"name":"2"},{"name":"3"},{"name":"4"}]}),
+        (
+            json!({"volumes":[{"name":"1"},{"name":"2"},{"name":"3"},{"name":"4"}]}),
             json!({"$setElementOrder/volumes":[{"name":"4"},{"name":"5"},{"name":"2"}],"volumes":[{"name":"5"}]}),
-            json!({"volumes":[{"name":"1"},{"name":"3"},{"name":"4"},{"name":"5"},{"name":"2"}]})),
+            json!({"volumes":[{"name":"1"},{"name":"3"},{"name":"4"},{"name":"5"},{"name":"2"}]}),
+        ),
     ];
     for (original, patch, expected) in cases {
         assert_eq!(spec(original, patch.clone()), Ok(expected), "{patch}");
@@ -51,14 +79,20 @@ fn merges_as_upstream_does() {
 #[test]
 fn primitive_lists_merge_and_shrink() {
     let object = json!({"metadata":{"finalizers":["a","b","c"]}});
-    let patched = |patch: Value| apply(POD, &object, &json!({ "metadata": patch })).map(|o| o["metadata"]["finalizers"].clone());
-    assert_eq!(patched(json!({"finalizers":["d","b"]})), Ok(json!(["d","a","b","c"])));
-    assert_eq!(patched(json!({"$deleteFromPrimitiveList/finalizers":["b","x"]})), Ok(json!(["a","c"])));
+    let patched =
+        |patch: Value| apply(POD, &object, &json!({ "metadata": patch })).map(|o| o["metadata"]["finalizers"].clone());
+    assert_eq!(patched(json!({"finalizers":["d","b"]})), Ok(json!(["d", "a", "b", "c"])));
+    assert_eq!(patched(json!({"$deleteFromPrimitiveList/finalizers":["b","x"]})), Ok(json!(["a", "c"])));
     assert_eq!(
-        patched(json!({"$setElementOrder/finalizers":["d","a"],"$deleteFromPrimitiveList/finalizers":["c"],"finalizers":["d"]})),
-        Ok(json!(["d","a","b"]))
+        patched(
+            json!({"$setElementOrder/finalizers":["d","a"],"$deleteFromPrimitiveList/finalizers":["c"],"finalizers":["d"]})
+        ),
+        Ok(json!(["d", "a", "b"]))
     );
-    assert_eq!(apply(POD, &json!({}), &json!({"metadata":{"$deleteFromPrimitiveList/finalizers":["c"]}})), Ok(json!({"metadata":{}})));
+    assert_eq!(
+        apply(POD, &json!({}), &json!({"metadata":{"$deleteFromPrimitiveList/finalizers":["c"]}})),
+        Ok(json!({"metadata":{}}))
+    );
 }
 
 #[test]
@@ -66,18 +100,29 @@ fn refuses_what_upstream_refuses() {
     let old = json!({"containers":[{"name":"a"}],"volumes":[{"name":"v"}],"nodeSelector":{}});
     let cases = [
         (json!({"containers":[{"image":"x"}]}), "map: map[image:x] does not contain declared merge key: name"),
-        (json!({"containers":[{"$patch":"delete"}]}), "map: map[$patch:delete] does not contain declared merge key: name"),
+        (
+            json!({"containers":[{"$patch":"delete"}]}),
+            "map: map[$patch:delete] does not contain declared merge key: name",
+        ),
         (json!({"containers":[{"$patch":"merge","name":"a"}]}), "merging lists cannot yet be specified in the patch"),
         (json!({"containers":[{"$patch":"x","name":"a"}]}), "unknown patch type: x in map: map[$patch:x name:a]"),
         (json!({"nodeSelector":{"$patch":"merge"}}), "unknown patch type: merge in map: map[$patch:merge]"),
         (json!({"volumes":[{"name":"v","$retainKeys":["name"],"emptyDir":{}}]}), "invalid patch format of retainKeys"),
         (json!({"volumes":[{"name":"v","$retainKeys":"name"}]}), "invalid patch format of retainKeys"),
-        (json!({"$setElementOrder/containers":{"name":"v"}}), "expected a []interface {}, but received a map[string]interface {}"),
-        (json!({"$setElementOrder/containers":[{"name":"b"}],"containers":[{"name":"a"}]}),
-            "The order in patch list:\n[map[name:a]]\n doesn't match $setElementOrder list:\n[map[name:b]]\n"),
+        (
+            json!({"$setElementOrder/containers":{"name":"v"}}),
+            "expected a []interface {}, but received a map[string]interface {}",
+        ),
+        (
+            json!({"$setElementOrder/containers":[{"name":"b"}],"containers":[{"name":"a"}]}),
+            "The order in patch list:\n[map[name:a]]\n doesn't match $setElementOrder list:\n[map[name:b]]\n",
+        ),
         (json!({"$setElementOrderX":[]}), "invalid patch format of setElementOrder list"),
         (json!({"$deleteFromPrimitiveList":[]}), "invalid patch format of primitive list"),
-        (json!({"$setElementOrder/nope":[]}), r#"unable to find api field in struct PodSpec for the json field "nope""#),
+        (
+            json!({"$setElementOrder/nope":[]}),
+            r#"unable to find api field in struct PodSpec for the json field "nope""#,
+        ),
         (json!({"containers":["a"]}), "list element types are not identical: [[map[name:a]] [a]]"),
     ];
     for (patch, message) in cases {
@@ -121,7 +166,9 @@ fn keyed_patch(field: &str, key: &str, old: &[Value], new: &[Value]) -> Object {
         }
         items.push(Value::Object(changes));
     }
-    items.extend(old.iter().filter(|item| find(new, item).is_none()).map(|item| json!({ key: item[key], "$patch": "delete" })));
+    items.extend(
+        old.iter().filter(|item| find(new, item).is_none()).map(|item| json!({ key: item[key], "$patch": "delete" })),
+    );
     let order: Vec<Value> = new.iter().map(|item| json!({ key: item[key] })).collect();
     let mut patch = Object::new();
     patch.insert(format!("$setElementOrder/{field}"), Value::Array(order));
