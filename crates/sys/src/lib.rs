@@ -1,6 +1,202 @@
 //! The kernel boundary: mounts, `openat2`, fd-based removal; `RealSys` and a `FakeSys` with a real mount table.
 //!
+//! Everything that a pod can touch is reached from a [`Handle`] that is already held, never by a path from the root:
+//! a name that is swapped for a link between two calls then leads nowhere new.
+//! - S1: recursive removal never leaves the filesystem that it began on, and refuses while anything is mounted at or
+//!   below its target. (tree tests on both kernels)
+//! - S2: `Reach::Beneath` never yields a file outside the directory it starts from. (exchange race test of `volumes`)
+//!
 //! The only crate of the workspace (besides container start-up in `runtime`) where `unsafe` may appear.
+//! Absent on purpose: Kubernetes words, policy, shell commands.
+pub mod fake;
+mod mountinfo;
+pub mod real;
+pub mod tree;
+
+pub use fake::{FakeSys, When};
+pub use real::RealSys;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// An open place in the file tree: what was opened stays what it is, whatever happens to its name.
+///
+/// It gives no right to read or write by itself (`O_PATH`), and opening never blocks, whatever the file's type.
+#[derive(Debug)]
+pub struct Handle(pub(crate) Inner);
+
+#[derive(Debug)]
+pub(crate) enum Inner {
+    Fd(OwnedFd),
+    Fake(fake::Place),
+}
+
+impl Handle {
+    /// The file descriptor, for callers outside this crate that start processes; `None` on a fake kernel.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            Inner::Fd(fd) => Some(fd.as_fd()),
+            Inner::Fake(_) => None,
+        }
+    }
+}
+
+/// How far a look-up below a directory may reach. Magic links (`/proc/*/fd`) are refused by all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Follows no link and crosses no mount; a link as the last component is opened itself.
+    Child,
+    /// Follows no link, crosses mounts; a link as the last component is opened itself.
+    Plain,
+    /// Follows links that stay inside the directory; fails with `EXDEV` on one that leads out.
+    Beneath,
+    /// Follows links as if the directory were `/`, as a process in a container would.
+    InRoot,
+    /// The directory above: the path is ignored.
+    Parent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    Directory,
+    File,
+    Link,
+    Socket,
+    CharDevice,
+    BlockDevice,
+    Fifo,
+}
+
+/// What `stat` says. The identity of a file is (`device`, `inode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub kind: FileKind,
+    /// Permission bits with set-id and sticky bits (07777).
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size_bytes: u64,
+    /// Space taken on the medium.
+    pub allocated_bytes: u64,
+    pub links: u32,
+    pub device: u64,
+    pub inode: u64,
+    /// Whether this is the root of a mount.
+    pub mount_root: bool,
+}
+
+impl Stat {
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+    /// Device and inode.
+    pub fn id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: OsString,
+    pub kind: FileKind,
+}
+
+/// A memory filesystem to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Exact capacity (rounded up to whole pages by the kernel); `None`: half of the memory.
+    pub size_bytes: Option<u64>,
+    /// Mode of its root directory.
+    pub mode: u32,
+}
+
+/// How a bind mount is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bind {
+    /// Also bind what is mounted below the source.
+    pub recursive: bool,
+    pub read_only: ReadOnly,
+    pub propagation: Propagation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadOnly {
+    #[default]
+    No,
+    /// The mount itself; mounts below it keep their state.
+    Top,
+    /// The mount and all mounts below it.
+    Recursive,
+}
+
+/// Where later mounts and unmounts at and below a mount show up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Propagation {
+    /// As the source has it.
+    #[default]
+    Inherit,
+    Private,
+    /// Receives what happens at the source, sends nothing back.
+    Slave,
+    Shared,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmount {
+    /// Fails with `EBUSY` while in use.
+    Strict,
+    /// Gone from the tree at once, from the kernel when the last user lets go. Only for binds, whose data lives elsewhere.
+    Lazy,
+}
 
 /// The one door to the kernel.
-pub trait Sys: Send + Sync {}
+///
+/// Errors are the kernel's own; callers add the names. Paths are absolute. A `name` is one component.
+pub trait Sys: Send + Sync {
+    /// Time since 1970.
+    fn now(&self) -> Duration;
+
+    /// Opens a path from the root, following links. Only for paths that no pod can change, or whose target is only inspected.
+    fn open(&self, path: &Path) -> io::Result<Handle>;
+    /// Opens something below `dir`. `EAGAIN` of a racing rename was retried a bounded number of times.
+    fn open_at(&self, dir: &Handle, path: &Path, reach: Reach) -> io::Result<Handle>;
+    fn stat(&self, at: &Handle) -> io::Result<Stat>;
+    /// `stat` of one name without following it.
+    fn stat_at(&self, dir: &Handle, name: &OsStr) -> io::Result<Stat>;
+    /// All names but `.` and `..`, in no order.
+    fn list(&self, dir: &Handle) -> io::Result<Vec<Entry>>;
+    fn read_file(&self, file: &Handle) -> io::Result<Vec<u8>>;
+    fn read_link(&self, dir: &Handle, name: &OsStr) -> io::Result<PathBuf>;
+
+    /// The process's umask applies: follow with `set_mode` where the mode must be exact.
+    fn make_dir(&self, dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()>;
+    /// Makes a regular file with exactly this mode; fails with `EEXIST` if the name is taken, by a link too.
+    fn write_new(&self, dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()>;
+    fn make_link(&self, dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()>;
+    /// Atomically gives `from` the name `to`, replacing what had it.
+    fn rename(&self, dir: &Handle, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// Removes a name that is not a directory.
+    fn remove_file(&self, dir: &Handle, name: &OsStr) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, dir: &Handle, name: &OsStr) -> io::Result<()>;
+    /// Not for links, whose mode means nothing.
+    fn set_mode(&self, at: &Handle, mode: u32) -> io::Result<()>;
+    /// `None` leaves it. Works on links themselves.
+    fn set_owner(&self, at: &Handle, uid: Option<u32>, gid: Option<u32>) -> io::Result<()>;
+
+    /// Mounts a new memory filesystem over `at`. The handle goes on meaning what is now hidden.
+    fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()>;
+    /// Shows `source` at `target`; both are directories, or neither is. All options hold from the first instant on.
+    fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;
+    /// Removes the topmost mount at a name. Never follows a link.
+    fn unmount(&self, dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()>;
+    /// Mount points at (empty path) and below a directory, relative to it, in an order that allows unmounting.
+    /// Stacked mounts appear once each.
+    fn mounts_below(&self, dir: &Handle) -> io::Result<Vec<PathBuf>>;
+}

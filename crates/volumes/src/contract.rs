@@ -1,7 +1,7 @@
 //! The contract between the node agent and volume plugins.
 use crate::error::VolumeError;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,6 +28,8 @@ pub enum Source {
     Files {
         files: BTreeMap<PathBuf, FileEntry>,
         in_memory: bool,
+        /// Directories that must exist in it because containers mount other volumes there.
+        mount_points: BTreeSet<PathBuf>,
     },
 }
 
@@ -70,6 +72,8 @@ pub struct Ownership {
 /// What the plugin made: the host path to bind into containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
+    /// The pod volume's name.
+    pub volume: String,
     pub host_path: PathBuf,
     /// The volume can only be mounted read-only (`persistentVolumeClaim.readOnly`, ROX).
     pub read_only: bool,

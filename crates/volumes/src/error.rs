@@ -3,6 +3,9 @@ use std::{io, path::PathBuf, time::Duration};
 
 use crate::contract::Next;
 
+/// A failure around one pod volume. Branch on [`VolumeError::next`] only.
+///
+/// Where upstream has a message for the case, the message begins with it word for word: people and scripts search for it.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     #[error("mount {} failed; the kernel log on this node says why", target.display())]
@@ -11,19 +14,118 @@ pub enum VolumeError {
         #[source]
         errno: io::Error,
     },
-    #[error("unmount {} failed; a process in the pod still holds it open", target.display())]
+    #[error("unmount {} failed; a process still holds it open", target.display())]
     Unmount {
         target: PathBuf,
         #[source]
         errno: io::Error,
     },
+    #[error("{action} {} failed", path.display())]
+    Files {
+        /// `create`, `write`, `read`, `remove`, `change the owner of`, ...
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        errno: io::Error,
+    },
+    /// An API object that the volume names does not exist. `kind` is lower case, as in upstream's messages.
+    #[error("{kind} {name:?} not found")]
+    NotFound { kind: &'static str, name: String },
+    /// The caller did not look an object up that [`crate::needs`] names.
+    #[error("{kind} {name:?} was not read yet")]
+    NotRead { kind: &'static str, name: String },
+    #[error("configmap references non-existent config key: {key}")]
+    ConfigKey { key: String },
+    #[error("references non-existent secret key: {key}")]
+    SecretKey { key: String },
+    /// A claim that cannot be used (yet); `why` is upstream's wording.
+    #[error("error processing PVC {namespace}/{claim}: {why}")]
+    Claim { namespace: String, claim: String, why: String },
+    #[error("hostPath type check failed: {} is not {expected}", path.display())]
+    HostPathType {
+        path: PathBuf,
+        /// `a directory`, `a file`, ...
+        expected: &'static str,
+    },
+    #[error("local volume path {} is not usable: {why}; make it on this node or change the persistent volume", path.display())]
+    LocalPath {
+        path: PathBuf,
+        why: &'static str,
+        #[source]
+        errno: Option<io::Error>,
+    },
+    #[error(
+        "Mount options are not supported for this volume type: remove mount option {options:?} from the persistent volume"
+    )]
+    MountOptions { options: String },
+    #[error("volume source {kind} is not supported by this node")]
+    Unsupported { kind: String },
+    /// Something in the pod that can never work; the message says which field.
+    #[error("{message}")]
+    Invalid { message: String },
+    /// Details stay in the node's log: they would tell a pod's author about the host's files.
+    #[error("failed to {action} for volumeMount {volume:?} of container {container:?}")]
+    SubPath {
+        /// `prepare subPath` or `create subPath directory`
+        action: &'static str,
+        volume: String,
+        container: String,
+        #[source]
+        errno: io::Error,
+    },
+    /// More than one source of a projected volume failed.
+    #[error("[{}]", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Several { errors: Vec<VolumeError> },
 }
 
 impl VolumeError {
     /// What the caller does next.
     pub fn next(&self) -> Next {
+        let soon = Next::Retry { after: Duration::from_millis(500) };
         match self {
-            Self::Mount { .. } | Self::Unmount { .. } => Next::Retry { after: Duration::from_millis(500) },
+            Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } => soon,
+            // Someone may make the file or fix the path on the node, which nothing announces.
+            Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } => soon,
+            Self::NotFound { .. } | Self::NotRead { .. } | Self::ConfigKey { .. } | Self::SecretKey { .. } => {
+                Next::WaitForObject
+            }
+            Self::Claim { .. } | Self::MountOptions { .. } => Next::WaitForObject,
+            Self::Unsupported { .. } | Self::Invalid { .. } => Next::GiveUp,
+            Self::Several { errors } => {
+                // The most patient answer that still makes progress: an object to wait for, else a retry.
+                let all: Vec<Next> = errors.iter().map(Self::next).collect();
+                let hopeless = all.contains(&Next::GiveUp);
+                let waits = all.contains(&Next::WaitForObject);
+                if hopeless {
+                    Next::GiveUp
+                } else if waits {
+                    Next::WaitForObject
+                } else {
+                    soon
+                }
+            }
+        }
+    }
+
+    /// Event reason for `kubectl describe`, or the container's waiting reason for sub-paths, spelled as upstream spells it.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::MountOptions { .. } => Some("UnsupportedMountOption"),
+            Self::SubPath { .. } => Some("CreateContainerConfigError"),
+            // Upstream has no event for unmounting.
+            Self::Unmount { .. } => None,
+            Self::Mount { .. }
+            | Self::Files { .. }
+            | Self::NotFound { .. }
+            | Self::NotRead { .. }
+            | Self::ConfigKey { .. }
+            | Self::SecretKey { .. }
+            | Self::Claim { .. }
+            | Self::HostPathType { .. }
+            | Self::LocalPath { .. }
+            | Self::Unsupported { .. }
+            | Self::Invalid { .. }
+            | Self::Several { .. } => Some("FailedMount"),
         }
     }
 }

@@ -1,8 +1,28 @@
 //! Pod volumes: the plugin contract, one file per volume type, resolving API objects to sources, safe sub-paths.
 //!
+//! In: a pod, the objects it names ([`needs`], [`resolve`]). Out: a host path to bind into its containers ([`PodVolumes`]).
+//! - V1: nothing outside a pod's directory is removed, whatever the pod left in it. (plugin suite, strange-files test)
+//! - V2: a sub-path never leads out of its volume. (exchange race test)
+//! - V3: set-up and tear-down finish what an earlier, failed call began, and leave nothing. (fault sweep)
+//! - V4: a reader never sees keys of two versions side by side. (atomic-writer property)
+//!
 //! Absent on purpose: async, the Kubernetes client, direct kernel calls (everything goes through `sys::Sys`).
+//! Source: Kubernetes reference, "Volumes", "Persistent Volumes", "Downward API", "Projected Volumes".
+mod claim;
 pub mod contract;
+mod downward;
 pub mod error;
+mod payload;
+mod place;
+mod plugins;
+mod pod_volumes;
+mod quantity;
+mod resolve;
+mod sub_path;
 
 pub use contract::*;
+pub use downward::{field_value, pod_resource_value, resource_value};
 pub use error::VolumeError;
+pub use plugins::{PLUGINS, plugin_for};
+pub use pod_volumes::PodVolumes;
+pub use resolve::{needs, resolve};

@@ -1,0 +1,609 @@
+//! A kernel in memory: files, links, mounts with their effects, and one fault.
+//!
+//! It keeps the rules that the code above relies on: a mount hides what is below it, a busy directory cannot be removed,
+//! a read-only mount refuses writes, a guarded look-up does not escape. It knows no users: every caller is root.
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io,
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use crate::{Bind, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount};
+
+/// Whether the failing call had its effect: a request that was refused, or one whose answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Before,
+    After,
+}
+
+/// A file as seen through one mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    mount: u64,
+    inode: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    Dir(BTreeMap<OsString, u64>),
+    File(Vec<u8>),
+    Link(PathBuf),
+    Special(FileKind),
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    body: Body,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    device: u64,
+    /// The directory that holds a directory; itself at a filesystem's root.
+    parent: u64,
+    links: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Mount {
+    root: u64,
+    /// Where it is mounted; `None` for the first.
+    at: Option<Place>,
+    read_only: bool,
+    propagation: Propagation,
+    tmpfs: Option<Tmpfs>,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    nodes: BTreeMap<u64, Node>,
+    mounts: BTreeMap<u64, Mount>,
+    last_id: u64,
+    last_device: u64,
+    now: Duration,
+    calls: usize,
+    fault: Option<(usize, When)>,
+    fired: bool,
+}
+
+/// An in-memory kernel that can fail exactly one call.
+#[derive(Debug)]
+pub struct FakeSys {
+    kernel: Mutex<Kernel>,
+}
+
+/// What a mount point of the fake kernel is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeMount {
+    pub path: PathBuf,
+    pub read_only: bool,
+    pub propagation: Propagation,
+    /// Set for memory filesystems.
+    pub tmpfs: Option<Tmpfs>,
+}
+
+const ROOT: Place = Place { mount: 1, inode: 1 };
+
+impl Default for FakeSys {
+    fn default() -> Self {
+        let mut kernel = Kernel {
+            nodes: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            last_id: 0,
+            last_device: 1,
+            now: Duration::from_secs(1_800_000_000),
+            calls: 0,
+            fault: None,
+            fired: false,
+        };
+        let root = kernel.make(Body::Dir(BTreeMap::new()), 0o755, 1, ROOT.inode);
+        let mount = Mount { root, at: None, read_only: false, propagation: Propagation::Private, tmpfs: None };
+        kernel.mounts.insert(ROOT.mount, mount);
+        Self { kernel: Mutex::new(kernel) }
+    }
+}
+
+impl FakeSys {
+    /// A kernel whose call number `nth` (from 0) fails with `EIO`.
+    pub fn failing(nth: usize, when: When) -> Self {
+        let fake = Self::default();
+        fake.fail(nth, when);
+        fake
+    }
+
+    /// Makes the call number `nth` from now fail.
+    pub fn fail(&self, nth: usize, when: When) {
+        let mut kernel = self.kernel.lock();
+        let nth = kernel.calls + nth;
+        (kernel.fault, kernel.fired) = (Some((nth, when)), false);
+    }
+
+    /// Whether the fault has happened: if not, all calls have had their turn.
+    pub fn fault_fired(&self) -> bool {
+        self.kernel.lock().fired
+    }
+
+    /// Makes a directory with its parents, without counting as a call.
+    pub fn with_dir(&self, path: impl AsRef<Path>) {
+        let mut kernel = self.kernel.lock();
+        let mut at = ROOT;
+        for part in path.as_ref().components() {
+            let Component::Normal(name) = part else { continue };
+            if kernel.child(at, name).is_err() {
+                kernel.add(at, name, Body::Dir(BTreeMap::new()), 0o755).expect("new name in a directory");
+            }
+            at = kernel.child(at, name).expect("just made");
+        }
+    }
+
+    /// Makes a file that is neither directory nor link, without counting as a call.
+    pub fn with_file(&self, path: impl AsRef<Path>, kind: FileKind) {
+        let path = path.as_ref();
+        let dir = path.parent().expect("a path below the root");
+        self.with_dir(dir);
+        let mut kernel = self.kernel.lock();
+        let dir = kernel.resolve(ROOT, dir, Reach::InRoot, true).expect("just made");
+        let body = if kind == FileKind::File { Body::File(Vec::new()) } else { Body::Special(kind) };
+        kernel.add(dir, path.file_name().expect("a file's path has a name"), body, 0o644).expect("new name");
+    }
+
+    /// Every mount but the root, oldest first.
+    pub fn mounts(&self) -> Vec<FakeMount> {
+        let kernel = self.kernel.lock();
+        let describe = |m: &Mount| {
+            let path = kernel.path(m.at?);
+            Some(FakeMount { path, read_only: m.read_only, propagation: m.propagation, tmpfs: m.tmpfs })
+        };
+        kernel.mounts.values().filter_map(describe).collect()
+    }
+
+    /// Everything below a directory, as paths from the root, through mounts.
+    pub fn tree(&self, top: impl AsRef<Path>) -> Vec<PathBuf> {
+        let kernel = self.kernel.lock();
+        let Ok(at) = kernel.resolve(ROOT, top.as_ref(), Reach::InRoot, true) else { return Vec::new() };
+        let mut found = Vec::new();
+        kernel.collect(at, top.as_ref(), &mut found);
+        found
+    }
+
+    /// What a test must not leave: mounts, and everything below `top`.
+    pub fn leftovers(&self, top: impl AsRef<Path>) -> Vec<PathBuf> {
+        let mounts = self.mounts().into_iter().map(|m| m.path);
+        mounts.chain(self.tree(top)).collect()
+    }
+
+    fn call<T>(&self, act: impl FnOnce(&mut Kernel) -> Result<T, Errno>) -> io::Result<T> {
+        let mut kernel = self.kernel.lock();
+        let fault = kernel.fault.filter(|(nth, _)| *nth == kernel.calls).map(|f| f.1);
+        kernel.calls += 1;
+        kernel.fired |= fault.is_some();
+        if fault == Some(When::Before) {
+            return Err(Errno::IO.into());
+        }
+        let result = act(&mut kernel);
+        if fault == Some(When::After) {
+            return Err(Errno::IO.into());
+        }
+        Ok(result?)
+    }
+}
+
+fn place(handle: &Handle) -> Result<Place, Errno> {
+    match handle.0 {
+        Inner::Fake(place) => Ok(place),
+        Inner::Fd(_) => Err(Errno::BADF),
+    }
+}
+
+impl Kernel {
+    fn id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn make(&mut self, body: Body, mode: u32, device: u64, parent: u64) -> u64 {
+        let id = self.id();
+        let node = Node { body, mode, uid: 0, gid: 0, device, parent, links: 1 };
+        self.nodes.insert(id, node);
+        id
+    }
+
+    fn node(&self, at: Place) -> Result<&Node, Errno> {
+        self.nodes.get(&at.inode).ok_or(Errno::NOENT)
+    }
+
+    fn dir(&mut self, at: Place) -> Result<&mut BTreeMap<OsString, u64>, Errno> {
+        match self.nodes.get_mut(&at.inode).map(|n| &mut n.body) {
+            Some(Body::Dir(names)) => Ok(names),
+            Some(_) => Err(Errno::NOTDIR),
+            None => Err(Errno::NOENT),
+        }
+    }
+
+    fn writable(&self, at: Place) -> Result<(), Errno> {
+        let read_only = self.mounts.get(&at.mount).is_some_and(|m| m.read_only);
+        if read_only { Err(Errno::ROFS) } else { Ok(()) }
+    }
+
+    /// The topmost mount at a place, if there is one.
+    fn covering(&self, at: Place) -> Option<u64> {
+        self.mounts.iter().rev().find(|(_, m)| m.at == Some(at)).map(|(id, _)| *id)
+    }
+
+    fn through_mounts(&self, mut at: Place) -> Place {
+        while let Some(mount) = self.covering(at) {
+            at = Place { mount, inode: self.mounts[&mount].root };
+        }
+        at
+    }
+
+    /// A name in a directory, before any mount on it.
+    fn bare_child(&self, dir: Place, name: &OsStr) -> Result<Place, Errno> {
+        match &self.node(dir)?.body {
+            Body::Dir(names) => {
+                names.get(name).map(|inode| Place { mount: dir.mount, inode: *inode }).ok_or(Errno::NOENT)
+            }
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    fn child(&self, dir: Place, name: &OsStr) -> Result<Place, Errno> {
+        self.bare_child(dir, name).map(|at| self.through_mounts(at))
+    }
+
+    fn parent(&self, mut at: Place) -> Result<Place, Errno> {
+        while self.mounts[&at.mount].root == at.inode {
+            match self.mounts[&at.mount].at {
+                Some(point) => at = point,
+                None => return Ok(at),
+            }
+        }
+        Ok(Place { mount: at.mount, inode: self.node(at)?.parent })
+    }
+
+    fn resolve(&self, top: Place, path: &Path, reach: Reach, follow: bool) -> Result<Place, Errno> {
+        let mut todo: Vec<OsString> = path.components().rev().map(|c| c.as_os_str().to_owned()).collect();
+        let (mut at, mut links) = (top, 0);
+        while let Some(part) = todo.pop() {
+            if part == "." {
+                continue;
+            }
+            if part == "/" || part == ".." {
+                let leaves = part == "/" || at == top;
+                match reach {
+                    Reach::InRoot if leaves => at = top,
+                    _ if leaves => return Err(Errno::XDEV),
+                    _ => at = self.parent(at)?,
+                }
+                continue;
+            }
+            let bare = self.bare_child(at, &part)?;
+            let next = self.through_mounts(bare);
+            if reach == Reach::Child && next != bare {
+                return Err(Errno::XDEV);
+            }
+            match &self.node(next)?.body {
+                Body::Link(_) if todo.is_empty() && !follow => at = next,
+                Body::Link(_) if matches!(reach, Reach::Child | Reach::Plain) => return Err(Errno::LOOP),
+                Body::Link(target) => {
+                    links += 1;
+                    if links > 40 {
+                        return Err(Errno::LOOP);
+                    }
+                    todo.extend(target.components().rev().map(|c| c.as_os_str().to_owned()));
+                }
+                _ => at = next,
+            }
+        }
+        Ok(at)
+    }
+
+    fn add(&mut self, dir: Place, name: &OsStr, body: Body, mode: u32) -> Result<(), Errno> {
+        self.writable(dir)?;
+        let (device, gid, set_gid) = {
+            let node = self.node(dir)?;
+            (node.device, node.gid, node.mode & 0o2000)
+        };
+        if self.dir(dir)?.contains_key(name) {
+            return Err(Errno::EXIST);
+        }
+        let is_dir = matches!(body, Body::Dir(_));
+        let id = self.make(body, mode | if is_dir { set_gid } else { 0 }, device, dir.inode);
+        if set_gid != 0 {
+            self.nodes.get_mut(&id).expect("just made").gid = gid;
+        }
+        self.dir(dir)?.insert(name.to_owned(), id);
+        Ok(())
+    }
+
+    fn remove(&mut self, dir: Place, name: &OsStr, directory: bool) -> Result<(), Errno> {
+        self.writable(dir)?;
+        let at = self.bare_child(dir, name)?;
+        if self.mounts.values().any(|m| m.at.is_some_and(|p| p.inode == at.inode)) {
+            return Err(Errno::BUSY);
+        }
+        match (&self.node(at)?.body, directory) {
+            (Body::Dir(names), true) if !names.is_empty() => return Err(Errno::NOTEMPTY),
+            (Body::Dir(_), false) => return Err(Errno::ISDIR),
+            (Body::Dir(_), true) => {}
+            (_, true) => return Err(Errno::NOTDIR),
+            (_, false) => {}
+        }
+        self.dir(dir)?.remove(name);
+        self.nodes.remove(&at.inode);
+        Ok(())
+    }
+
+    fn attach(&mut self, mount: Mount, target: Place) -> Result<(), Errno> {
+        let is_dir = |k: &Self, inode| matches!(k.nodes.get(&inode).map(|n| &n.body), Some(Body::Dir(_)));
+        if is_dir(self, mount.root) != is_dir(self, target.inode) {
+            return Err(Errno::NOTDIR);
+        }
+        let id = self.id();
+        self.mounts.insert(id, Mount { at: Some(self.through_mounts(target)), ..mount });
+        Ok(())
+    }
+
+    /// The path of a place from the root; a place that was removed has its last known parents.
+    fn path(&self, at: Place) -> PathBuf {
+        self.path_from(at, ROOT).unwrap_or_default()
+    }
+
+    /// The path of `at` below `top`, or `None` if it is elsewhere.
+    fn path_from(&self, mut at: Place, top: Place) -> Option<PathBuf> {
+        let mut names = Vec::new();
+        loop {
+            if at == top {
+                let below: PathBuf = names.iter().rev().collect();
+                return Some(if top == ROOT { Path::new("/").join(below) } else { below });
+            }
+            if self.mounts.get(&at.mount)?.root == at.inode {
+                at = self.mounts[&at.mount].at?;
+                continue;
+            }
+            let node = self.nodes.get(&at.inode)?;
+            let holder = if matches!(node.body, Body::Dir(_)) { node.parent } else { self.holder(at.inode)? };
+            let Body::Dir(names_here) = &self.nodes.get(&holder)?.body else { return None };
+            names.push(names_here.iter().find(|(_, id)| **id == at.inode)?.0.clone());
+            at.inode = holder;
+        }
+    }
+
+    fn holder(&self, inode: u64) -> Option<u64> {
+        let holds = |n: &Node| matches!(&n.body, Body::Dir(names) if names.values().any(|id| *id == inode));
+        self.nodes.iter().find(|(_, n)| holds(n)).map(|(id, _)| *id)
+    }
+
+    fn collect(&self, at: Place, path: &Path, found: &mut Vec<PathBuf>) {
+        let Some(Body::Dir(names)) = self.nodes.get(&at.inode).map(|n| &n.body) else { return };
+        for name in names.keys() {
+            let below = path.join(name);
+            found.push(below.clone());
+            if let Ok(child) = self.child(at, name) {
+                self.collect(child, &below, found);
+            }
+        }
+    }
+
+    fn stat(&self, at: Place) -> Result<Stat, Errno> {
+        let node = self.node(at)?;
+        let (kind, size) = match &node.body {
+            Body::Dir(_) => (FileKind::Directory, 4096),
+            Body::File(data) => (FileKind::File, data.len() as u64),
+            Body::Link(target) => (FileKind::Link, target.as_os_str().len() as u64),
+            Body::Special(kind) => (*kind, 0),
+        };
+        Ok(Stat {
+            kind,
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+            size_bytes: size,
+            allocated_bytes: size.div_ceil(4096) * 4096,
+            links: node.links,
+            device: node.device,
+            inode: at.inode,
+            mount_root: self.mounts.get(&at.mount).is_some_and(|m| m.root == at.inode),
+        })
+    }
+}
+
+impl Sys for FakeSys {
+    fn now(&self) -> Duration {
+        let mut kernel = self.kernel.lock();
+        kernel.now += Duration::from_millis(1);
+        kernel.now
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Handle> {
+        self.call(|k| k.resolve(ROOT, path, Reach::InRoot, true)).map(|p| Handle(Inner::Fake(p)))
+    }
+
+    fn open_at(&self, dir: &Handle, path: &Path, reach: Reach) -> io::Result<Handle> {
+        let found = self.call(|k| {
+            let dir = place(dir)?;
+            match reach {
+                Reach::Parent => k.parent(dir),
+                Reach::Child | Reach::Plain => k.resolve(dir, path, reach, false),
+                Reach::Beneath | Reach::InRoot => k.resolve(dir, path, reach, true),
+            }
+        });
+        found.map(|p| Handle(Inner::Fake(p)))
+    }
+
+    fn stat(&self, at: &Handle) -> io::Result<Stat> {
+        self.call(|k| k.stat(place(at)?))
+    }
+
+    fn stat_at(&self, dir: &Handle, name: &OsStr) -> io::Result<Stat> {
+        self.call(|k| k.stat(k.child(place(dir)?, name)?))
+    }
+
+    fn list(&self, dir: &Handle) -> io::Result<Vec<Entry>> {
+        self.call(|k| {
+            let dir = place(dir)?;
+            let names: Vec<OsString> = k.dir(dir)?.keys().cloned().collect();
+            let entry = |name: OsString| Ok(Entry { kind: k.stat(k.bare_child(dir, &name)?)?.kind, name });
+            names.into_iter().map(entry).collect()
+        })
+    }
+
+    fn read_file(&self, file: &Handle) -> io::Result<Vec<u8>> {
+        self.call(|k| match &k.node(place(file)?)?.body {
+            Body::File(data) => Ok(data.clone()),
+            Body::Dir(_) => Err(Errno::ISDIR),
+            _ => Err(Errno::INVAL),
+        })
+    }
+
+    fn read_link(&self, dir: &Handle, name: &OsStr) -> io::Result<PathBuf> {
+        self.call(|k| match &k.node(k.child(place(dir)?, name)?)?.body {
+            Body::Link(target) => Ok(target.clone()),
+            _ => Err(Errno::INVAL),
+        })
+    }
+
+    fn make_dir(&self, dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()> {
+        // With the usual umask, so that a forgotten `set_mode` shows.
+        self.call(|k| k.add(place(dir)?, name, Body::Dir(BTreeMap::new()), mode & !0o022))
+    }
+
+    fn write_new(&self, dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()> {
+        self.call(|k| k.add(place(dir)?, name, Body::File(data.to_vec()), mode))
+    }
+
+    fn make_link(&self, dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()> {
+        self.call(|k| k.add(place(dir)?, name, Body::Link(target.to_path_buf()), 0o777))
+    }
+
+    fn rename(&self, dir: &Handle, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        self.call(|k| {
+            let dir = place(dir)?;
+            let moved = k.bare_child(dir, from)?;
+            if k.bare_child(dir, to).is_ok_and(|old| old != moved) {
+                let directory = matches!(k.node(moved)?.body, Body::Dir(_));
+                k.remove(dir, to, directory)?;
+            }
+            k.writable(dir)?;
+            let names = k.dir(dir)?;
+            names.remove(from);
+            names.insert(to.to_owned(), moved.inode);
+            Ok(())
+        })
+    }
+
+    fn remove_file(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        self.call(|k| k.remove(place(dir)?, name, false))
+    }
+
+    fn remove_dir(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        self.call(|k| k.remove(place(dir)?, name, true))
+    }
+
+    fn set_mode(&self, at: &Handle, mode: u32) -> io::Result<()> {
+        self.call(|k| {
+            let at = place(at)?;
+            k.writable(at)?;
+            let node = k.nodes.get_mut(&at.inode).ok_or(Errno::NOENT)?;
+            if matches!(node.body, Body::Link(_)) {
+                return Err(Errno::OPNOTSUPP);
+            }
+            node.mode = mode;
+            Ok(())
+        })
+    }
+
+    fn set_owner(&self, at: &Handle, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        self.call(|k| {
+            let at = place(at)?;
+            k.writable(at)?;
+            let node = k.nodes.get_mut(&at.inode).ok_or(Errno::NOENT)?;
+            (node.uid, node.gid) = (uid.unwrap_or(node.uid), gid.unwrap_or(node.gid));
+            Ok(())
+        })
+    }
+
+    fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()> {
+        self.call(|k| {
+            k.last_device += 1;
+            let root = k.make(Body::Dir(BTreeMap::new()), tmpfs.mode, k.last_device, 0);
+            k.nodes.get_mut(&root).expect("just made").parent = root;
+            let propagation = Propagation::Private;
+            let mount = Mount { root, at: None, read_only: false, propagation, tmpfs: Some(*tmpfs) };
+            k.attach(mount, place(at)?)
+        })
+    }
+
+    fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()> {
+        self.call(|k| {
+            let (source, target) = (place(source)?, place(target)?);
+            let below: Vec<(u64, Mount)> = k.mounts.iter().map(|(id, m)| (*id, m.clone())).collect();
+            let from = k.mounts.get(&source.mount).ok_or(Errno::NOENT)?;
+            let propagation = match bind.propagation {
+                Propagation::Inherit => from.propagation,
+                asked => asked,
+            };
+            let read_only = from.read_only || bind.read_only != ReadOnly::No;
+            k.attach(Mount { root: source.inode, at: None, read_only, propagation, tmpfs: None }, target)?;
+            let made = k.last_id;
+            for (_, mount) in below.iter().filter(|_| bind.recursive) {
+                let Some(at) = mount.at.filter(|at| k.path_from(*at, source).is_some()) else { continue };
+                // One level is enough for what is built on this: a mount directly on the bound filesystem.
+                if at.mount == source.mount {
+                    let read_only = mount.read_only || bind.read_only == ReadOnly::Recursive;
+                    let at = Some(Place { mount: made, inode: at.inode });
+                    let id = k.id();
+                    k.mounts.insert(id, Mount { at, read_only, propagation, ..mount.clone() });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn unmount(&self, dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()> {
+        self.call(|k| {
+            let at = k.child(place(dir)?, name)?;
+            let mount = k.mounts.get(&at.mount).ok_or(Errno::INVAL)?;
+            if mount.root != at.inode || mount.at.is_none() {
+                return Err(Errno::INVAL);
+            }
+            let mut gone = vec![at.mount];
+            loop {
+                let on = |m: &Mount| m.at.is_some_and(|p| gone.contains(&p.mount));
+                let more = k.mounts.iter().find(|(id, m)| on(m) && !gone.contains(id)).map(|(id, _)| *id);
+                match more {
+                    Some(_) if how == Unmount::Strict => return Err(Errno::BUSY),
+                    Some(id) => gone.push(id),
+                    None => break,
+                }
+            }
+            k.mounts.retain(|id, _| !gone.contains(id));
+            Ok(())
+        })
+    }
+
+    fn mounts_below(&self, dir: &Handle) -> io::Result<Vec<PathBuf>> {
+        self.call(|k| {
+            let dir = place(dir)?;
+            let mut found: Vec<(usize, u64, PathBuf)> = Vec::new();
+            for (id, mount) in &k.mounts {
+                // The directory itself is a mount point if its place is a mount's root.
+                let below = match mount.at {
+                    Some(_) if *id == dir.mount && mount.root == dir.inode => Some(PathBuf::new()),
+                    Some(at) => k.path_from(at, dir),
+                    None => None,
+                };
+                if let Some(below) = below {
+                    found.push((below.components().count(), *id, below));
+                }
+            }
+            found.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)));
+            Ok(found.into_iter().map(|f| f.2).collect())
+        })
+    }
+}

@@ -1,0 +1,266 @@
+//! The Linux kernel. Needs 5.12 (`mount_setattr`) and `/proc`.
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::{
+    fs::{self, AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    },
+};
+
+use crate::{Bind, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount, mountinfo};
+
+/// The kernel of this machine, in the mount namespace of the calling thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealSys;
+
+/// The kernel answers `EAGAIN` when a rename anywhere races with a guarded look-up; a hostile pod can cause that at will.
+const LOOKUP_TRIES: usize = 200;
+
+fn fd(handle: &Handle) -> io::Result<BorrowedFd<'_>> {
+    handle.fd().ok_or_else(|| io::Error::other("handle of another kernel"))
+}
+
+fn handle(fd: OwnedFd) -> Handle {
+    Handle(Inner::Fd(fd))
+}
+
+/// The path by which the kernel reaches what `fd` holds. Of the thread: its mount namespace may be its own.
+fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()))
+}
+
+fn kind(kind: FileType) -> FileKind {
+    match kind {
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Link,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::RegularFile | FileType::Unknown => FileKind::File,
+    }
+}
+
+fn statx(dir: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> io::Result<Stat> {
+    let s = fs::statx(dir, name, flags, StatxFlags::BASIC_STATS)?;
+    Ok(Stat {
+        kind: kind(FileType::from_raw_mode(s.stx_mode.into())),
+        mode: u32::from(s.stx_mode) & 0o7777,
+        uid: s.stx_uid,
+        gid: s.stx_gid,
+        size_bytes: s.stx_size,
+        allocated_bytes: s.stx_blocks * 512,
+        links: s.stx_nlink,
+        device: (u64::from(s.stx_dev_major) << 32) | u64::from(s.stx_dev_minor),
+        inode: s.stx_ino,
+        mount_root: s.stx_attributes.contains(fs::StatxAttributes::MOUNT_ROOT),
+    })
+}
+
+impl Sys for RealSys {
+    fn now(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Handle> {
+        Ok(handle(fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    fn open_at(&self, dir: &Handle, path: &Path, reach: Reach) -> io::Result<Handle> {
+        let safe = ResolveFlags::NO_MAGICLINKS;
+        let (resolve, follow) = match reach {
+            Reach::Child => {
+                (safe | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV, OFlags::NOFOLLOW)
+            }
+            Reach::Plain => (safe | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS, OFlags::NOFOLLOW),
+            Reach::Beneath => (safe | ResolveFlags::BENEATH, OFlags::empty()),
+            Reach::InRoot => (safe | ResolveFlags::IN_ROOT, OFlags::empty()),
+            Reach::Parent => (safe, OFlags::NOFOLLOW),
+        };
+        let path = match reach {
+            Reach::Parent => Path::new(".."),
+            _ if path.as_os_str().is_empty() => Path::new("."),
+            _ => path,
+        };
+        for _ in 1..LOOKUP_TRIES {
+            match fs::openat2(fd(dir)?, path, OFlags::PATH | OFlags::CLOEXEC | follow, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                other => return Ok(handle(other?)),
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    fn stat(&self, at: &Handle) -> io::Result<Stat> {
+        statx(fd(at)?, OsStr::new(""), AtFlags::EMPTY_PATH)
+    }
+
+    fn stat_at(&self, dir: &Handle, name: &OsStr) -> io::Result<Stat> {
+        statx(fd(dir)?, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+    }
+
+    fn list(&self, dir: &Handle) -> io::Result<Vec<Entry>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut entries = Vec::new();
+        for entry in Dir::new(fs::openat(fd(dir)?, ".", flags, Mode::empty())?)? {
+            let entry = entry?;
+            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                // Some filesystems do not say in the listing.
+                FileType::Unknown => match self.stat_at(dir, &name) {
+                    Ok(stat) => stat.kind,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(e),
+                },
+                known => kind(known),
+            };
+            entries.push(Entry { name, kind });
+        }
+        Ok(entries)
+    }
+
+    fn read_file(&self, file: &Handle) -> io::Result<Vec<u8>> {
+        let fd = fs::open(proc_path(fd(file)?), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+        let mut data = Vec::new();
+        std::fs::File::from(fd).read_to_end(&mut data)?;
+        Ok(data)
+    }
+
+    fn read_link(&self, dir: &Handle, name: &OsStr) -> io::Result<PathBuf> {
+        let target = fs::readlinkat(fd(dir)?, name, Vec::new())?;
+        Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+    }
+
+    fn make_dir(&self, dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()> {
+        Ok(fs::mkdirat(fd(dir)?, name, Mode::from_raw_mode(mode))?)
+    }
+
+    fn write_new(&self, dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(fd(dir)?, name, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(data)?;
+        Ok(fs::fchmod(&file, Mode::from_raw_mode(mode))?)
+    }
+
+    fn make_link(&self, dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()> {
+        Ok(fs::symlinkat(target, fd(dir)?, name)?)
+    }
+
+    fn rename(&self, dir: &Handle, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(fs::renameat(fd(dir)?, from, fd(dir)?, to)?)
+    }
+
+    fn remove_file(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        Ok(fs::unlinkat(fd(dir)?, name, AtFlags::empty())?)
+    }
+
+    fn remove_dir(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        Ok(fs::unlinkat(fd(dir)?, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn set_mode(&self, at: &Handle, mode: u32) -> io::Result<()> {
+        // A handle is O_PATH, which fchmod refuses; the kernel's own link to it leads to exactly that file.
+        Ok(fs::chmod(proc_path(fd(at)?), Mode::from_raw_mode(mode))?)
+    }
+
+    fn set_owner(&self, at: &Handle, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        Ok(fs::chownat(fd(at)?, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)?)
+    }
+
+    fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let fs = context.as_fd();
+        fsconfig_set_string(fs, "source", "tmpfs")?;
+        fsconfig_set_string(fs, "mode", format!("{:o}", tmpfs.mode))?;
+        if let Some(size) = tmpfs.size_bytes {
+            fsconfig_set_string(fs, "size", size.to_string())?;
+        }
+        // Keeps secrets off the swap device; kernels before 6.4 do not know it.
+        let _ = fsconfig_set_flag(fs, "noswap");
+        fsconfig_create(fs)?;
+        let mount = fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        attach(mount.as_fd(), fd(at)?)
+    }
+
+    fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()> {
+        let mut flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        if bind.recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        let tree = open_tree(fd(source)?, "", flags)?;
+        // Set while nobody can see the mount yet.
+        if bind.read_only != ReadOnly::No {
+            set_attr(tree.as_fd(), bind.read_only == ReadOnly::Recursive, nix::libc::MOUNT_ATTR_RDONLY, 0)?;
+        }
+        let propagation = match bind.propagation {
+            Propagation::Inherit => 0,
+            Propagation::Private => nix::libc::MS_PRIVATE,
+            Propagation::Slave => nix::libc::MS_SLAVE,
+            Propagation::Shared => nix::libc::MS_SHARED,
+        };
+        if propagation != 0 {
+            set_attr(tree.as_fd(), bind.recursive, 0, propagation)?;
+        }
+        attach(tree.as_fd(), fd(target)?)
+    }
+
+    fn unmount(&self, dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()> {
+        let mut flags = UnmountFlags::NOFOLLOW;
+        if how == Unmount::Lazy {
+            flags |= UnmountFlags::DETACH;
+        }
+        Ok(rustix::mount::unmount(proc_path(fd(dir)?).join(name), flags)?)
+    }
+
+    fn mounts_below(&self, dir: &Handle) -> io::Result<Vec<PathBuf>> {
+        let target = fs::readlinkat(CWD, proc_path(fd(dir)?), Vec::new())?;
+        let top = Path::new(OsStr::from_bytes(target.as_bytes()));
+        Ok(mountinfo::points_below(&std::fs::read("/proc/thread-self/mountinfo")?, top))
+    }
+}
+
+/// Puts a detached mount onto an open directory or file.
+fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// `mount_setattr` on an open mount, which no safe wrapper offers yet.
+#[allow(unsafe_code)]
+fn set_attr(mount: BorrowedFd<'_>, recursive: bool, set: u64, propagation: nix::libc::c_ulong) -> io::Result<()> {
+    let attr = nix::libc::mount_attr { attr_set: set, attr_clr: 0, propagation: propagation as u64, userns_fd: 0 };
+    let mut flags = nix::libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= nix::libc::AT_RECURSIVE;
+    }
+    // SAFETY: the descriptor is open for the whole call, the path is a NUL-terminated constant, and `attr` is a plain
+    // struct of the size that is passed along, which the kernel only reads.
+    let result = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(&attr),
+            size_of_val(&attr),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

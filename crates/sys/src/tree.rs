@@ -1,0 +1,211 @@
+//! Work on whole trees, from handle to handle: removal, group change, usage.
+//!
+//! Any depth and any name: at most [`KEEP_OPEN`] directories are held open, and nothing recurses.
+use std::{
+    collections::HashSet,
+    ffi::{OsStr, OsString},
+    io::{self, ErrorKind},
+    path::Path,
+    vec,
+};
+
+use rustix::io::Errno;
+
+use crate::{Entry, FileKind, Handle, Reach, Sys};
+
+/// Directories held open while going down; those further up are found again through `..` and checked.
+const KEEP_OPEN: usize = 64;
+
+/// What to do with a mount point met on the way. Nothing is ever changed behind one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtMount {
+    Skip,
+    Refuse,
+}
+
+struct Frame {
+    /// Closed while the walk is far below.
+    dir: Option<Handle>,
+    id: (u64, u64),
+    name: OsString,
+    entries: vec::IntoIter<Entry>,
+}
+
+impl Frame {
+    fn open(sys: &dyn Sys, dir: Handle, name: OsString) -> io::Result<Self> {
+        let id = sys.stat(&dir)?.id();
+        let entries = sys.list(&dir)?.into_iter();
+        Ok(Self { dir: Some(dir), id, name, entries })
+    }
+}
+
+/// Calls `visit` for everything below `top` (not for `top`), contents before their directory.
+fn walk(
+    sys: &dyn Sys,
+    top: Handle,
+    at_mount: AtMount,
+    visit: &mut dyn FnMut(&Handle, &Entry) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut stack = vec![Frame::open(sys, top, OsString::new())?];
+    while let Some(frame) = stack.last_mut() {
+        let dir = frame.dir.as_ref().expect("the lowest directory is always open");
+        match frame.entries.next() {
+            Some(entry) if entry.kind == FileKind::Directory => {
+                let child = match sys.open_at(dir, Path::new(&entry.name), Reach::Child) {
+                    Ok(child) => child,
+                    Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                    Err(e) if is(&e, Errno::XDEV) && at_mount == AtMount::Skip => continue,
+                    Err(e) if is(&e, Errno::XDEV) => return Err(Errno::BUSY.into()),
+                    Err(e) => return Err(e),
+                };
+                stack.push(Frame::open(sys, child, entry.name)?);
+                if let Some(far) = stack.len().checked_sub(KEEP_OPEN + 1) {
+                    stack[far].dir = None;
+                }
+            }
+            Some(entry) => visit(dir, &entry)?,
+            None => {
+                let done = stack.pop().expect("just seen");
+                let Some(above) = stack.last_mut() else { return Ok(()) };
+                if above.dir.is_none() {
+                    let below = done.dir.as_ref().expect("the lowest directory is always open");
+                    let found = sys.open_at(below, Path::new(""), Reach::Parent)?;
+                    // Someone moved the directory elsewhere meanwhile: going on would change a stranger's files.
+                    if sys.stat(&found)?.id() != above.id {
+                        return Err(Errno::AGAIN.into());
+                    }
+                    above.dir = Some(found);
+                }
+                drop(done.dir);
+                let dir = above.dir.as_ref().expect("opened above");
+                visit(dir, &Entry { name: done.name, kind: FileKind::Directory })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+fn unless_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes `name` in `dir` with everything below it. A name that does not exist is fine.
+///
+/// # Errors
+/// `EBUSY`, with nothing removed, while anything is mounted at or below it.
+pub fn remove(sys: &dyn Sys, dir: &Handle, name: &OsStr) -> io::Result<()> {
+    if sys.mounts_below(dir)?.iter().any(|point| point.starts_with(name)) {
+        return Err(Errno::BUSY.into());
+    }
+    let top = match sys.open_at(dir, Path::new(name), Reach::Child) {
+        Ok(top) => top,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) if is(&e, Errno::XDEV) => return Err(Errno::BUSY.into()),
+        Err(e) => return Err(e),
+    };
+    if !sys.stat(&top)?.is_dir() {
+        drop(top);
+        return unless_gone(sys.remove_file(dir, name));
+    }
+    empty(sys, top)?;
+    unless_gone(sys.remove_dir(dir, name))
+}
+
+/// Removes everything below an open directory.
+fn empty(sys: &dyn Sys, top: Handle) -> io::Result<()> {
+    walk(sys, top, AtMount::Refuse, &mut |dir, entry| {
+        unless_gone(match entry.kind {
+            FileKind::Directory => sys.remove_dir(dir, &entry.name),
+            _ => sys.remove_file(dir, &entry.name),
+        })
+    })
+}
+
+/// Makes a tree usable for a group: group owner, and rights as an `fsGroup` gives them. The top directory comes last, so
+/// that its group says that all is done.
+///
+/// Files whose filesystem refuses the change are left as they are.
+pub fn give_to_group(sys: &dyn Sys, top: &Handle, gid: u32, read_only: bool) -> io::Result<()> {
+    let again = sys.open_at(top, Path::new(""), Reach::Child)?;
+    walk(sys, again, AtMount::Skip, &mut |dir, entry| match sys.open_at(dir, Path::new(&entry.name), Reach::Child) {
+        Ok(at) => give_one_to_group(sys, &at, gid, read_only),
+        Err(e) if e.kind() == ErrorKind::NotFound || is(&e, Errno::XDEV) => Ok(()),
+        Err(e) => Err(e),
+    })?;
+    give_one_to_group(sys, top, gid, read_only)
+}
+
+/// [`give_to_group`] for one file or directory.
+pub fn give_one_to_group(sys: &dyn Sys, at: &Handle, gid: u32, read_only: bool) -> io::Result<()> {
+    let stat = sys.stat(at)?;
+    let mut mode = stat.mode | if read_only { 0o440 } else { 0o660 };
+    if stat.is_dir() {
+        mode |= 0o2110;
+    }
+    // Mode after owner: a change of owner clears set-id bits.
+    let tolerate = |result: io::Result<()>| match result {
+        Err(e) if [Errno::PERM, Errno::ROFS, Errno::OPNOTSUPP].iter().any(|no| is(&e, *no)) => {
+            tracing::debug!(inode = stat.inode, error = %e, "file keeps its group");
+            Ok(())
+        }
+        other => other,
+    };
+    if stat.gid != gid {
+        tolerate(sys.set_owner(at, None, Some(gid)))?;
+    }
+    if stat.kind == FileKind::Link || (mode == stat.mode && stat.gid == gid) {
+        return Ok(());
+    }
+    tolerate(sys.set_mode(at, mode))
+}
+
+/// Bytes that a directory takes on its filesystem, itself included; hard links count once, other mounts not at all.
+pub fn usage_bytes(sys: &dyn Sys, top: &Handle) -> io::Result<u64> {
+    let mut bytes = sys.stat(top)?.allocated_bytes;
+    let mut seen = HashSet::new();
+    let again = sys.open_at(top, Path::new(""), Reach::Child)?;
+    walk(sys, again, AtMount::Skip, &mut |dir, entry| {
+        match sys.stat_at(dir, &entry.name) {
+            Ok(stat) if stat.is_dir() || stat.links < 2 || seen.insert(stat.id()) => bytes += stat.allocated_bytes,
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Unmounts everything at and below `name` in `dir`, deepest first; `how` decides for each, given its path below `dir`.
+///
+/// # Errors
+/// The path that could not be unmounted, with the kernel's error.
+pub fn unmount_all(
+    sys: &dyn Sys,
+    dir: &Handle,
+    name: &OsStr,
+    how: &dyn Fn(&Path) -> crate::Unmount,
+) -> Result<(), (std::path::PathBuf, io::Error)> {
+    let here = || Path::new(name).to_path_buf();
+    // Each round asks anew: unmounting may propagate, and stacked mounts surface one by one.
+    for _ in 0..1024 {
+        let points = sys.mounts_below(dir).map_err(|e| (here(), e))?;
+        let Some(point) = points.into_iter().find(|p| p.starts_with(name)) else { return Ok(()) };
+        let fail = |e| (point.clone(), e);
+        let (above, last) = (point.parent().unwrap_or(Path::new("")), point.file_name().unwrap_or(name));
+        let above = sys.open_at(dir, above, Reach::Plain).map_err(fail)?;
+        match sys.unmount(&above, last, how(&point)) {
+            // Gone between the question and the call.
+            Err(e) if is(&e, Errno::INVAL) || e.kind() == ErrorKind::NotFound => {}
+            other => other.map_err(fail)?,
+        }
+    }
+    Err((here(), Errno::BUSY.into()))
+}

@@ -1,0 +1,108 @@
+//! From a claim to what its bound volume is made of.
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod};
+use serde_json::Value;
+
+use crate::{
+    contract::{Inputs, Resolved, Source},
+    error::VolumeError,
+    payload::find,
+    resolve::host_path,
+};
+
+/// Fields of a volume's spec that do not say what it is made of.
+const NOT_SOURCES: &[&str] = &[
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
+
+/// What a pod asks of a claim.
+pub(crate) struct ClaimUse<'a> {
+    pub claim: &'a str,
+    pub read_only: bool,
+    /// A generic ephemeral volume: the claim must be the pod's own.
+    pub ephemeral: bool,
+}
+
+/// Checks that the claim and its volume point at each other and says what the volume is made of.
+pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<Resolved, VolumeError> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let fail = |why: String| VolumeError::Claim { namespace: namespace.clone(), claim: wanted.claim.into(), why };
+    let claim =
+        find(&inputs.claims, "persistentvolumeclaim", wanted.claim, false)?.expect("required objects are there");
+    let meta = &claim.metadata;
+    if wanted.ephemeral {
+        let owners = meta.owner_references.iter().flatten();
+        let own = owners.filter(|o| o.controller == Some(true)).any(|o| Some(&o.uid) == pod.metadata.uid.as_ref());
+        if !own {
+            let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
+            let message = format!(
+                "PVC {namespace}/{} was not created for pod {namespace}/{pod_name} (pod is not owner)",
+                wanted.claim
+            );
+            return Err(VolumeError::Invalid { message });
+        }
+    }
+    let protected = meta.finalizers.iter().flatten().any(|f| f == "kubernetes.io/pvc-protection");
+    if meta.deletion_timestamp.is_some() && !protected {
+        return Err(fail("PVC is being deleted".into()));
+    }
+    if claim.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Bound") {
+        return Err(fail("PVC is not bound".into()));
+    }
+    let name = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).unwrap_or_default();
+    if name.is_empty() {
+        return Err(fail("PVC has empty pvc.Spec.VolumeName".into()));
+    }
+    let volume = match inputs.volumes.get(&name) {
+        Some(Some(volume)) => volume,
+        Some(None) => {
+            let missing = format!("persistentvolumes {name:?} not found");
+            return Err(fail(format!("failed to fetch PV {name} from API server: {missing}")));
+        }
+        None => return Err(VolumeError::NotRead { kind: "persistentvolume", name }),
+    };
+    let spec = volume.spec.as_ref().ok_or_else(|| fail(format!("found PV object {name} without a spec")))?;
+    let Some(reference) = &spec.claim_ref else {
+        let why = "but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim";
+        return Err(fail(format!("found PV object {name} {why}")));
+    };
+    let (theirs, ours) = (reference.uid.as_deref().unwrap_or_default(), meta.uid.as_deref().unwrap_or_default());
+    if theirs != ours {
+        let why = format!("but its pv.Spec.ClaimRef.UID {theirs} does not point to claim.UID {ours}");
+        return Err(fail(format!("found PV object {name} {why}")));
+    }
+    let modes = claim.spec.as_ref().and_then(|s| s.access_modes.clone()).unwrap_or_default();
+    let only_read = !modes.is_empty() && modes.iter().all(|m| m == "ReadOnlyMany");
+    made_of(volume, spec, wanted.read_only || only_read)
+}
+
+fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bool) -> Result<Resolved, VolumeError> {
+    if let Some(mode) = spec.volume_mode.as_deref().filter(|m| *m != "Filesystem") {
+        return Err(VolumeError::Unsupported { kind: format!("persistentVolume with volumeMode {mode}") });
+    }
+    let source = if let Some(s) = &spec.host_path {
+        host_path(&s.path, s.type_.as_deref())?
+    } else if let Some(s) = &spec.local {
+        Source::Local { path: PathBuf::from(&s.path), read_only }
+    } else {
+        return Err(VolumeError::Unsupported { kind: format!("persistentVolume.{}", source_field(volume)) });
+    };
+    Ok(Resolved { source, read_only, mount_options: spec.mount_options.clone().unwrap_or_default() })
+}
+
+/// The API's name of the one field that says what a volume is made of.
+fn source_field(volume: &PersistentVolume) -> String {
+    let value = serde_json::to_value(volume).unwrap_or_default();
+    let fields = value.get("spec").and_then(Value::as_object);
+    let source = fields.into_iter().flat_map(|f| f.keys()).find(|k| !NOT_SOURCES.contains(&k.as_str()));
+    source.map_or_else(|| "spec without a source".into(), Clone::clone)
+}

@@ -1,0 +1,84 @@
+//! Directories of the node's own: made, opened and named safely.
+use std::{
+    ffi::OsStr,
+    io::{self, ErrorKind},
+    path::{Component, Path, PathBuf},
+};
+
+use sys::{Handle, Reach, Sys};
+
+use crate::error::VolumeError;
+
+/// Directories between the pods directory and what containers see: nobody but the node looks in.
+pub(crate) const PRIVATE: u32 = 0o750;
+
+/// Turns a failed call into an error that says what was tried on which path.
+pub(crate) fn failed(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> VolumeError {
+    let path = path.into();
+    move |errno| VolumeError::Files { action, path, errno }
+}
+
+/// Refuses a name that could lead elsewhere: identifiers become directory names.
+pub(crate) fn one_name(name: &str) -> Result<&OsStr, VolumeError> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(part)), None) if part == name => Ok(part),
+        _ => {
+            Err(VolumeError::Invalid { message: format!("{name:?} is not a valid name of a pod, volume or container") })
+        }
+    }
+}
+
+/// Opens a subdirectory, making it if need be. An existing one keeps its mode.
+pub(crate) fn ensure_dir(sys: &dyn Sys, above: &Handle, name: &OsStr, mode: u32) -> io::Result<Handle> {
+    match sys.open_at(above, Path::new(name), Reach::Plain) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        found => {
+            let found = found?;
+            let is_dir = sys.stat(&found)?.is_dir();
+            return if is_dir { Ok(found) } else { Err(ErrorKind::NotADirectory.into()) };
+        }
+    }
+    match sys.make_dir(above, name, mode) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    sys.open_at(above, Path::new(name), Reach::Plain)
+}
+
+/// Opens an absolute path as a directory, making it and its parents if need be. Links on the way are followed.
+pub(crate) fn ensure_path(sys: &dyn Sys, path: &Path, mode: u32) -> Result<Handle, VolumeError> {
+    match sys.open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        found => return found.map_err(failed("open", path)),
+    }
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed("open", path)(ErrorKind::InvalidInput.into()));
+    };
+    let above = ensure_path(sys, above, mode)?;
+    ensure_dir(sys, &above, name, mode).map_err(failed("create", path))
+}
+
+/// Opens a directory below `above`, making what is missing of `parts`.
+pub(crate) fn ensure_below(
+    sys: &dyn Sys,
+    mut above: Handle,
+    path: &Path,
+    parts: &[&OsStr],
+) -> Result<(Handle, PathBuf), VolumeError> {
+    let mut path = path.to_path_buf();
+    for part in parts {
+        path.push(part);
+        above = ensure_dir(sys, &above, part, PRIVATE).map_err(failed("create", &path))?;
+    }
+    Ok((above, path))
+}
+
+/// `None` where the path does not exist.
+pub(crate) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}

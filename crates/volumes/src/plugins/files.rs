@@ -1,0 +1,50 @@
+//! `configMap`, `secret`, `downwardAPI`, `projected`: small files that change together.
+use std::path::Path;
+
+use sys::{Sys, tree};
+
+use crate::{
+    contract::{Ownership, Ready, Source, VolumePlugin},
+    error::VolumeError,
+    place::{ensure_dir, failed},
+    plugins::{DATA, data_dir, mark, mismatch, ready, tear_down_dir, writer},
+};
+
+pub(super) struct Files;
+
+impl VolumePlugin for Files {
+    fn name(&self) -> &'static str {
+        "kubernetes.io~projected"
+    }
+
+    fn accepts(&self, source: &Source) -> bool {
+        matches!(source, Source::Files { .. })
+    }
+
+    fn set_up(&self, source: &Source, owner: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+        let Source::Files { files, in_memory, mount_points } = source else { return Err(mismatch(self)) };
+        let top = sys.open(dir).map_err(failed("open", dir))?;
+        let (data, fresh) = data_dir(sys, &top, dir, in_memory.then_some(None))?;
+        let path = dir.join(DATA);
+        // Containers see the volume read-only: where another volume is mounted inside must exist before.
+        for point in mount_points {
+            let mut at = None;
+            for part in point {
+                let above = at.as_ref().unwrap_or(&data);
+                at = Some(ensure_dir(sys, above, part, 0o755).map_err(failed("create", path.join(point)))?);
+            }
+        }
+        writer::write(sys, &data, files, owner.fs_group).map_err(failed("write", &path))?;
+        if let Some(gid) = owner.fs_group {
+            tree::give_one_to_group(sys, &data, gid, true).map_err(failed("change the group of", &path))?;
+        }
+        if fresh {
+            mark(sys, &top, dir)?;
+        }
+        Ok(ready(dir, &path, true))
+    }
+
+    fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
+        tear_down_dir(dir, sys)
+    }
+}

@@ -1,0 +1,217 @@
+//! The volumes of this node's pods on disk.
+//!
+//! ```text
+//! <pods>/<uid>/volumes/<plugin>/<volume>/            belongs to the plugin
+//! <pods>/<uid>/volume-subpaths/<volume>/<container>/<index>     pinned sub-paths (bind mounts)
+//! ```
+//! A directory with the plugin's name exists before the plugin mounts anything, so whatever a crash leaves can be
+//! undone from the disk and the mount table alone.
+use std::{
+    ffi::OsStr,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sys::{Bind, FileKind, Handle, Propagation, Reach, ReadOnly, Sys, Unmount, tree};
+
+use crate::{
+    contract::{Ownership, Ready, Resolved},
+    error::VolumeError,
+    place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name},
+    plugins::{PLUGINS, plugin_for},
+    sub_path::{self, Failure},
+};
+
+const VOLUMES: &str = "volumes";
+const SUB_PATHS: &str = "volume-subpaths";
+
+/// All pod volumes below one directory. Keeps no state: two of them, or one after a crash, see the same.
+///
+/// Calls for one pod must not overlap; calls for different pods may.
+pub struct PodVolumes {
+    pods_dir: PathBuf,
+    sys: Arc<dyn Sys>,
+}
+
+impl PodVolumes {
+    /// Volumes below `pods_dir`, an absolute path whose parents no pod can change. It is made when first needed.
+    pub fn new(pods_dir: PathBuf, sys: Arc<dyn Sys>) -> Self {
+        Self { pods_dir, sys }
+    }
+
+    fn sys(&self) -> &dyn Sys {
+        self.sys.as_ref()
+    }
+
+    /// Makes a volume of a pod ready. Idempotent; with other content than before, it is changed atomically.
+    ///
+    /// # Errors
+    /// What the plugin could not do; calling again finishes it.
+    pub fn set_up(
+        &self,
+        pod_uid: &str,
+        volume: &str,
+        resolved: &Resolved,
+        own: Ownership,
+    ) -> Result<Ready, VolumeError> {
+        let (pod, name) = (one_name(pod_uid)?, one_name(volume)?);
+        if !resolved.mount_options.is_empty() {
+            // None of the plugins mounts anything that could take them.
+            return Err(VolumeError::MountOptions { options: resolved.mount_options.join(",") });
+        }
+        let plugin = plugin_for(&resolved.source)
+            .ok_or_else(|| VolumeError::Unsupported { kind: format!("{:?}", resolved.source) })?;
+        let pods = ensure_path(self.sys(), &self.pods_dir, PRIVATE)?;
+        let parts = [pod, OsStr::new(VOLUMES), OsStr::new(plugin.name()), name];
+        let (_, dir) = ensure_below(self.sys(), pods, &self.pods_dir, &parts)?;
+        let ready = plugin.set_up(&resolved.source, own, &dir, self.sys())?;
+        Ok(Ready { volume: volume.to_owned(), read_only: ready.read_only || resolved.read_only, ..ready })
+    }
+
+    /// The host path to bind into a container for its volume mount number `index`.
+    ///
+    /// With a sub-path, that is a mount which pins what was found inside the volume, whatever the pod does to the names
+    /// there later. Directories that do not exist are made.
+    /// # Errors
+    /// `SubPath` where the path leads out of the volume, cannot be made, or is missing in a volume that is only read.
+    pub fn mount_path(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        index: usize,
+        ready: &Ready,
+        sub_path: Option<&str>,
+    ) -> Result<PathBuf, VolumeError> {
+        let inside = sub_path::clean(sub_path.unwrap_or_default())?;
+        if inside.as_os_str().is_empty() {
+            return Ok(ready.host_path.clone());
+        }
+        let (pod, volume, owner) = (one_name(pod_uid)?, one_name(&ready.volume)?, one_name(container)?);
+        let fail = |action, errno: io::Error| {
+            tracing::info!(pod_uid, container, volume = ready.volume, sub_path, error = %errno, "{action} failed");
+            VolumeError::SubPath { action, volume: ready.volume.clone(), container: container.into(), errno }
+        };
+        let prepare = |errno| fail("prepare subPath", errno);
+        let root = self.sys().open(&ready.host_path).map_err(prepare)?;
+        // A volume of the node's own may get a directory although the pod only reads it; other people's data may not.
+        let may_create = !ready.read_only || ready.host_path.starts_with(&self.pods_dir);
+        let found = sub_path::open(self.sys(), &root, &inside, may_create).map_err(|failure| match failure {
+            Failure::Create(errno) => fail("create subPath directory", errno),
+            Failure::Prepare(errno) => fail("prepare subPath", errno),
+        })?;
+        let pods = ensure_path(self.sys(), &self.pods_dir, PRIVATE)?;
+        let (dir, path) = ensure_below(self.sys(), pods, &self.pods_dir, &[pod, OsStr::new(SUB_PATHS), volume, owner])?;
+        let name = index.to_string();
+        let path = path.join(&name);
+        self.pin(&found, &dir, OsStr::new(&name), &path, ready.read_only)?;
+        Ok(path)
+    }
+
+    /// Binds what was found to a name of the node's own; keeps a pin of the same file.
+    fn pin(&self, found: &Handle, dir: &Handle, name: &OsStr, path: &Path, read_only: bool) -> Result<(), VolumeError> {
+        let sys = self.sys();
+        let look = |e| failed("read", path)(e);
+        let wanted = sys.stat(found).map_err(look)?;
+        if let Some(old) = if_found(sys.open_at(dir, Path::new(name), Reach::Plain)).map_err(look)? {
+            let old = sys.stat(&old).map_err(look)?;
+            if old.mount_root && old.id() == wanted.id() {
+                return Ok(());
+            }
+            // What an earlier container had under this number, or a call that was cut off has left.
+            self.unpin(dir, name, path)?;
+        }
+        let make = failed("create", path);
+        let target = if wanted.is_dir() {
+            ensure_dir(sys, dir, name, PRIVATE).map_err(make)?
+        } else {
+            let made = sys.write_new(dir, name, b"", 0o640);
+            made.and_then(|()| sys.open_at(dir, Path::new(name), Reach::Plain)).map_err(make)?
+        };
+        let read_only = if read_only { ReadOnly::Top } else { ReadOnly::No };
+        // Slave: later mounts of the node show up, and unmounting here can never unmount anything there.
+        let bind = Bind { recursive: false, read_only, propagation: Propagation::Slave };
+        sys.bind(found, &target, &bind).map_err(|errno| VolumeError::Mount { target: path.into(), errno })
+    }
+
+    fn unpin(&self, dir: &Handle, name: &OsStr, path: &Path) -> Result<(), VolumeError> {
+        // Lazy is harmless: a pin only shows data that lives elsewhere.
+        tree::unmount_all(self.sys(), dir, name, &|_| Unmount::Lazy)
+            .map_err(|(_, errno)| VolumeError::Unmount { target: path.into(), errno })?;
+        tree::remove(self.sys(), dir, name).map_err(failed("remove", path))
+    }
+
+    /// Undoes the sub-path pins of one container. Idempotent.
+    pub fn release_container(&self, pod_uid: &str, container: &str) -> Result<(), VolumeError> {
+        let (pod, owner) = (one_name(pod_uid)?, one_name(container)?);
+        let path = self.pods_dir.join(pod).join(SUB_PATHS);
+        let Some(top) = if_found(self.sys().open(&path)).map_err(failed("open", &path))? else { return Ok(()) };
+        for volume in self.sys().list(&top).map_err(failed("read", &path))? {
+            let path = path.join(&volume.name);
+            let opened = self.sys().open_at(&top, Path::new(&volume.name), Reach::Plain);
+            let Some(dir) = if_found(opened).map_err(failed("open", &path))? else { continue };
+            self.unpin(&dir, owner, &path.join(owner))?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything of a pod: pins, mounts, volumes, and its directory with whatever else the node keeps there.
+    ///
+    /// Needs nothing but the disk and the mount table. Never removes anything through a mount. Idempotent. Call it only
+    /// when no process of the pod is left.
+    /// # Errors
+    /// Nothing is removed below a mount that stays; calling again goes on.
+    pub fn tear_down(&self, pod_uid: &str) -> Result<(), VolumeError> {
+        let pod = one_name(pod_uid)?;
+        let sys = self.sys();
+        let Some(pods) = if_found(sys.open(&self.pods_dir)).map_err(failed("open", &self.pods_dir))? else {
+            return Ok(());
+        };
+        let path = self.pods_dir.join(pod);
+        let opened = sys.open_at(&pods, Path::new(pod), Reach::Plain);
+        let Some(top) = if_found(opened).map_err(failed("open", &path))? else { return Ok(()) };
+        self.unpin(&top, OsStr::new(SUB_PATHS), &path.join(SUB_PATHS))?;
+        self.tear_down_volumes(&top, &path.join(VOLUMES))?;
+        drop(top);
+        tree::unmount_all(sys, &pods, pod, &|_| Unmount::Strict)
+            .map_err(|(point, errno)| VolumeError::Unmount { target: self.pods_dir.join(point), errno })?;
+        tree::remove(sys, &pods, pod).map_err(failed("remove", &path))
+    }
+
+    /// Lets each plugin undo its volumes; what no plugin of this version knows is left to the caller's sweep.
+    fn tear_down_volumes(&self, top: &Handle, path: &Path) -> Result<(), VolumeError> {
+        let sys = self.sys();
+        for plugin in PLUGINS {
+            let path = path.join(plugin.name());
+            let opened = sys.open_at(top, &Path::new(VOLUMES).join(plugin.name()), Reach::Plain);
+            let Some(dir) = if_found(opened).map_err(failed("open", &path))? else { continue };
+            for volume in sys.list(&dir).map_err(failed("read", &path))? {
+                plugin.tear_down(&path.join(&volume.name), sys)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// UIDs of pods that have something on disk: after a restart, those that no longer exist are torn down.
+    pub fn pods(&self) -> Result<Vec<String>, VolumeError> {
+        let Some(pods) = if_found(self.sys().open(&self.pods_dir)).map_err(failed("open", &self.pods_dir))? else {
+            return Ok(Vec::new());
+        };
+        let entries = self.sys().list(&pods).map_err(failed("read", &self.pods_dir))?;
+        let dirs = entries.into_iter().filter(|e| e.kind == FileKind::Directory);
+        Ok(dirs.filter_map(|e| e.name.into_string().ok()).collect())
+    }
+
+    /// Bytes that a volume takes, for comparison with its limit. A number that is old at once: the pod goes on writing.
+    ///
+    /// # Errors
+    /// Also when the pod moves directories while they are counted; ask again.
+    pub fn usage_bytes(&self, ready: &Ready) -> Result<u64, VolumeError> {
+        let path = &ready.host_path;
+        let top = match self.sys().open(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
+            found => found.map_err(failed("open", path))?,
+        };
+        tree::usage_bytes(self.sys(), &top).map_err(failed("measure", path))
+    }
+}
