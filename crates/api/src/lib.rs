@@ -5,6 +5,7 @@ pub mod age;
 pub mod contract;
 pub mod field;
 pub mod kinds;
+pub mod openapi;
 pub mod schema;
 pub mod strategic;
 pub mod typed;

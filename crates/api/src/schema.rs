@@ -125,6 +125,11 @@ pub(crate) fn library_schemas<'a>(names: impl Iterator<Item = &'a str>, path: &'
     generator.take_definitions(false)
 }
 
+/// Whether [`definition`] can build the table of this type.
+pub(crate) fn is_root(name: &str) -> bool {
+    roots::ROOTS.iter().any(|root| (root.name)() == name)
+}
+
 /// The name under which the tables of facts know a type: `core.v1.Pod`.
 pub(crate) fn fact_name(schema: &str) -> &str {
     schema

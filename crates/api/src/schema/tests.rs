@@ -232,3 +232,10 @@ proptest::proptest! {
         let _ = scalar::quantity(&text);
     }
 }
+
+#[test]
+fn every_kind_has_a_schema() {
+    for kind in crate::KINDS {
+        assert!(definition(kind.schema).is_some(), "{}", kind.schema);
+    }
+}
