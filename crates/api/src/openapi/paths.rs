@@ -58,15 +58,28 @@ fn add(paths: &mut Map<String, Value>, kind: &Kind, flavour: Flavour) {
     let base = format!("/{}", root(kind.group, kind.version));
     let namespaced = kind.scope == Scope::Namespace;
     let make = Make { kind, flavour };
-    let collection =
-        if namespaced { format!("{base}/namespaces/{{namespace}}/{}", kind.plural) } else { format!("{base}/{}", kind.plural) };
+    let collection = if namespaced {
+        format!("{base}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        format!("{base}/{}", kind.plural)
+    };
     let mut item = make.item(namespaced, false);
-    item.insert("get".to_owned(), make.operation(&Call { answer: Some(&list_name(kind)), ..Call::new("list", &[SELECT, WATCH]) }));
-    item.insert("post".to_owned(), make.operation(&Call { body: Some((kind.schema, &[JSON])), ..Call::new("post", &[WRITE]) }));
+    item.insert(
+        "get".to_owned(),
+        make.operation(&Call { answer: Some(&list_name(kind)), ..Call::new("list", &[SELECT, WATCH]) }),
+    );
+    item.insert(
+        "post".to_owned(),
+        make.operation(&Call { body: Some((kind.schema, &[JSON])), ..Call::new("post", &[WRITE]) }),
+    );
     let options = Some((DELETE_OPTIONS, &[JSON][..]));
     item.insert(
         "delete".to_owned(),
-        make.operation(&Call { body: options, answer: Some(STATUS), ..Call::new("deletecollection", &[DELETE, SELECT]) }),
+        make.operation(&Call {
+            body: options,
+            answer: Some(STATUS),
+            ..Call::new("deletecollection", &[DELETE, SELECT])
+        }),
     );
     paths.insert(collection.clone(), Value::Object(item));
 

@@ -17,10 +17,8 @@ const GVK: &str = "x-kubernetes-group-version-kind";
 /// All schemas that the kinds and their subresources reach.
 pub(super) fn schemas(kinds: &[&Kind], flavour: Flavour) -> Map<String, Value> {
     // (schema, group, version, kind) of what carries its kind.
-    let mut named: Vec<(String, &str, &str, &str)> = vec![
-        (STATUS.to_owned(), "", "v1", "Status"),
-        (DELETE_OPTIONS.to_owned(), "", "v1", "DeleteOptions"),
-    ];
+    let mut named: Vec<(String, &str, &str, &str)> =
+        vec![(STATUS.to_owned(), "", "v1", "Status"), (DELETE_OPTIONS.to_owned(), "", "v1", "DeleteOptions")];
     for kind in kinds {
         named.push((kind.schema.to_owned(), kind.group, kind.version, kind.kind));
         for (group, version, body) in kind.subresources.iter().filter_map(|sub| sub.body) {
