@@ -126,6 +126,11 @@ impl FakeSys {
         (kernel.fault, kernel.fired) = (Some((nth, when)), false);
     }
 
+    /// Takes back a fault that has not happened yet.
+    pub fn heal(&self) {
+        self.kernel.lock().fault = None;
+    }
+
     /// From here on calls neither count nor fail, until [`FakeSys::resume`].
     pub fn pause(&self) {
         self.kernel.lock().paused = true;

@@ -99,8 +99,11 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             for (path, entry) in files {
                 assert_eq!(read(sys, &ready.host_path.join(path)), entry.data, "{name}: {}", path.display());
             }
-            let tops: BTreeSet<String> =
-                files.keys().filter_map(|p| p.iter().next()?.to_str().map(String::from)).chain(["inner".into()]).collect();
+            let tops: BTreeSet<String> = files
+                .keys()
+                .filter_map(|p| p.iter().next()?.to_str().map(String::from))
+                .chain(["inner".into()])
+                .collect();
             assert_eq!(names(sys, &ready.host_path), Vec::from_iter(tops), "{name}");
             let own = sys.list(&at).expect("list").into_iter().filter(|e| e.name.to_string_lossy().starts_with(".."));
             assert_eq!(own.count(), 2, "{name}: old versions are left");
@@ -191,7 +194,8 @@ pub fn sweep_faults() {
                 prepare(fake.as_ref(), host);
                 let sys: Arc<dyn Sys> = fake.clone();
                 fake.fail(nth, when);
-                let fired = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| retried(&sys, &fake, pods, &sample)));
+                let fired =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| retried(&sys, &fake, pods, &sample)));
                 match fired {
                     Ok(true) => check_gone(fake.as_ref(), pods, &sample, &format!("{when:?} call {nth}")),
                     Ok(false) => break,
