@@ -1,0 +1,30 @@
+//! What happens to a new object before it is validated: one small step per file, in upstream's order.
+//!
+//! Absent on purpose: webhooks, quotas, limit ranges.
+mod defaults;
+mod namespace;
+mod service_account;
+
+use api::Kind;
+use serde_json::Value;
+
+use crate::{Inner, status::ApiResult};
+
+/// Runs every step on an object to be created.
+pub(crate) async fn create(inner: &Inner, kind: &'static Kind, namespace: &str, object: &mut Value) -> ApiResult<()> {
+    namespace::exists(inner, kind, namespace, object)?;
+    match (kind.group, kind.kind) {
+        ("", "Pod") => {
+            service_account::admit(inner, namespace, object).await?;
+            defaults::tolerations(object);
+            defaults::priority(inner, object)?;
+        }
+        ("", "PersistentVolumeClaim") => {
+            defaults::finalizer(object, "kubernetes.io/pvc-protection");
+            defaults::storage_class(inner, object);
+        }
+        ("", "PersistentVolume") => defaults::finalizer(object, "kubernetes.io/pv-protection"),
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,441 @@
+//! From a request to an answer: routing, authorization, verbs.
+use api::{Kind, Scope};
+use axum::{body::Body, response::Response};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use serde_json::Value;
+
+use crate::{
+    ApiServer, body, discovery,
+    identity::{Identity, open_to_all, open_to_authenticated},
+    negotiate::{self, Form, Shape},
+    object,
+    options::{DeleteOptions, ListOptions, Query, WriteOptions},
+    patch::Patch,
+    path::{self, Resource, Target, Verb},
+    read, render, review,
+    status::{self, ApiError, ApiResult, Subject},
+    token::Tokens,
+    watch,
+    write::{At, Outcome, Part},
+};
+
+/// Kinds whose deletion answers with the object rather than with a Status.
+const ANSWER_WITH_OBJECT: &[&str] = &[
+    "Namespace", "Pod", "PersistentVolume", "PersistentVolumeClaim", "ServiceAccount", "ResourceQuota", "Service",
+    "StorageClass", "CSIDriver", "CSINode", "VolumeAttachment", "VolumeAttributesClass",
+];
+/// Kinds that are only updated at a resourceVersion.
+const CONDITIONAL_UPDATE: &[&str] = &[
+    "Lease", "CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass",
+];
+
+/// Answers any request. `None`: no credentials.
+pub async fn handle(server: &ApiServer, identity: Option<&Identity>, request: Request<Body>) -> Response {
+    let form = Form::of(request.headers());
+    let shown = form.as_ref().map_or(Form::JSON, |f| *f);
+    match route(server, identity, request, form).await {
+        Ok(response) => response,
+        Err(error) => negotiate::error(&error, shown),
+    }
+}
+
+async fn route(
+    server: &ApiServer,
+    identity: Option<&Identity>,
+    request: Request<Body>,
+    form: ApiResult<Form>,
+) -> ApiResult<Response> {
+    let path = request.uri().path().to_owned();
+    let readable = matches!(*request.method(), Method::GET | Method::HEAD);
+    let identity = match identity {
+        Some(identity) => identity,
+        None if open_to_all(&path) && readable => return plain(server, &path, &request),
+        None => return Err(ApiError::unauthorized()),
+    };
+    let target = path::parse(&path);
+    if let Target::Resource(resource) = target {
+        return Call::route(server, identity, resource, request, form).await;
+    }
+    if !readable {
+        return Err(ApiError::method_not_allowed());
+    }
+    if !identity.may_everything() && !open_to_authenticated(&path) {
+        let why = format!("User {:?} cannot get path {path:?}", identity.user);
+        return Err(ApiError::forbidden(Subject { group: "", resource: "", name: "" }, &why));
+    }
+    if target == Target::Other {
+        return plain(server, &path, &request);
+    }
+    let form = form?;
+    let value = match (&target, form.shape) {
+        (Target::CoreVersions, Shape::Discovery(version)) => discovery::aggregated(true, version),
+        (Target::Groups, Shape::Discovery(version)) => discovery::aggregated(false, version),
+        (Target::CoreVersions, _) => discovery::core_versions(),
+        (Target::Groups, _) => discovery::group_list(),
+        (Target::Group(name), _) => discovery::group(name)?,
+        (Target::Resources(group, version), _) => discovery::resources(group, version)?,
+        (Target::Resource(_) | Target::Other, _) => return Err(ApiError::no_such_resource()),
+    };
+    // Only the two roots have an aggregated form.
+    let form = match (&target, form.shape) {
+        (Target::CoreVersions | Target::Groups, Shape::Discovery(_)) => form,
+        _ => Form { shape: Shape::Object, ..form },
+    };
+    Ok(negotiate::value(200, form, &value))
+}
+
+/// Paths that are no resources.
+fn plain(server: &ApiServer, path: &str, request: &Request<Body>) -> ApiResult<Response> {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let text = |code: u16, text: String| {
+        let mut response = negotiate::json_bytes(code, HeaderValue::from_static("text/plain; charset=utf-8"), text);
+        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        response
+    };
+    let json = |value: &Value| Ok(negotiate::value(200, Form::JSON, value));
+    match path.trim_end_matches('/') {
+        "/version" => json(&discovery::version()),
+        "/.well-known/openid-configuration" => json(&Tokens::configuration()),
+        "/openid/v1/jwks" => json(&server.inner().tokens.jwks()),
+        "" => json(&serde_json::json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]})),
+        check @ ("/healthz" | "/livez" | "/readyz") => {
+            let name = &check[1..];
+            if query.get("verbose").is_none() {
+                return Ok(text(200, "ok".into()));
+            }
+            Ok(text(200, format!("[+]ping ok\n[+]store ok\n{name} check passed\n")))
+        }
+        "/livez/ping" | "/readyz/ping" | "/healthz/ping" => Ok(text(200, "ok".into())),
+        path if path.starts_with("/openapi/") => crate::openapi::answer(path, &query, request.headers()),
+        _ => Ok(text(404, "404 page not found\n".into())),
+    }
+}
+
+/// One request about a resource.
+struct Call<'a> {
+    server: &'a ApiServer,
+    kind: &'static Kind,
+    resource: &'a Resource,
+    verb: Verb,
+    query: Query,
+    form: Form,
+}
+
+impl<'a> Call<'a> {
+    async fn route(
+        server: &ApiServer,
+        identity: &Identity,
+        resource: Resource,
+        request: Request<Body>,
+        form: ApiResult<Form>,
+    ) -> ApiResult<Response> {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let watching = query.flag("watch") && resource.subresource.is_empty();
+        let Some(verb) = path::verb(request.method(), &resource, watching) else {
+            return Err(ApiError::method_not_allowed());
+        };
+        if let Some(review) = review::find(&resource.group, &resource.version, &resource.resource) {
+            return answer_review(server, identity, review, &resource, verb, request).await;
+        }
+        let legacy_binding = resource.group.is_empty() && resource.resource == "bindings";
+        let plural = if legacy_binding { "pods" } else { resource.resource.as_str() };
+        let kind = api::find(&resource.group, &resource.version, plural).ok_or_else(ApiError::no_such_resource)?;
+        check_scope(kind, &resource, verb)?;
+        if !identity.may_everything() {
+            let full = match resource.subresource.as_str() {
+                "" => resource.resource.clone(),
+                sub => format!("{}/{sub}", resource.resource),
+            };
+            let subject = Subject { group: kind.group, resource: &full, name: &resource.name };
+            return Err(review::forbidden(identity, verb.name(), subject, &resource.namespace));
+        }
+        let streams = verb == Verb::Connect || resource.subresource == "log";
+        let form = if streams { form.unwrap_or(Form::JSON) } else { form? };
+        let call = Call { server, kind, resource: &resource, verb, query, form };
+        if legacy_binding {
+            return call.legacy_binding(request).await;
+        }
+        if resource.subresource.is_empty() { call.main(request).await } else { call.subresource(request).await }
+    }
+
+    fn at(&self) -> At<'a> {
+        At { kind: self.kind, namespace: &self.resource.namespace, name: &self.resource.name }
+    }
+
+    async fn main(&self, request: Request<Body>) -> ApiResult<Response> {
+        match self.verb {
+            Verb::Get => self.get(),
+            Verb::List => self.list(),
+            Verb::Watch => self.watch(),
+            Verb::Create => self.create(request).await,
+            Verb::Update => self.put(request, Part::Main).await,
+            Verb::Patch => self.patch(request, Part::Main).await,
+            Verb::Delete => self.delete(request).await,
+            Verb::DeleteCollection if self.kind.kind == "Namespace" => Err(ApiError::method_not_allowed()),
+            Verb::DeleteCollection => self.delete_collection(request).await,
+            Verb::Connect => Err(ApiError::method_not_allowed()),
+        }
+    }
+
+    async fn subresource(&self, request: Request<Body>) -> ApiResult<Response> {
+        let name = self.resource.subresource.as_str();
+        let found = self.kind.subresources.iter().find(|s| s.name == name).ok_or_else(ApiError::no_such_resource)?;
+        let verb = match self.verb {
+            Verb::Connect if *request.method() == Method::POST => "create",
+            Verb::Connect => "get",
+            other => other.name(),
+        };
+        if !found.verbs.contains(&verb) {
+            return Err(ApiError::method_not_allowed());
+        }
+        let at = self.at();
+        let inner = self.server.inner();
+        match (name, self.verb) {
+            ("log", Verb::Get) | (_, Verb::Connect) => inner.connect(&at, name, &self.query, request).await,
+            (_, Verb::Get) => self.get(),
+            ("status", Verb::Update) => self.put(request, Part::Status).await,
+            ("status", Verb::Patch) => self.patch(request, Part::Status).await,
+            ("finalize", Verb::Update) => self.put(request, Part::Finalize).await,
+            ("ephemeralcontainers", Verb::Update) => self.put(request, Part::Ephemeral).await,
+            ("ephemeralcontainers", Verb::Patch) => self.patch(request, Part::Ephemeral).await,
+            ("binding", Verb::Create) => self.bind(&at, request).await,
+            ("eviction", Verb::Create) => {
+                let (_, body) = self.plain_body(request).await?;
+                let status = inner.evict(&at, &body, &self.query).await?;
+                Ok(negotiate::value(201, self.plain_form(), &status))
+            }
+            ("token", Verb::Create) => {
+                let (_, body) = self.plain_body(request).await?;
+                Ok(negotiate::value(201, self.plain_form(), &inner.token_request(&at, body)?))
+            }
+            _ => Err(ApiError::no_such_resource()),
+        }
+    }
+
+    fn plain_form(&self) -> Form {
+        Form { shape: Shape::Object, ..self.form }
+    }
+
+    async fn plain_body(&self, request: Request<Body>) -> ApiResult<(HeaderMap, Value)> {
+        let (parts, body) = request.into_parts();
+        let bytes = body::read(body).await?;
+        let value = body::plain(&parts.headers, &bytes)?;
+        Ok((parts.headers, value))
+    }
+
+    async fn bind(&self, at: &At<'_>, request: Request<Body>) -> ApiResult<Response> {
+        let (_, mut binding) = self.plain_body(request).await?;
+        if object::meta(&binding, "name").is_empty() {
+            object::set_meta(&mut binding, "name", at.name);
+        }
+        self.finish_bind(at, &binding).await
+    }
+
+    async fn legacy_binding(&self, request: Request<Body>) -> ApiResult<Response> {
+        if self.verb != Verb::Create || !self.resource.name.is_empty() {
+            return Err(ApiError::method_not_allowed());
+        }
+        let (_, binding) = self.plain_body(request).await?;
+        let name = object::meta(&binding, "name").to_owned();
+        let at = At { name: &name, ..self.at() };
+        self.finish_bind(&at, &binding).await
+    }
+
+    async fn finish_bind(&self, at: &At<'_>, binding: &Value) -> ApiResult<Response> {
+        let options = WriteOptions::parse(&self.query, "CreateOptions")?;
+        self.server.inner().bind(at, binding, options.dry_run).await?;
+        let status = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+        });
+        Ok(negotiate::value(201, self.plain_form(), &status))
+    }
+
+    fn get(&self) -> ApiResult<Response> {
+        let record = self.server.inner().find(&self.at())?;
+        let asked = ListOptions::parse(&Query::default(), false)
+            .and_then(|_| Ok(self.query.text("resourceVersion").and_then(|v| v.parse::<u64>().ok())))?;
+        let current = self.server.inner().store.revision();
+        if let Some(asked) = asked.filter(|asked| *asked > current) {
+            return Err(ApiError::too_large_resource_version(asked, current));
+        }
+        render::object(self.kind, self.form, render::include(&self.query)?, 200, &record.value)
+    }
+
+    fn list(&self) -> ApiResult<Response> {
+        let options = ListOptions::parse(&self.query, false)?;
+        let selection = read::selection(self.kind, &self.query)?;
+        let found = self.server.inner().list(self.kind, &self.resource.namespace, &selection, &options)?;
+        render::list(self.kind, self.form, render::include(&self.query)?, &found)
+    }
+
+    fn watch(&self) -> ApiResult<Response> {
+        let options = ListOptions::parse(&self.query, true)?;
+        let mut selection = read::selection(self.kind, &self.query)?;
+        if !self.resource.name.is_empty() {
+            let field = format!("metadata.name={}", self.resource.name);
+            selection.fields = crate::selector::Fields::parse(&field)?;
+        }
+        watch::start(
+            self.server,
+            watch::Request {
+                kind: self.kind,
+                namespace: self.resource.namespace.clone(),
+                selection,
+                options,
+                form: self.form,
+                include: render::include(&self.query)?,
+            },
+        )
+    }
+
+    fn written(&self, code: u16, (written, warnings): Outcome) -> ApiResult<Response> {
+        let mut response =
+            render::object(self.kind, self.form, render::include(&self.query)?, code, written.bytes())?;
+        negotiate::warn(&mut response, &warnings);
+        Ok(response)
+    }
+
+    async fn create(&self, request: Request<Body>) -> ApiResult<Response> {
+        let options = WriteOptions::parse(&self.query, "CreateOptions")?;
+        let (object, problems) = self.typed_body(request, options).await?;
+        let namespace = &self.resource.namespace;
+        let (written, warnings) =
+            self.server.inner().create(self.kind, namespace, object, options.dry_run).await?;
+        self.written(201, (written, [problems, warnings].concat()))
+    }
+
+    async fn typed_body(&self, request: Request<Body>, options: WriteOptions) -> ApiResult<(Value, Vec<String>)> {
+        let (parts, body) = request.into_parts();
+        let bytes = body::read(body).await?;
+        let decoded = body::typed(self.kind, &parts.headers, &bytes)?;
+        let kind = self.kind;
+        let problems = body::judge(decoded.problems, options.validation, |why| {
+            ApiError::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: {why}",
+                kind.kind, kind.version, kind.kind
+            ))
+        })?;
+        Ok((decoded.object, problems))
+    }
+
+    async fn put(&self, request: Request<Body>, part: Part) -> ApiResult<Response> {
+        let options = WriteOptions::parse(&self.query, "UpdateOptions")?;
+        let (object, problems) = self.typed_body(request, options).await?;
+        let at = self.at();
+        if CONDITIONAL_UPDATE.contains(&self.kind.kind) && object::meta(&object, "resourceVersion").is_empty() {
+            self.server.inner().find(&at)?;
+            return Err(at.invalid(&[api::FieldError {
+                field: "metadata.resourceVersion".into(),
+                reason: "FieldValueInvalid",
+                message: "Invalid value: 0: must be specified for an update".into(),
+            }]));
+        }
+        let mut change = |_: &Value| Ok(object.clone());
+        let (written, warnings) = self.server.inner().update(&at, part, options.dry_run, &mut change).await?;
+        self.written(200, (written, [problems, warnings].concat()))
+    }
+
+    async fn patch(&self, request: Request<Body>, part: Part) -> ApiResult<Response> {
+        let options = WriteOptions::parse(&self.query, "PatchOptions")?;
+        let (parts, body) = request.into_parts();
+        let media_type = body::media_type(&parts.headers).to_owned();
+        let bytes = body::read(body).await?;
+        let patch = Patch::parse(&media_type, &bytes)?;
+        let mut problems = Vec::new();
+        let kind = self.kind;
+        let mut change = |old: &Value| {
+            let (object, found) = patch.apply(kind, old, options.validation)?;
+            problems = found;
+            Ok(object)
+        };
+        let at = self.at();
+        let (written, warnings) = self.server.inner().update(&at, part, options.dry_run, &mut change).await?;
+        self.written(200, (written, [problems, warnings].concat()))
+    }
+
+    async fn delete_options(&self, request: Request<Body>) -> ApiResult<DeleteOptions> {
+        let (parts, body) = request.into_parts();
+        let bytes = body::read(body).await?;
+        let body = if bytes.is_empty() { None } else { Some(body::plain(&parts.headers, &bytes)?) };
+        if let Some(body) = &body {
+            let kind = body["kind"].as_str().unwrap_or("DeleteOptions");
+            if !body.is_object() || kind != "DeleteOptions" {
+                return Err(ApiError::bad_request(format!(
+                    "the body of a delete request must be DeleteOptions, not {kind}"
+                )));
+            }
+        }
+        DeleteOptions::parse(&self.query, body.as_ref())
+    }
+
+    async fn delete(&self, request: Request<Body>) -> ApiResult<Response> {
+        let options = self.delete_options(request).await?;
+        let at = self.at();
+        let deleted = self.server.inner().delete(&at, &options).await?;
+        if deleted.gone && !ANSWER_WITH_OBJECT.contains(&self.kind.kind) {
+            let last: Value = serde_json::from_slice(deleted.object.bytes()).map_err(ApiError::internal)?;
+            let uid = object::meta(&last, "uid");
+            let status = status::success(self.kind.group, self.kind.plural, at.name, uid);
+            return Ok(negotiate::value(200, self.plain_form(), &status));
+        }
+        self.written(200, (deleted.object, Vec::new()))
+    }
+
+    async fn delete_collection(&self, request: Request<Body>) -> ApiResult<Response> {
+        let list = ListOptions::parse(&self.query, false)?;
+        let selection = read::selection(self.kind, &self.query)?;
+        let options = self.delete_options(request).await?;
+        let inner = self.server.inner();
+        let found = inner.list(self.kind, &self.resource.namespace, &selection, &list)?;
+        let revision = found.revision;
+        let deleted = inner.delete_collection(found, self.at(), &selection, &options).await?;
+        let records = deleted.into_iter().filter_map(|w| match w {
+            crate::write::Written::Stored(record) => Some(record),
+            crate::write::Written::Shown(_) => None,
+        });
+        let shown = read::Found { revision, records: records.collect(), continue_token: None, remaining: None };
+        render::list(self.kind, self.form, render::include(&self.query)?, &shown)
+    }
+}
+
+/// Whether a path's namespace fits the kind.
+fn check_scope(kind: &Kind, resource: &Resource, verb: Verb) -> ApiResult<()> {
+    match (kind.scope, resource.namespace.is_empty(), verb) {
+        (Scope::Cluster, true, _) | (Scope::Namespace, false, _) => Ok(()),
+        (Scope::Namespace, true, Verb::List | Verb::Watch) if resource.name.is_empty() => Ok(()),
+        (Scope::Namespace, true, _) if resource.name.is_empty() => Err(ApiError::method_not_allowed()),
+        _ => Err(ApiError::no_such_resource()),
+    }
+}
+
+async fn answer_review(
+    server: &ApiServer,
+    identity: &Identity,
+    review: &review::Review,
+    resource: &Resource,
+    verb: Verb,
+    request: Request<Body>,
+) -> ApiResult<Response> {
+    if verb != Verb::Create || !resource.name.is_empty() {
+        return Err(ApiError::method_not_allowed());
+    }
+    if review.namespaced == resource.namespace.is_empty() {
+        return Err(ApiError::no_such_resource());
+    }
+    if !review.open && !identity.may_everything() {
+        let subject = Subject { group: review.group, resource: review.plural, name: "" };
+        return Err(review::forbidden(identity, verb.name(), subject, &resource.namespace));
+    }
+    let form = Form { shape: Shape::Object, ..Form::of(request.headers()).unwrap_or(Form::JSON) };
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(body).await?;
+    let body = body::plain(&parts.headers, &bytes)?;
+    Ok(negotiate::value(201, form, &server.inner().review(review, identity, body)?))
+}
+
+/// The bearer token of a request.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
