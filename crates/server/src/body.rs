@@ -41,9 +41,8 @@ pub struct Decoded {
 /// Reads a body as plain JSON or YAML, without a schema.
 pub fn plain(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Value> {
     match media_type(headers) {
-        "" | "application/json" => {
-            serde_json::from_slice(bytes).map_err(|e| ApiError::bad_request(format!("couldn't parse the body as JSON: {e}")))
-        }
+        "" | "application/json" => serde_json::from_slice(bytes)
+            .map_err(|e| ApiError::bad_request(format!("couldn't parse the body as JSON: {e}"))),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes),
         _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
     }
@@ -56,9 +55,7 @@ pub fn yaml(bytes: &[u8]) -> ApiResult<Value> {
 
 /// Reads a body as an object of `kind`, with a `kind` and `apiVersion` that fit.
 pub fn typed(kind: &Kind, headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Decoded> {
-    let what = || {
-        format!("{} in version {:?} cannot be handled as a {}", kind.kind, kind.version, kind.kind)
-    };
+    let what = || format!("{} in version {:?} cannot be handled as a {}", kind.kind, kind.version, kind.kind);
     let refuse = |why: String| ApiError::bad_request(format!("{}: {why}", what()));
     let media = media_type(headers);
     let decoded = match media {

@@ -147,9 +147,8 @@ fn aggregated_resources(group: &str, version: &str) -> Vec<Value> {
     let mut list: Vec<Value> = kinds(group, version)
         .map(|kind| {
             let own = (kind.group, kind.version, kind.kind);
-            let response = |(group, version, kind): (&str, &str, &str)| {
-                json!({"group": group, "version": version, "kind": kind})
-            };
+            let response =
+                |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
             let mut entry = json!({
                 "resource": kind.plural, "responseKind": response(own),
                 "scope": scope(kind.scope == Scope::Namespace), "singularResource": kind.singular,

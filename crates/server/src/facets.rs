@@ -84,12 +84,17 @@ pub fn kind_of(key: &str) -> Option<&'static Kind> {
 }
 
 fn last_seen(event: &Value) -> i64 {
-    [&event["metadata"]["creationTimestamp"], &event["lastTimestamp"], &event["eventTime"], &event["series"]["lastObservedTime"]]
-        .into_iter()
-        .filter_map(|t| t.as_str()?.parse::<Timestamp>().ok())
-        .map(Timestamp::as_second)
-        .max()
-        .unwrap_or_default()
+    [
+        &event["metadata"]["creationTimestamp"],
+        &event["lastTimestamp"],
+        &event["eventTime"],
+        &event["series"]["lastObservedTime"],
+    ]
+    .into_iter()
+    .filter_map(|t| t.as_str()?.parse::<Timestamp>().ok())
+    .map(Timestamp::as_second)
+    .max()
+    .unwrap_or_default()
 }
 
 /// A namespace, label and field selection.

@@ -21,13 +21,22 @@ use crate::{
 
 /// Kinds whose deletion answers with the object rather than with a Status.
 const ANSWER_WITH_OBJECT: &[&str] = &[
-    "Namespace", "Pod", "PersistentVolume", "PersistentVolumeClaim", "ServiceAccount", "ResourceQuota", "Service",
-    "StorageClass", "CSIDriver", "CSINode", "VolumeAttachment", "VolumeAttributesClass",
+    "Namespace",
+    "Pod",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "ServiceAccount",
+    "ResourceQuota",
+    "Service",
+    "StorageClass",
+    "CSIDriver",
+    "CSINode",
+    "VolumeAttachment",
+    "VolumeAttributesClass",
 ];
 /// Kinds that are only updated at a resourceVersion.
-const CONDITIONAL_UPDATE: &[&str] = &[
-    "Lease", "CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass",
-];
+const CONDITIONAL_UPDATE: &[&str] =
+    &["Lease", "CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass"];
 
 /// Answers any request. `None`: no credentials.
 pub async fn handle(server: &ApiServer, identity: Option<&Identity>, request: Request<Body>) -> Response {
@@ -97,7 +106,9 @@ fn plain(server: &ApiServer, path: &str, request: &Request<Body>) -> ApiResult<R
         "/version" => json(&discovery::version()),
         "/.well-known/openid-configuration" => json(&Tokens::configuration()),
         "/openid/v1/jwks" => json(&server.inner().tokens.jwks()),
-        "" => json(&serde_json::json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]})),
+        "" => json(
+            &serde_json::json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
+        ),
         check @ ("/healthz" | "/livez" | "/readyz") => {
             let name = &check[1..];
             if query.get("verbose").is_none() {
@@ -289,8 +300,7 @@ impl<'a> Call<'a> {
     }
 
     fn written(&self, code: u16, (written, warnings): Outcome) -> ApiResult<Response> {
-        let mut response =
-            render::object(self.kind, self.form, render::include(&self.query)?, code, written.bytes())?;
+        let mut response = render::object(self.kind, self.form, render::include(&self.query)?, code, written.bytes())?;
         negotiate::warn(&mut response, &warnings);
         Ok(response)
     }
@@ -299,8 +309,7 @@ impl<'a> Call<'a> {
         let options = WriteOptions::parse(&self.query, "CreateOptions")?;
         let (object, problems) = self.typed_body(request, options).await?;
         let namespace = &self.resource.namespace;
-        let (written, warnings) =
-            self.server.inner().create(self.kind, namespace, object, options.dry_run).await?;
+        let (written, warnings) = self.server.inner().create(self.kind, namespace, object, options.dry_run).await?;
         self.written(201, (written, [problems, warnings].concat()))
     }
 

@@ -119,8 +119,7 @@ impl ApiServer {
 
     fn assemble(store: Store<facets::Facets>, pki: pki::Pki) -> Result<Self, KeyError> {
         let tokens = token::Tokens::new(&pki.account_key)?;
-        let inner =
-            Inner { store, pki, tokens, connector: RwLock::default(), shutdown: CancellationToken::new() };
+        let inner = Inner { store, pki, tokens, connector: RwLock::default(), shutdown: CancellationToken::new() };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -190,10 +190,14 @@ mod tests {
 
     #[test]
     fn revision_is_written_and_exchanged_in_place() {
-        let object = json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a", "resourceVersion": "7"}, "d": 1});
+        let object =
+            json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a", "resourceVersion": "7"}, "d": 1});
         let bytes = Encoded::new(&object).at(12);
         let read: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(read, json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a", "resourceVersion": "12"}, "d": 1}));
+        assert_eq!(
+            read,
+            json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a", "resourceVersion": "12"}, "d": 1})
+        );
         let read: Value = serde_json::from_slice(&with_revision(&bytes, 3456)).unwrap();
         assert_eq!(read["metadata"]["resourceVersion"], "3456");
         assert_eq!(read["d"], 1);

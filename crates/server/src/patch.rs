@@ -77,8 +77,8 @@ impl Patch {
         if !patched.is_object() {
             return Err(refuse(&patched, "the patched object is no object"));
         }
-        let decoded = api::schema::decode_value(kind.schema, patched.clone())
-            .map_err(|e| refuse(&patched, &e.to_string()))?;
+        let decoded =
+            api::schema::decode_value(kind.schema, patched.clone()).map_err(|e| refuse(&patched, &e.to_string()))?;
         let warnings = body::judge(decoded.problems, validation, |why| refuse(&patched, &why))?;
         let mut object = decoded.value;
         body::check_type(kind, &mut object)?;
@@ -93,6 +93,9 @@ fn object(bytes: &[u8]) -> Result<Value, serde_json::Error> {
 
 /// 422 for a patch that does not fit the object's state.
 fn unprocessable(why: &str) -> ApiError {
-    ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request")
-        .with_cause("UnexpectedServerResponse", why, "")
+    ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request").with_cause(
+        "UnexpectedServerResponse",
+        why,
+        "",
+    )
 }

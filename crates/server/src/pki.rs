@@ -194,14 +194,13 @@ impl Keys<'_> {
         let note_path = self.dir.join(format!("{name}.for"));
         let note = std::fs::read_to_string(&note_path).unwrap_or_default();
         let enough = Timestamp::now().as_second() + LEFT_DAYS * 86_400;
-        let good = note.split_once('\n').is_some_and(|(end, noted)| {
-            noted == names && end.parse::<i64>().is_ok_and(|end| end > enough)
-        });
+        let good = note
+            .split_once('\n')
+            .is_some_and(|(end, noted)| noted == names && end.parse::<i64>().is_ok_and(|end| end > enough));
         if good && let Ok(pem) = std::fs::read_to_string(&path) {
             return Ok(pem);
         }
-        let made =
-            params.signed_by(key, issuer).map_err(|source| PkiError::Make { what: "certificate", source })?;
+        let made = params.signed_by(key, issuer).map_err(|source| PkiError::Make { what: "certificate", source })?;
         write(&path, &made.pem())?;
         let end = Timestamp::now().as_second() + VALID_DAYS * 86_400;
         write(&note_path, &format!("{end}\n{names}"))?;
@@ -252,8 +251,7 @@ fn ca_params() -> CertificateParams {
     let mut params = dated(CertificateParams::default(), CA_DAYS);
     params.distinguished_name = subject("holdfast-ca", None);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params
 }
 
@@ -294,7 +292,10 @@ mod tests {
         let names = Pki::names(&["192.0.2.1".into()], "10.96.0.1".parse().unwrap());
         let first = Pki::open(dir.path(), &names).unwrap();
         let second = Pki::open(dir.path(), &names).unwrap();
-        assert_eq!((&first.ca_pem, &first.serving_pem, &first.admin_pem), (&second.ca_pem, &second.serving_pem, &second.admin_pem));
+        assert_eq!(
+            (&first.ca_pem, &first.serving_pem, &first.admin_pem),
+            (&second.ca_pem, &second.serving_pem, &second.admin_pem)
+        );
         let third = Pki::open(dir.path(), &["localhost".into()]).unwrap();
         assert_eq!(first.ca_pem, third.ca_pem);
         assert_ne!(first.serving_pem, third.serving_pem);

@@ -157,10 +157,8 @@ fn container(pod: &Value, asked: &str) -> ApiResult<String> {
         [only] => Ok((*only).to_owned()),
         [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {name}"))),
         many => {
-            let mut message = format!(
-                "a container name must be specified for pod {name}, choose one of: [{}]",
-                many.join(" ")
-            );
+            let mut message =
+                format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
             if !init.is_empty() {
                 message += &format!(" or one of the init containers: [{}]", init.join(" "));
             }

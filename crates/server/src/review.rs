@@ -202,7 +202,9 @@ fn access(identity: &Identity, spec: &Value) -> Value {
     let verb = text(&spec["nonResourceAttributes"]["verb"]);
     let resource = &spec["resourceAttributes"];
     let open_review = text(&resource["verb"]) == "create"
-        && REVIEWS.iter().any(|r| r.open && text(&resource["group"]) == r.group && text(&resource["resource"]) == r.plural);
+        && REVIEWS
+            .iter()
+            .any(|r| r.open && text(&resource["group"]) == r.group && text(&resource["resource"]) == r.plural);
     let open_path = verb == "get" && !path.is_empty() && crate::identity::open_to_authenticated(&path);
     json!({"allowed": open_review || open_path})
 }

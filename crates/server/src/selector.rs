@@ -23,17 +23,14 @@ impl Labels {
         let mut needs = Vec::new();
         loop {
             let Some(first) = tokens.next() else { break };
-            let need = requirement(first, &mut tokens).map_err(|why| {
-                ApiError::bad_request(format!("unable to parse requirement: {why}"))
-            })?;
+            let need = requirement(first, &mut tokens)
+                .map_err(|why| ApiError::bad_request(format!("unable to parse requirement: {why}")))?;
             needs.push(need);
             match tokens.next() {
                 None => break,
                 Some(",") => {}
                 Some(other) => {
-                    return Err(ApiError::bad_request(format!(
-                        "found '{other}', expected: ',' or 'end of string'"
-                    )));
+                    return Err(ApiError::bad_request(format!("found '{other}', expected: ',' or 'end of string'")));
                 }
             }
         }
@@ -116,7 +113,8 @@ fn requirement(first: &str, tokens: &mut Tokens<'_>) -> Result<(String, Need), S
         "notin" => Need::NotIn(set(tokens)?),
         ">" | "<" => {
             let text = value(tokens)?;
-            let number = text.parse().map_err(|_| "for 'Gt', 'Lt' operators, the value must be an integer".to_owned())?;
+            let number =
+                text.parse().map_err(|_| "for 'Gt', 'Lt' operators, the value must be an integer".to_owned())?;
             if operator == ">" { Need::Above(number) } else { Need::Below(number) }
         }
         other => return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),

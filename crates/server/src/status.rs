@@ -183,8 +183,7 @@ impl ApiError {
     /// 504 for a revision that this server has not reached.
     pub fn too_large_resource_version(asked: u64, current: u64) -> Self {
         let causes = json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
-        let details =
-            Map::from_iter([("causes".to_owned(), causes), ("retryAfterSeconds".to_owned(), Value::from(1))]);
+        let details = Map::from_iter([("causes".to_owned(), causes), ("retryAfterSeconds".to_owned(), Value::from(1))]);
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         Self { details: Some(details), ..Self::new(504, "Timeout", message) }
     }

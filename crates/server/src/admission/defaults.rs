@@ -46,7 +46,9 @@ pub(super) fn priority(inner: &Inner, pod: &mut Value) -> ApiResult<()> {
         })?),
     };
     let found = found.unwrap_or_else(|| json!({}));
-    if name.is_empty() && let Some(default) = found["metadata"]["name"].as_str() {
+    if name.is_empty()
+        && let Some(default) = found["metadata"]["name"].as_str()
+    {
         pod["spec"]["priorityClassName"] = default.into();
     }
     pod["spec"]["priority"] = found["value"].as_i64().unwrap_or(0).into();

@@ -17,8 +17,7 @@ pub(super) fn exists(inner: &Inner, kind: &Kind, namespace: &str, object: &Value
     };
     if found.facets.deleting {
         let subject = Subject { group: kind.group, resource: kind.plural, name: object::meta(object, "name") };
-        let why =
-            format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
         return Err(ApiError::forbidden(subject, &why).with_cause(
             "NamespaceTerminating",
             &format!("namespace {namespace} is being terminated"),

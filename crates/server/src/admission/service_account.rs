@@ -26,9 +26,7 @@ pub(super) async fn admit(inner: &Inner, namespace: &str, pod: &mut Value) -> Ap
     let given = |field: &str| pod["spec"][field].as_str().filter(|s| !s.is_empty()).map(str::to_owned);
     let name = given("serviceAccountName").or_else(|| given("serviceAccount")).unwrap_or_else(|| "default".to_owned());
     let Some(account) = find(inner, namespace, &name).await? else {
-        let why = format!(
-            "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
-        );
+        let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
         let subject = Subject { group: "", resource: "pods", name: object::meta(pod, "name") };
         return Err(ApiError::forbidden(subject, &why));
     };
