@@ -69,6 +69,8 @@ struct Kernel {
     calls: usize,
     fault: Option<(usize, When)>,
     fired: bool,
+    /// Calls of a test's own checks neither count nor fail.
+    paused: bool,
 }
 
 /// An in-memory kernel that can fail exactly one call.
@@ -100,6 +102,7 @@ impl Default for FakeSys {
             calls: 0,
             fault: None,
             fired: false,
+            paused: false,
         };
         let root = kernel.make(Body::Dir(BTreeMap::new()), 0o755, 1, ROOT.inode);
         let mount = Mount { root, at: None, read_only: false, propagation: Propagation::Private, tmpfs: None };
@@ -121,6 +124,21 @@ impl FakeSys {
         let mut kernel = self.kernel.lock();
         let nth = kernel.calls + nth;
         (kernel.fault, kernel.fired) = (Some((nth, when)), false);
+    }
+
+    /// Takes back a fault that has not happened yet.
+    pub fn heal(&self) {
+        self.kernel.lock().fault = None;
+    }
+
+    /// From here on calls neither count nor fail, until [`FakeSys::resume`].
+    pub fn pause(&self) {
+        self.kernel.lock().paused = true;
+    }
+
+    /// Calls count, and can fail, again.
+    pub fn resume(&self) {
+        self.kernel.lock().paused = false;
     }
 
     /// Whether the fault has happened: if not, all calls have had their turn.
@@ -179,6 +197,9 @@ impl FakeSys {
 
     fn call<T>(&self, act: impl FnOnce(&mut Kernel) -> Result<T, Errno>) -> io::Result<T> {
         let mut kernel = self.kernel.lock();
+        if kernel.paused {
+            return Ok(act(&mut kernel)?);
+        }
         let fault = kernel.fault.filter(|(nth, _)| *nth == kernel.calls).map(|f| f.1);
         kernel.calls += 1;
         kernel.fired |= fault.is_some();

@@ -146,7 +146,8 @@ impl PodVolumes {
         let (pod, owner) = (one_name(pod_uid)?, one_name(container)?);
         let path = self.pods_dir.join(pod).join(SUB_PATHS);
         let Some(top) = if_found(self.sys().open(&path)).map_err(failed("open", &path))? else { return Ok(()) };
-        for volume in self.sys().list(&top).map_err(failed("read", &path))? {
+        let entries = self.sys().list(&top).map_err(failed("read", &path))?;
+        for volume in entries.into_iter().filter(|e| e.kind == FileKind::Directory) {
             let path = path.join(&volume.name);
             let opened = self.sys().open_at(&top, Path::new(&volume.name), Reach::Plain);
             let Some(dir) = if_found(opened).map_err(failed("open", &path))? else { continue };
@@ -183,8 +184,11 @@ impl PodVolumes {
         let sys = self.sys();
         for plugin in PLUGINS {
             let path = path.join(plugin.name());
-            let opened = sys.open_at(top, &Path::new(VOLUMES).join(plugin.name()), Reach::Plain);
-            let Some(dir) = if_found(opened).map_err(failed("open", &path))? else { continue };
+            let opened = if_found(sys.open_at(top, &Path::new(VOLUMES).join(plugin.name()), Reach::Plain));
+            let Some(dir) = opened.map_err(failed("open", &path))? else { continue };
+            if !sys.stat(&dir).map_err(failed("read", &path))?.is_dir() {
+                continue;
+            }
             for volume in sys.list(&dir).map_err(failed("read", &path))? {
                 plugin.tear_down(&path.join(&volume.name), sys)?;
             }

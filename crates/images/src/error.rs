@@ -1,0 +1,83 @@
+//! What can go wrong, with the way out.
+use std::{io, path::PathBuf};
+
+use crate::reference::ReferenceError;
+
+/// A failure of the image store, an import or a pull.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A file or directory of the store or of an import.
+    #[error("{action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The list of images cannot be understood.
+    #[error("image index {} is damaged; remove the images directory and import or pull the images again", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A name given by the user.
+    #[error("couldn't parse image name {name:?}")]
+    Name {
+        name: String,
+        #[source]
+        source: ReferenceError,
+    },
+    /// The file to import is not what it should be.
+    #[error("cannot import {}: {why}", file.display())]
+    Import { file: PathBuf, why: String },
+    /// A manifest or configuration that is not valid.
+    #[error("{what} is not valid")]
+    Json {
+        what: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An image that cannot be used here.
+    #[error("image {image}: {why}")]
+    Unusable { image: String, why: String },
+    /// Content does not match its digest.
+    #[error(
+        "{what} does not match its digest: expected {expected}, got {actual}; the source is damaged, fetch it again"
+    )]
+    Digest { what: String, expected: String, actual: String },
+    /// A layer that cannot be unpacked.
+    #[error("unpack layer {layer}: entry {entry:?}: {why}")]
+    Entry { layer: String, entry: String, why: String },
+    /// A layer's archive or the disk failed.
+    #[error("unpack layer {layer}")]
+    Layer {
+        layer: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The registry does not know the name.
+    #[error("failed to resolve reference \"{0}\": {0}: not found")]
+    NotFound(String),
+    /// The registry refuses.
+    #[error(
+        "failed to resolve reference \"{image}\": pull access denied, repository does not exist or may require \
+         authorization: {why}"
+    )]
+    Denied { image: String, why: String },
+    /// The registry cannot be reached.
+    #[error("failed to resolve reference \"{image}\": failed to do request: {why}")]
+    Unreachable { image: String, why: String },
+    /// The registry answered something else.
+    #[error("failed to pull \"{image}\": {why}")]
+    Registry { image: String, why: String },
+    /// A worker died; a bug.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Adds the action and the path to an I/O error.
+pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ImageError {
+    let path = path.into();
+    move |source| ImageError::File { action, path, source }
+}

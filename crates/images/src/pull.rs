@@ -1,0 +1,501 @@
+//! Images from registries: names to manifests to blobs, each checked against its digest.
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    net::Ipv4Addr,
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use oci_client::{
+    Client, RegistryOperation,
+    client::{BlobResponse, ClientConfig, ClientProtocol},
+    errors::{OciDistributionError, OciErrorCode},
+    secrets::RegistryAuth,
+};
+use parking_lot::Mutex;
+
+use crate::{
+    error::{ImageError, file},
+    layers::Expected,
+    manifest::{
+        Config, DOCUMENT_MAX_BYTES, Descriptor, Document, check_digest, digest, for_this_platform, hex, platform_name,
+    },
+    model::Image,
+    progress::{Progress, Step},
+    reference::Reference,
+    store::{FileLock, Images, Inner},
+};
+
+const ACCEPTED: &[&str] = &[
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+/// Layers fetched at once: one image must not take the whole line.
+const LAYERS_AT_ONCE: usize = 3;
+/// How often a broken download is resumed.
+const DOWNLOAD_TRIES: usize = 4;
+
+/// Which registries to ask, and how.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryConfig {
+    /// Per registry host (`docker.io`) the hosts to ask before it, as `HOST[:PORT]`, `https://...` or `http://...`.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Hosts that speak plain HTTP, as `HOST[:PORT]`. Those on the loopback interface need not be listed.
+    pub plain_http: Vec<String>,
+}
+
+/// A user of a registry.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Host with optional port and path prefix; `https://index.docker.io/v1/` as in Docker's files is understood.
+    pub registry: String,
+    pub user: String,
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("registry", &self.registry)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Credentials {
+    /// Length of the matching prefix, if these are for `host` and `path`.
+    fn matches(&self, host: &str, path: &str) -> Option<usize> {
+        let bare = self.registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+        let (mine, prefix) = bare.split_once('/').unwrap_or((bare, ""));
+        let hub = |h: &str| matches!(h, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+        if mine != host && !(hub(mine) && hub(host)) {
+            return None;
+        }
+        let prefix = if matches!(prefix, "v1" | "v2") { "" } else { prefix };
+        let fits = prefix.is_empty() || path == prefix || path.strip_prefix(prefix).is_some_and(|r| r.starts_with('/'));
+        fits.then_some(bare.len())
+    }
+}
+
+/// What pulls share.
+pub(crate) struct Puller {
+    config: RegistryConfig,
+    /// One pull of a name at a time: the second finds the layers of the first.
+    running: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Puller {
+    pub fn new(config: RegistryConfig) -> Self {
+        Self { config, running: Mutex::new(HashMap::new()) }
+    }
+
+    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut running = self.running.lock();
+        running.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = running.get(name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        running.insert(name.into(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Hosts to ask, in order, and whether by plain HTTP.
+    fn endpoints(&self, domain: &str) -> Vec<(String, bool)> {
+        let mirrors = self.config.mirrors.get(domain).into_iter().flatten().map(|mirror| {
+            let host = mirror.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+            (host.to_owned(), mirror.starts_with("http://") || self.plain(host))
+        });
+        mirrors.chain([(domain.to_owned(), self.plain(domain))]).collect()
+    }
+
+    fn plain(&self, host: &str) -> bool {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let local = name == "localhost" || name == "[::1]" || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+        local || self.config.plain_http.iter().any(|h| h == host)
+    }
+}
+
+/// A registry that answered for the image.
+struct Source {
+    client: Client,
+    reference: oci_client::Reference,
+    image: String,
+}
+
+/// What the registry says the image is.
+struct Resolved {
+    top_digest: String,
+    manifest_digest: String,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+impl Images {
+    /// Fetches an image from its registry or a mirror. Layers that are here are not fetched again, interrupted downloads
+    /// are resumed, and pulls of one name wait for each other. `auth` is tried in order of the longest match, then no
+    /// user at all. Returns when the image is on stable storage.
+    pub async fn pull(
+        &self,
+        name: &Reference,
+        auth: &[Credentials],
+        progress: Arc<dyn Progress>,
+    ) -> Result<Image, ImageError> {
+        let label = name.to_string();
+        let turn = self.inner.puller.turn(&label);
+        let _turn = turn.lock().await;
+        progress.step(Step::Resolving { name: &label });
+        let (source, resolved) = resolve(&self.inner.puller, name, auth).await?;
+        let bytes = source.document(&resolved.config).await?;
+        let config = Config::parse(&bytes, &label)?;
+        config.check_platform(&label)?;
+        let diff_ids = &config.rootfs.diff_ids;
+        if diff_ids.len() != resolved.layers.len() {
+            let why =
+                format!("its configuration lists {} layers, its manifest {}", diff_ids.len(), resolved.layers.len());
+            return Err(ImageError::Unusable { image: label, why });
+        }
+        let inner = self.inner.clone();
+        let _work = blocking(move || inner.work()).await?;
+        let size = futures::stream::iter(diff_ids.iter().zip(&resolved.layers))
+            .map(|(diff_id, layer)| fetch_layer(&self.inner, &source, diff_id, layer, &progress))
+            .buffer_unordered(LAYERS_AT_ONCE)
+            .try_fold(0, |sum, size| async move { Ok(sum + size) })
+            .await?;
+        let now = Timestamp::now();
+        let image = Image {
+            id: resolved.config.digest.clone(),
+            names: name.tagged().into_iter().collect(),
+            repo_digests: vec![name.at_digest(&resolved.top_digest)],
+            manifest_digest: Some(resolved.manifest_digest),
+            config: config.run_config(),
+            layers: diff_ids.clone(),
+            size,
+            added_at: now,
+            last_used_at: now,
+        };
+        let inner = self.inner.clone();
+        let image = blocking(move || inner.add(image)).await?;
+        progress.step(Step::Done { name: &label });
+        Ok(image)
+    }
+}
+
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, ImageError> + Send + 'static,
+) -> Result<R, ImageError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| ImageError::Internal(e.to_string()))?
+}
+
+/// Asks mirrors and the registry itself, with each fitting user, until one knows the image.
+async fn resolve(puller: &Puller, name: &Reference, auth: &[Credentials]) -> Result<(Source, Resolved), ImageError> {
+    let mut result = Err(ImageError::NotFound(name.to_string()));
+    for (host, plain) in puller.endpoints(name.domain()) {
+        let mut users: Vec<(usize, &Credentials)> =
+            auth.iter().filter_map(|c| Some((c.matches(&host, name.path())?, c))).collect();
+        users.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+        let mut tries: Vec<RegistryAuth> =
+            users.into_iter().map(|(_, c)| RegistryAuth::Basic(c.user.clone(), c.password.clone())).collect();
+        tries.push(RegistryAuth::Anonymous);
+        let mut refused = None;
+        for user in tries {
+            let source = Source::new(name, &host, plain)?;
+            match source.resolve(&user).await {
+                Ok(resolved) => return Ok((source, resolved)),
+                // A user that the registry does not like says more than no user.
+                Err(e @ ImageError::Denied { .. }) => refused = refused.or(Some(e)),
+                Err(e) => {
+                    refused = Some(e);
+                    break;
+                }
+            }
+        }
+        if let Some(error) = refused {
+            tracing::debug!(image = %name, host, error = base::chain(&error), "registry did not give the image");
+            result = Err(error);
+        }
+    }
+    result
+}
+
+impl Source {
+    fn new(name: &Reference, host: &str, plain: bool) -> Result<Self, ImageError> {
+        // The first caller in the process decides; any provider will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = ClientConfig {
+            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            connect_timeout: Some(Duration::from_secs(30)),
+            read_timeout: Some(Duration::from_secs(60)),
+            user_agent: concat!("holdfast/", env!("CARGO_PKG_VERSION")),
+            platform_resolver: None,
+            ..ClientConfig::default()
+        };
+        let image = name.to_string();
+        let client = Client::try_from(config).map_err(|e| ImageError::Registry {
+            image: image.clone(),
+            why: format!("cannot make an HTTPS client (are CA certificates installed?): {}", base::chain(&e)),
+        })?;
+        let (host, path) = (host.to_owned(), name.path().to_owned());
+        let reference = match (name.digest(), name.tag()) {
+            (Some(digest), _) => oci_client::Reference::with_digest(host, path, digest.into()),
+            (None, tag) => oci_client::Reference::with_tag(host, path, tag.unwrap_or("latest").into()),
+        };
+        Ok(Self { client, reference, image })
+    }
+
+    async fn resolve(&self, user: &RegistryAuth) -> Result<Resolved, ImageError> {
+        // Otherwise a refused log-in would show only as a refused request, and a dead host as either.
+        if let Err(e) = self.client.auth(&self.reference, user, RegistryOperation::Pull).await {
+            return Err(self.explain(e));
+        }
+        let (bytes, top_digest) = self.manifest(&self.reference, user).await?;
+        let entry = match Document::parse(&bytes, &self.image)? {
+            Document::Manifest { config, layers } => {
+                let manifest_digest = top_digest.clone();
+                return Ok(Resolved { top_digest, manifest_digest, config, layers });
+            }
+            Document::Index { manifests } => for_this_platform(&manifests).cloned(),
+        };
+        let entry = entry.ok_or_else(|| ImageError::Unusable {
+            image: self.image.clone(),
+            why: format!("no match for platform in manifest: {} is not offered", platform_name()),
+        })?;
+        hex(&entry.digest, &self.image)?;
+        let (bytes, manifest_digest) =
+            self.manifest(&self.reference.clone_with_digest(entry.digest.clone()), user).await?;
+        match Document::parse(&bytes, &self.image)? {
+            Document::Manifest { config, layers } => Ok(Resolved { top_digest, manifest_digest, config, layers }),
+            Document::Index { .. } => {
+                let why = "its index leads to another index".into();
+                Err(ImageError::Unusable { image: self.image.clone(), why })
+            }
+        }
+    }
+
+    async fn manifest(
+        &self,
+        reference: &oci_client::Reference,
+        user: &RegistryAuth,
+    ) -> Result<(Vec<u8>, String), ImageError> {
+        let fetched = self.client.pull_manifest_raw(reference, user, ACCEPTED).await;
+        let (bytes, _) = fetched.map_err(|e| self.explain(e))?;
+        let actual = digest(&bytes);
+        if let Some(wanted) = reference.digest() {
+            check_digest(&format!("the manifest of {}", self.image), wanted, &actual)?;
+        }
+        Ok((bytes.to_vec(), actual))
+    }
+
+    /// A small blob, checked.
+    async fn document(&self, wanted: &Descriptor) -> Result<Vec<u8>, ImageError> {
+        hex(&wanted.digest, &self.image)?;
+        let mut stream =
+            self.client.pull_blob_stream(&self.reference, wanted.digest.as_str()).await.map_err(|e| self.explain(e))?;
+        let mut bytes = vec![];
+        while let Some(part) = stream.stream.next().await {
+            bytes.extend_from_slice(&part.map_err(|e| self.broken(&e))?);
+            if bytes.len() as u64 > DOCUMENT_MAX_BYTES {
+                return Err(self.unexpected("its configuration is too large".into()));
+            }
+        }
+        check_digest(&format!("the configuration of {}", self.image), &wanted.digest, &digest(&bytes))?;
+        Ok(bytes)
+    }
+
+    fn unexpected(&self, why: String) -> ImageError {
+        ImageError::Registry { image: self.image.clone(), why }
+    }
+    fn broken(&self, error: &io::Error) -> ImageError {
+        self.unexpected(format!("download interrupted: {}", base::chain(error)))
+    }
+
+    /// The registry's answer in the words that users of other runtimes know.
+    fn explain(&self, error: OciDistributionError) -> ImageError {
+        let image = self.image.clone();
+        let not_authorized = "authorization failed: no basic auth credentials";
+        match error {
+            OciDistributionError::UnauthorizedError { .. } => ImageError::Denied { image, why: not_authorized.into() },
+            OciDistributionError::AuthenticationFailure(text) => {
+                let text = if text.trim().is_empty() { not_authorized } else { text.trim() };
+                ImageError::Denied { image, why: format!("failed to authorize: {text}") }
+            }
+            OciDistributionError::ImageManifestNotFoundError(_) => ImageError::NotFound(image),
+            OciDistributionError::RegistryError { envelope, .. } => {
+                let has = |code: OciErrorCode| envelope.errors.iter().any(|e| e.code == code);
+                use OciErrorCode::{BlobUnknown, Denied, ManifestUnknown, NameUnknown, NotFound, Unauthorized};
+                if has(ManifestUnknown) || has(NameUnknown) || has(NotFound) || has(BlobUnknown) {
+                    return ImageError::NotFound(image);
+                }
+                if has(Unauthorized) || has(Denied) {
+                    let why = "server message: insufficient_scope: authorization failed".into();
+                    return ImageError::Denied { image, why };
+                }
+                self.unexpected(envelope.to_string())
+            }
+            OciDistributionError::ServerError { code: 404, .. } => ImageError::NotFound(image),
+            OciDistributionError::ServerError { code: 401 | 403, .. } => {
+                ImageError::Denied { image, why: not_authorized.into() }
+            }
+            OciDistributionError::ServerError { code, url, .. } => {
+                self.unexpected(format!("unexpected status from GET request to {url}: {code}"))
+            }
+            OciDistributionError::RequestError(e) => ImageError::Unreachable { image, why: self.unreachable(&e) },
+            other => self.unexpected(base::chain(&other)),
+        }
+    }
+
+    fn unreachable(&self, error: &(dyn Error + 'static)) -> String {
+        let host = self.reference.resolve_registry();
+        let text = base::chain(error);
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let cause = if text.contains("dns error") || text.contains("failed to lookup address") {
+            format!("dial tcp: lookup {name}: no such host")
+        } else if text.contains("Connection refused") {
+            format!("dial tcp {host}: connect: connection refused")
+        } else {
+            text
+        };
+        format!("Head \"{host}/v2/{}/manifests/...\": {cause}", self.reference.repository())
+    }
+}
+
+/// Makes the layer present and returns its size.
+async fn fetch_layer(
+    inner: &Arc<Inner>,
+    source: &Source,
+    diff_id: &str,
+    layer: &Descriptor,
+    progress: &Arc<dyn Progress>,
+) -> Result<u64, ImageError> {
+    hex(diff_id, &source.image)?;
+    let blob_name = hex(&layer.digest, &source.image)?.to_owned();
+    let (locked, id) = (inner.clone(), diff_id.to_owned());
+    let (_lock, present): (FileLock, _) = blocking(move || {
+        let lock = locked.layers.lock(&id)?;
+        let present = locked.layers.present(&id)?;
+        Ok((lock, present))
+    })
+    .await?;
+    if let Some(record) = present {
+        progress.step(Step::Present { layer: &layer.digest });
+        return Ok(record.size);
+    }
+    let path = inner.layers.partial().join(blob_name);
+    download(source, layer, &path, progress).await?;
+    let (inner, id, blob, progress) = (inner.clone(), diff_id.to_owned(), layer.digest.clone(), progress.clone());
+    blocking(move || {
+        let content = File::open(&path).map_err(file("open", &path))?;
+        let expected = Expected { diff_id: Some(&id), blob: Some(&blob) };
+        let unpacked = inner.layers.unpack(content, expected, &*progress);
+        // Good or bad, it is of no more use: a bad one must not be resumed.
+        std::fs::remove_file(&path).map_err(file("remove", &path))?;
+        Ok(unpacked?.size)
+    })
+    .await
+}
+
+/// Downloads a blob to `path`, going on where an earlier download stopped. Its digest is checked when it is unpacked.
+async fn download(
+    source: &Source,
+    layer: &Descriptor,
+    path: &Path,
+    progress: &Arc<dyn Progress>,
+) -> Result<(), ImageError> {
+    let mut output =
+        OpenOptions::new().create(true).append(true).open(path).map_err(file("create download file", path))?;
+    let mut last = None;
+    for attempt in 0..DOWNLOAD_TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+        }
+        match download_rest(source, layer, path, &mut output, progress).await {
+            Ok(()) => return Ok(()),
+            Err(e @ ImageError::Registry { .. }) => last = Some(e),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(last.unwrap_or_else(|| source.unexpected("download failed".into())))
+}
+
+async fn download_rest(
+    source: &Source,
+    layer: &Descriptor,
+    path: &Path,
+    output: &mut File,
+    progress: &Arc<dyn Progress>,
+) -> Result<(), ImageError> {
+    let local = || file("write download file", path);
+    let mut done = output.metadata().map_err(local())?.len();
+    if layer.size > 0 && done == layer.size {
+        return Ok(());
+    }
+    if layer.size > 0 && done > layer.size {
+        output.set_len(0).map_err(local())?;
+        done = 0;
+    }
+    let mut stream = if done > 0 {
+        let asked = source.client.pull_blob_stream_partial(&source.reference, layer.digest.as_str(), done, None).await;
+        match asked.map_err(|e| source.explain(e))? {
+            BlobResponse::Partial(stream) => stream,
+            BlobResponse::Full(stream) => {
+                output.set_len(0).map_err(local())?;
+                done = 0;
+                stream
+            }
+        }
+    } else {
+        let asked = source.client.pull_blob_stream(&source.reference, layer.digest.as_str()).await;
+        asked.map_err(|e| source.explain(e))?
+    };
+    while let Some(part) = stream.stream.next().await {
+        let part = part.map_err(|e| source.broken(&e))?;
+        done += part.len() as u64;
+        if layer.size > 0 && done > layer.size {
+            return Err(source.unexpected(format!("layer {} is larger than its manifest says", layer.digest)));
+        }
+        output.write_all(&part).map_err(local())?;
+        progress.step(Step::Downloading { layer: &layer.digest, done, total: layer.size });
+    }
+    if done < layer.size {
+        return Err(source.unexpected(format!("layer {} ended after {done} of {} bytes", layer.digest, layer.size)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_fit_hosts_and_prefixes() {
+        let fits = |registry: &str, host: &str, path: &str| {
+            let c = Credentials { registry: registry.into(), user: String::new(), password: String::new() };
+            c.matches(host, path).is_some()
+        };
+        assert!(fits("https://index.docker.io/v1/", "docker.io", "library/nginx"));
+        assert!(fits("quay.io", "quay.io", "a/b"));
+        assert!(fits("quay.io/a", "quay.io", "a/b"));
+        assert!(!fits("quay.io/a", "quay.io", "ab/b"));
+        assert!(!fits("quay.io", "quay.io:5000", "a/b"));
+        assert!(!fits("docker.io", "quay.io", "a/b"));
+    }
+
+    #[test]
+    fn mirrors_come_first_and_loopback_is_plain() {
+        let mirrors = BTreeMap::from([("docker.io".to_owned(), vec!["http://m:5000/".to_owned(), "n".to_owned()])]);
+        let puller = Puller::new(RegistryConfig { mirrors, plain_http: vec!["plain:80".into()] });
+        let expect = [("m:5000".to_owned(), true), ("n".to_owned(), false), ("docker.io".to_owned(), false)];
+        assert_eq!(puller.endpoints("docker.io"), expect);
+        for (host, plain) in [("localhost:5000", true), ("127.0.0.1:1", true), ("plain:80", true), ("plain", false)] {
+            assert_eq!(puller.plain(host), plain, "{host}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Pods that swap names while the node looks at them, on the real kernel.
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use sys::{RealSys, Sys, Tmpfs};
+use testkit::in_mount_namespace;
+use volumes::{PodVolumes, Ready};
+
+/// Where a race that never goes both ways is given up.
+const MANY: usize = 1_000_000;
+
+/// Runs `node` while another thread keeps exchanging two names.
+fn while_exchanging(a: &Path, b: &Path, node: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).expect("exchange two names");
+            }
+        });
+        // Also when the check panics, or the scope would wait forever.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(node));
+        stop.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|cause| std::panic::resume_unwind(cause));
+    });
+}
+
+struct World {
+    scratch: tempfile::TempDir,
+    volumes: PodVolumes,
+    ready: Ready,
+}
+
+/// A volume with a directory `d` and a link `l` to a directory outside.
+fn world() -> World {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |path: &str| scratch.path().join(path);
+    fs::create_dir_all(at("vol/d/x")).unwrap();
+    fs::create_dir_all(at("outside/x")).unwrap();
+    symlink(at("outside"), at("vol/abs")).unwrap();
+    symlink("../outside", at("vol/l")).unwrap();
+    let ready = Ready { volume: "v".into(), host_path: at("vol"), read_only: false };
+    let volumes = PodVolumes::new(at("pods"), Arc::new(RealSys));
+    World { volumes, ready, scratch }
+}
+
+#[test]
+fn a_sub_path_never_escapes_a_race() {
+    in_mount_namespace(|| {
+        let World { scratch, volumes, ready } = world();
+        let outside = fs::metadata(scratch.path().join("outside/x")).unwrap().ino();
+        let inside = fs::metadata(scratch.path().join("vol/d/x")).unwrap().ino();
+        let vol = scratch.path().join("vol");
+        let (mut found, mut refused) = (0, 0);
+        while_exchanging(&vol.join("d"), &vol.join("l"), || {
+            let mut tries = 0;
+            // At least so often, and until the names were met in both orders.
+            while tries < 10_000 || (tries < MANY && (found == 0 || refused == 0)) {
+                tries += 1;
+                match volumes.mount_path("pod", "c", 0, &ready, Some("d/x")) {
+                    Ok(path) => {
+                        let ino = fs::metadata(path).unwrap().ino();
+                        assert_ne!(ino, outside, "the pin leads out of the volume");
+                        assert_eq!(ino, inside);
+                        found += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+        });
+        assert!(found > 0 && refused > 0, "no race took place: {found} found, {refused} refused");
+        volumes.tear_down("pod").unwrap();
+    });
+}
+
+#[test]
+fn directories_are_made_inside_only_in_a_race() {
+    in_mount_namespace(|| {
+        let World { scratch, volumes, ready } = world();
+        let vol = scratch.path().join("vol");
+        let mut made = 0;
+        while_exchanging(&vol.join("d"), &vol.join("l"), || {
+            let mut n = 0;
+            while n < 1_000 || (n < MANY && made < 20) {
+                n += 1;
+                made += usize::from(volumes.mount_path("pod", "c", 0, &ready, Some(&format!("d/{n}/deep"))).is_ok());
+            }
+        });
+        let outside: Vec<_> =
+            fs::read_dir(scratch.path().join("outside")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(outside, ["x"], "made outside the volume");
+        assert!(made >= 20, "hardly any directory was made: {made}");
+        volumes.tear_down("pod").unwrap();
+    });
+}
+
+#[test]
+fn sub_paths_by_what_they_name() {
+    in_mount_namespace(|| {
+        let World { scratch, volumes, ready } = world();
+        let vol = scratch.path().join("vol");
+        fs::write(vol.join("d/f"), "file").unwrap();
+        symlink("d/f", vol.join("to-f")).unwrap();
+        symlink("d", vol.join("to-d")).unwrap();
+        symlink("../outside/key", vol.join("key")).unwrap();
+        symlink("nowhere", vol.join("dangling")).unwrap();
+        fs::write(scratch.path().join("outside/key"), "secret").unwrap();
+        let say = |sub_path: &str, ready: &Ready| match volumes.mount_path("pod", "c", 3, ready, Some(sub_path)) {
+            Ok(path) if path == ready.host_path => "volume".to_owned(),
+            Ok(path) if path.is_dir() => "directory".to_owned(),
+            Ok(path) => fs::read_to_string(path).unwrap(),
+            Err(e) => format!("{e} [{}]", e.reason().unwrap_or_default()),
+        };
+        let refused = "failed to prepare subPath for volumeMount \"v\" of container \"c\" [CreateContainerConfigError]";
+        let unmade =
+            "failed to create subPath directory for volumeMount \"v\" of container \"c\" [CreateContainerConfigError]";
+        for (sub_path, want) in [
+            ("", "volume"),
+            ("./", "volume"),
+            ("d", "directory"),
+            ("d//./x", "directory"),
+            ("d/f", "file"),
+            ("to-f", "file"),
+            ("to-d/f", "file"),
+            ("to-d/made/here", "directory"),
+            ("new/er", "directory"),
+            ("l", refused),
+            ("l/x", refused),
+            ("abs/x", refused),
+            ("key", refused),
+            ("l/new/sub", refused),
+            ("dangling", unmade),
+            ("d/f/below", refused),
+            ("/d", "error SubPath `/d` must not be an absolute path [FailedMount]"),
+            ("d/../..", "unable to provision SubPath `d/../..`: must not contain '..' [FailedMount]"),
+        ] {
+            assert_eq!(say(sub_path, &ready), want, "{sub_path}");
+        }
+        assert!(vol.join("d/made/here").is_dir());
+        assert_eq!(fs::read_dir(scratch.path().join("outside")).unwrap().count(), 2);
+        let only_read = Ready { read_only: true, ..ready.clone() };
+        assert_eq!(say("d/f", &only_read), "file");
+        assert_eq!(say("d/absent", &only_read), refused);
+        let pin = volumes.mount_path("pod", "c", 4, &only_read, Some("d")).unwrap();
+        assert!(fs::write(pin.join("g"), "").is_err(), "the pin of a read-only volume can be written");
+
+        // What was pinned stays, whatever the name leads to later.
+        let pin = volumes.mount_path("pod", "c", 5, &ready, Some("d")).unwrap();
+        fs::rename(vol.join("d"), vol.join("was-d")).unwrap();
+        symlink("../outside", vol.join("d")).unwrap();
+        assert_eq!(fs::read_to_string(pin.join("f")).unwrap(), "file");
+
+        volumes.tear_down("pod").unwrap();
+        assert_eq!(fs::read_to_string(vol.join("was-d/f")).unwrap(), "file");
+        assert!(!scratch.path().join("pods/pod").exists());
+        assert!(volumes.pods().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn tear_down_needs_only_the_disk_and_spares_what_links_lead_to() {
+    in_mount_namespace(|| {
+        let World { scratch, volumes, .. } = world();
+        let pod = scratch.path().join("pods/u1");
+        let data = pod.join("volumes/kubernetes.io~empty-dir/v/data");
+        fs::create_dir_all(&data).unwrap();
+        fs::create_dir_all(pod.join("volumes/of-a-later-version/v")).unwrap();
+        fs::create_dir_all(pod.join("containers/c")).unwrap();
+        fs::write(pod.join("etc-hosts"), "").unwrap();
+        fs::write(pod.join("containers/c/termination-log"), "").unwrap();
+        symlink(scratch.path().join("outside"), data.join("link")).unwrap();
+        symlink(scratch.path().join("outside"), pod.join("volumes/kubernetes.io~projected")).unwrap();
+        // A mount that the pod made in its volume and that came through to the node, and one on top of it.
+        fs::create_dir(data.join("m")).unwrap();
+        for _ in 0..2 {
+            let at = RealSys.open(&data.join("m")).unwrap();
+            RealSys.mount_tmpfs(&at, &Tmpfs { size_bytes: None, mode: 0o755 }).unwrap();
+        }
+        assert_eq!(volumes.pods().unwrap(), ["u1"]);
+        volumes.tear_down("u1").unwrap();
+        volumes.tear_down("u1").unwrap();
+        assert!(!pod.exists());
+        assert!(scratch.path().join("outside/x").is_dir());
+        assert!(!fs::read_to_string("/proc/thread-self/mountinfo").unwrap().contains("/pods/u1"));
+    });
+}

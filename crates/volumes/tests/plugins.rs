@@ -1,0 +1,28 @@
+//! Every plugin, on both kernels, with every fault.
+use std::{path::Path, sync::Arc};
+
+use sys::{FakeSys, RealSys, Sys};
+use testkit::{in_mount_namespace, plugin_suite};
+
+#[test]
+fn all_plugins_on_the_fake_kernel() {
+    let fake = Arc::new(FakeSys::default());
+    let sys: Arc<dyn Sys> = fake.clone();
+    plugin_suite::check_plugins(&sys, Path::new("/scratch"));
+    assert!(fake.mounts().is_empty());
+    assert!(fake.leftovers("/scratch/pods").is_empty());
+}
+
+#[test]
+fn all_plugins_on_the_real_kernel() {
+    let scratch = tempfile::tempdir().unwrap();
+    in_mount_namespace(|| {
+        let sys: Arc<dyn Sys> = Arc::new(RealSys);
+        plugin_suite::check_plugins(&sys, scratch.path());
+    });
+}
+
+#[test]
+fn every_fault_is_survived_without_a_leak() {
+    plugin_suite::sweep_faults();
+}

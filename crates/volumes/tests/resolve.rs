@@ -1,0 +1,476 @@
+//! From pods and objects to sources, as tables.
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, ResourceFieldSelector, Secret, Volume,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use volumes::{
+    Inputs, Need, Next, PLUGINS, Resolved, Source, VolumeError, field_value, needs, pod_resource_value, resolve,
+};
+
+fn from<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("a valid object")
+}
+
+fn pod() -> Pod {
+    from(json!({
+        "metadata": {"name": "p", "namespace": "ns", "uid": "pod-uid", "labels": {"tier": "x", "app": "web"},
+            "annotations": {"note": "say \"hi\"\nthere", "odd": "\u{7f}\u{1}\\\t\u{a0}é\u{200b}"}},
+        "spec": {"nodeName": "n", "serviceAccountName": "sa", "containers": [
+            {"name": "c", "resources": {"limits": {"cpu": "150m", "memory": "40Mi"},
+                "requests": {"memory": "20Mi", "cpu": "10m", "ephemeral-storage": "1500"}}},
+            {"name": "free"}], "initContainers": [{"name": "init", "resources": {"limits": {"cpu": "2"}}}]},
+        "status": {"podIP": "10.0.0.1", "hostIP": "192.0.2.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+            "hostIPs": [{"ip": "192.0.2.1"}]}
+    }))
+}
+
+fn claim(change: Value) -> PersistentVolumeClaim {
+    let mut claim = json!({"metadata": {"name": "c", "uid": "claim-uid"},
+        "spec": {"volumeName": "pv", "accessModes": ["ReadWriteOnce"]}, "status": {"phase": "Bound"}});
+    merge(&mut claim, change);
+    from(claim)
+}
+
+fn merge(into: &mut Value, change: Value) {
+    match (into, change) {
+        (Value::Object(into), Value::Object(change)) => {
+            for (key, value) in change {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, change) => *into = change,
+    }
+}
+
+fn volume(spec: Value) -> PersistentVolume {
+    let mut volume = json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"uid": "claim-uid"}}});
+    merge(&mut volume["spec"], spec);
+    from(volume)
+}
+
+fn inputs() -> Inputs {
+    let config: ConfigMap = from(json!({"data": {"a": "1", "b": "2"}, "binaryData": {"bin": "AP8="}}));
+    let secret: Secret = from(json!({"data": {"k": "aHVzaA=="}}));
+    let token = |audience: Option<&str>| Need::Token { audience: audience.map(Into::into), expiration_seconds: 600 };
+    Inputs {
+        config_maps: BTreeMap::from([("m".into(), Some(config)), ("none".into(), None)]),
+        secrets: BTreeMap::from([("s".into(), Some(secret)), ("none".into(), None)]),
+        claims: BTreeMap::from([("c".into(), Some(claim(json!({})))), ("none".into(), None)]),
+        volumes: BTreeMap::from([("pv".into(), Some(volume(json!({"hostPath": {"path": "/data"}}))))]),
+        tokens: BTreeMap::from([(token(Some("vault")), "T1".into()), (token(None), "T0".into())]),
+        node_cpu_milli: 4000,
+        node_memory_bytes: 8 << 30,
+    }
+}
+
+fn vol(source: Value) -> Volume {
+    let mut volume = json!({"name": "v"});
+    merge(&mut volume, source);
+    from(volume)
+}
+
+/// A resolved volume in one line.
+fn show(result: &Result<Resolved, VolumeError>) -> String {
+    let r = match result {
+        Ok(r) => r,
+        Err(e) => return format!("error: {e}"),
+    };
+    let source = match &r.source {
+        Source::Files { files, in_memory, mount_points } => {
+            let file = |(path, e): (&std::path::PathBuf, &volumes::FileEntry)| {
+                let owner = e.uid.map(|u| format!(" of {u}")).unwrap_or_default();
+                format!("{}={}:{:o}{owner}", path.display(), String::from_utf8_lossy(&e.data).escape_debug(), e.mode)
+            };
+            let files: Vec<String> = files.iter().map(file).collect();
+            let place = if *in_memory { "memory" } else { "disk" };
+            let points: String = mount_points.iter().map(|p| format!(" +{}", p.display())).collect();
+            format!("{place} {}{points}", files.join(" "))
+        }
+        Source::EmptyDir { medium, limit_bytes } => format!("{medium:?} {limit_bytes:?}"),
+        Source::HostPath { path, kind } => format!("host {} {kind:?}", path.display()),
+        Source::Local { path, .. } => format!("local {}", path.display()),
+    };
+    format!("{}{source}", if r.read_only { "ro " } else { "" })
+}
+
+#[test]
+fn volumes_by_their_source() {
+    let check = |source: Value, want: &str| {
+        let got = resolve(&pod(), &vol(source.clone()), &inputs());
+        assert_eq!(show(&got), want, "{source}");
+    };
+    check(json!({}), "Disk None");
+    check(json!({"emptyDir": {}}), "Disk None");
+    check(json!({"emptyDir": {"sizeLimit": "2Mi"}}), "Disk Some(2097152)");
+    check(json!({"emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}}), "Memory Some(8388608)");
+    check(json!({"emptyDir": {"medium": "Memory"}}), "Memory Some(8589934592)");
+    check(json!({"emptyDir": {"medium": "Memory", "sizeLimit": "1Ti"}}), "Memory Some(8589934592)");
+    check(json!({"emptyDir": {"medium": "Paper"}}), "error: unknown storage medium \"Paper\"");
+    check(
+        json!({"emptyDir": {"medium": "HugePages-2Mi"}}),
+        "error: volume source emptyDir with medium HugePages-2Mi is not supported by this node",
+    );
+    check(json!({"hostPath": {"path": "/x"}}), "host /x Unset");
+    check(json!({"hostPath": {"path": "/x", "type": ""}}), "host /x Unset");
+    check(json!({"hostPath": {"path": "/x", "type": "Socket"}}), "host /x Socket");
+    check(json!({"hostPath": {"path": "/x", "type": "Sock"}}), "error: Sock is an invalid volume type");
+    check(json!({"hostPath": {"path": "/x/../y"}}), "error: invalid HostPath `/x/../y`: must not contain '..'");
+
+    check(json!({"configMap": {"name": "m"}}), "ro disk a=1:644 b=2:644 bin=\\0\u{fffd}:644");
+    check(
+        json!({"configMap": {"name": "m", "defaultMode": 256, "items": [{"key": "a", "path": "x/y"},
+        {"key": "b", "path": "b", "mode": 511}]}}),
+        "ro disk b=2:777 x/y=1:400",
+    );
+    check(json!({"configMap": {"name": "none"}}), "error: configmap \"none\" not found");
+    check(json!({"configMap": {"name": "none", "optional": true}}), "ro disk ");
+    check(json!({"configMap": {"name": "unread"}}), "error: configmap \"unread\" was not read yet");
+    check(
+        json!({"configMap": {"name": "m", "items": [{"key": "k", "path": "k"}]}}),
+        "error: configmap references non-existent config key: k",
+    );
+    check(
+        json!({"configMap": {"name": "m", "optional": true, "items": [{"key": "k", "path": "k"}, {"key": "a", "path": "a"}]}}),
+        "ro disk a=1:644",
+    );
+    for (path, why) in [
+        ("/abs", "must be relative path"),
+        ("a/../../b", "must not contain '..'"),
+        ("..data", "must not start with '..'"),
+        (".", "must name a file"),
+    ] {
+        let source = json!({"configMap": {"name": "m", "items": [{"key": "a", "path": path}]}});
+        check(source, &format!("error: invalid path: {why}: {path}"));
+    }
+    check(json!({"secret": {"secretName": "s"}}), "ro memory k=hush:644");
+    check(json!({"secret": {"secretName": "none"}}), "error: secret \"none\" not found");
+    check(
+        json!({"secret": {"secretName": "s", "items": [{"key": "z", "path": "z"}]}}),
+        "error: references non-existent secret key: z",
+    );
+}
+
+#[test]
+fn downward_and_projected_volumes() {
+    let check = |source: Value, want: &str| assert_eq!(show(&resolve(&pod(), &vol(source), &inputs())), want);
+    let item = |path: &str, resource: &str, divisor: &str| json!({"path": path, "resourceFieldRef": {"containerName": "c", "resource": resource, "divisor": divisor}});
+    check(
+        json!({"downwardAPI": {"items": [item("cpu", "limits.cpu", "1m"), item("mem", "limits.memory", "0"),
+            item("memk", "requests.memory", "1Ki"), item("round", "limits.cpu", ""),
+            {"path": "id/uid", "mode": 256, "fieldRef": {"fieldPath": "metadata.uid"}}]}}),
+        "ro memory cpu=150:644 id/uid=pod-uid:400 mem=41943040:644 memk=20480:644 round=1:644",
+    );
+    let sources = json!([{"configMap": {"name": "m", "items": [{"key": "a", "path": "conf/a"}]}}, {"secret": {"name": "s"}},
+        {"downwardAPI": {"items": [{"path": "conf/name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+        {"serviceAccountToken": {"path": "tok", "expirationSeconds": 600, "audience": "vault"}},
+        {"serviceAccountToken": {"path": "k", "expirationSeconds": 600}}]);
+    check(
+        json!({"projected": {"defaultMode": 288, "sources": sources}}),
+        "ro memory conf/a=1:440 conf/name=p:440 k=T0:440 tok=T1:440",
+    );
+    check(json!({"projected": {}}), "ro memory ");
+    check(
+        json!({"projected": {"sources": [{"configMap": {"name": "none"}}, {"secret": {"name": "none"}}]}}),
+        "error: [configmap \"none\" not found, secret \"none\" not found]",
+    );
+    for kind in ["clusterTrustBundle", "podCertificate"] {
+        let want = format!("error: volume source projected.{kind} is not supported by this node");
+        check(json!({"projected": {"sources": [{kind: {"path": "x"}}]}}), &want);
+    }
+}
+
+#[test]
+fn tokens_belong_to_the_only_user_or_the_group() {
+    let source =
+        vol(json!({"projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}]}}));
+    let check = |spec: Value, want: &str| {
+        let pod: Pod = from(json!({"metadata": {"name": "p"}, "spec": spec}));
+        assert_eq!(show(&resolve(&pod, &source, &inputs())), format!("ro memory t=T0:{want}"), "{spec}");
+    };
+    let user = |n: i64| json!({"name": "c", "securityContext": {"runAsUser": n}});
+    check(json!({"containers": [{"name": "c"}]}), "644");
+    check(json!({"containers": [user(5)]}), "600 of 5");
+    check(json!({"containers": [user(5), {"name": "d"}]}), "644");
+    check(json!({"containers": [user(5), user(6)]}), "644");
+    check(json!({"securityContext": {"runAsUser": 5}, "containers": [user(5), {"name": "d"}]}), "600 of 5");
+    check(
+        json!({"securityContext": {"runAsUser": 5}, "containers": [{"name": "d"}], "initContainers": [user(6)]}),
+        "644",
+    );
+    check(json!({"securityContext": {"fsGroup": 7}, "containers": [{"name": "d"}]}), "600");
+}
+
+#[test]
+fn mount_points_inside_read_only_volumes_are_known() {
+    let mounts = |list: &[(&str, &str)]| -> Vec<Value> {
+        list.iter().map(|(name, path)| json!({"name": name, "mountPath": path})).collect()
+    };
+    let pod: Pod = from(json!({"metadata": {"name": "p"}, "spec": {
+        "initContainers": [{"name": "i", "volumeMounts": mounts(&[("v", "/"), ("w", "/x/y")])}],
+        "containers": [{"name": "c", "volumeMounts": mounts(&[("v", "/v/"), ("w", "/v/in/ner"), ("w", "/v/in/ner/more"),
+            ("w", "/v2/no"), ("w", "/elsewhere")])}, {"name": "d", "volumeMounts": mounts(&[("w", "/v/only-d")])}]}}));
+    let got = resolve(&pod, &vol(json!({"configMap": {"name": "m", "items": []}})), &inputs());
+    assert!(show(&got).ends_with(" +in/ner +x/y"), "{}", show(&got));
+}
+
+#[test]
+fn claims_lead_to_their_volume_only_when_both_agree() {
+    let check = |what: &str, change: &dyn Fn(&mut Inputs), pod_volume: Value, want: &str| {
+        let mut inputs = inputs();
+        change(&mut inputs);
+        assert_eq!(show(&resolve(&pod(), &vol(pod_volume), &inputs)), want, "{what}");
+    };
+    let use_c = || json!({"persistentVolumeClaim": {"claimName": "c"}});
+    let with_claim =
+        |change: Value| move |i: &mut Inputs| drop(i.claims.insert("c".into(), Some(claim(change.clone()))));
+    let with_volume =
+        |spec: Value| move |i: &mut Inputs| drop(i.volumes.insert("pv".into(), Some(volume(spec.clone()))));
+    let host = json!({"hostPath": {"path": "/data"}});
+
+    check("bound", &|_| (), use_c(), "host /data Unset");
+    check(
+        "read-only use",
+        &|_| (),
+        json!({"persistentVolumeClaim": {"claimName": "c", "readOnly": true}}),
+        "ro host /data Unset",
+    );
+    check("ROX", &with_claim(json!({"spec": {"accessModes": ["ReadOnlyMany"]}})), use_c(), "ro host /data Unset");
+    check("local", &with_volume(json!({"local": {"path": "/l"}})), use_c(), "local /l");
+    check(
+        "no claim",
+        &|_| (),
+        json!({"persistentVolumeClaim": {"claimName": "none"}}),
+        "error: persistentvolumeclaim \"none\" not found",
+    );
+    check(
+        "pending",
+        &with_claim(json!({"status": {"phase": "Pending"}})),
+        use_c(),
+        "error: error processing PVC ns/c: PVC is not bound",
+    );
+    check(
+        "no volume name",
+        &with_claim(json!({"spec": {"volumeName": ""}})),
+        use_c(),
+        "error: error processing PVC ns/c: PVC has empty pvc.Spec.VolumeName",
+    );
+    let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    check("deleted", &with_claim(deleted.clone()), use_c(), "error: error processing PVC ns/c: PVC is being deleted");
+    let mut protected = deleted;
+    merge(&mut protected, json!({"metadata": {"finalizers": ["kubernetes.io/pvc-protection"]}}));
+    check("deleted, still protected", &with_claim(protected), use_c(), "host /data Unset");
+    check(
+        "volume gone",
+        &|i| drop(i.volumes.insert("pv".into(), None)),
+        use_c(),
+        "error: error processing PVC ns/c: failed to fetch PV pv from API server: persistentvolumes \"pv\" not found",
+    );
+    check("volume unread", &|i| i.volumes.clear(), use_c(), "error: persistentvolume \"pv\" was not read yet");
+    let mut other = host.clone();
+    merge(&mut other, json!({"claimRef": {"uid": "other"}}));
+    check(
+        "someone else's",
+        &with_volume(other),
+        use_c(),
+        "error: error processing PVC ns/c: found PV object pv but its \
+        pv.Spec.ClaimRef.UID other does not point to claim.UID claim-uid",
+    );
+    let mut free = host.clone();
+    merge(&mut free, json!({"claimRef": null}));
+    check(
+        "unbound volume",
+        &with_volume(free),
+        use_c(),
+        "error: error processing PVC ns/c: found PV object pv but it has a \
+        nil pv.Spec.ClaimRef indicating it is not yet bound to the claim",
+    );
+    let mut block = host;
+    merge(&mut block, json!({"volumeMode": "Block"}));
+    check(
+        "block",
+        &with_volume(block),
+        use_c(),
+        "error: volume source persistentVolume with volumeMode Block is not supported by this node",
+    );
+
+    let own = |uid: &str| {
+        let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true}]);
+        let claim = claim(json!({"metadata": {"ownerReferences": owner}}));
+        move |i: &mut Inputs| drop(i.claims.insert("p-v".into(), Some(claim.clone())))
+    };
+    check("ephemeral", &own("pod-uid"), json!({"ephemeral": {}}), "host /data Unset");
+    check(
+        "ephemeral of a stranger",
+        &own("other"),
+        json!({"ephemeral": {}}),
+        "error: PVC ns/p-v was not created for pod ns/p (pod is not owner)",
+    );
+    let options = with_volume(json!({"hostPath": {"path": "/d"}, "mountOptions": ["noatime"]}));
+    let mut inputs = inputs();
+    options(&mut inputs);
+    assert_eq!(resolve(&pod(), &vol(use_c()), &inputs).unwrap().mount_options, ["noatime"]);
+}
+
+#[test]
+fn needs_name_every_object() {
+    let check = |source: Value, want: &[Need]| assert_eq!(needs(&pod(), &vol(source)), want);
+    let token = |audience: Option<&str>, expiration_seconds| Need::Token {
+        audience: audience.map(Into::into),
+        expiration_seconds,
+    };
+    check(json!({"configMap": {"name": "m"}}), &[Need::ConfigMap("m".into())]);
+    check(json!({"secret": {"secretName": "s"}}), &[Need::Secret("s".into())]);
+    check(json!({"persistentVolumeClaim": {"claimName": "c"}}), &[Need::Claim("c".into())]);
+    check(json!({"ephemeral": {}}), &[Need::Claim("p-v".into())]);
+    check(json!({"emptyDir": {}}), &[]);
+    check(
+        json!({"projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "m"}}, {"downwardAPI": {}},
+            {"serviceAccountToken": {"path": "a"}}, {"serviceAccountToken": {"path": "b", "audience": "x", "expirationSeconds": 700}}]}}),
+        &[Need::Secret("s".into()), Need::ConfigMap("m".into()), token(None, 3600), token(Some("x"), 700)],
+    );
+}
+
+#[test]
+fn fields_of_the_pod() {
+    for (path, want) in [
+        ("metadata.name", "p"),
+        ("metadata.namespace", "ns"),
+        ("metadata.uid", "pod-uid"),
+        ("metadata.labels", "app=\"web\"\ntier=\"x\""),
+        ("metadata.labels['app']", "web"),
+        ("metadata.labels['none']", ""),
+        ("metadata.annotations['note']", "say \"hi\"\nthere"),
+        // As Go quotes: escapes for what does not print, é as itself.
+        ("metadata.annotations", "note=\"say \\\"hi\\\"\\nthere\"\nodd=\"\\x7f\\x01\\\\\\t\\u00a0é\\u200b\""),
+        ("spec.nodeName", "n"),
+        ("spec.serviceAccountName", "sa"),
+        ("status.podIP", "10.0.0.1"),
+        ("status.podIPs", "10.0.0.1,fd00::1"),
+        ("status.hostIP", "192.0.2.1"),
+        ("status.hostIPs", "192.0.2.1"),
+        ("spec.unknown", "error: unsupported fieldPath: spec.unknown"),
+        ("spec['x']", "error: fieldPath \"spec['x']\" does not support subscript"),
+    ] {
+        let got = field_value(&pod(), path).unwrap_or_else(|e| format!("error: {e}"));
+        assert_eq!(got, want, "{path}");
+    }
+}
+
+#[test]
+fn resources_of_containers() {
+    let pod = pod();
+    let containers: BTreeMap<String, Container> =
+        pod.spec.clone().unwrap().containers.into_iter().map(|c| (c.name.clone(), c)).collect();
+    for (container, resource, divisor, want) in [
+        ("c", "limits.cpu", "", "1"),
+        ("c", "limits.cpu", "1m", "150"),
+        ("c", "limits.cpu", "100m", "2"),
+        ("c", "requests.cpu", "1", "1"),
+        ("c", "limits.memory", "1Mi", "40"),
+        ("c", "requests.memory", "3", "6990507"),
+        ("c", "requests.ephemeral-storage", "1k", "2"),
+        ("c", "limits.hugepages-2Mi", "", "0"),
+        // Unset limits are what the node can give; unset requests are nothing.
+        ("free", "limits.cpu", "1m", "4000"),
+        ("free", "limits.memory", "1Gi", "8"),
+        ("free", "requests.cpu", "1m", "0"),
+        ("init", "limits.cpu", "", "2"),
+        ("", "limits.cpu", "1m", "150"),
+        ("gone", "limits.cpu", "", "error: container gone not found"),
+        ("c", "limits.gpu", "", "error: unsupported container resource : limits.gpu"),
+        ("c", "cpu", "", "error: unsupported container resource : cpu"),
+    ] {
+        let selector: ResourceFieldSelector =
+            from(json!({"containerName": container, "resource": resource, "divisor": divisor}));
+        let got = pod_resource_value(&pod, containers.get("c"), &selector, &inputs());
+        assert_eq!(got.unwrap_or_else(|e| format!("error: {e}")), want, "{container} {resource} / {divisor}");
+    }
+}
+
+#[test]
+fn errors_say_what_to_do_next() {
+    let next = |source: Value| resolve(&pod(), &vol(source), &inputs()).unwrap_err().next();
+    for name in ["none", "unread"] {
+        assert_eq!(next(json!({"configMap": {"name": name}})), Next::WaitForObject);
+        assert_eq!(next(json!({"secret": {"secretName": name}})), Next::WaitForObject);
+        assert_eq!(next(json!({"persistentVolumeClaim": {"claimName": name}})), Next::WaitForObject);
+    }
+    assert_eq!(next(json!({"nfs": {"server": "s", "path": "/"}})), Next::GiveUp);
+    let both = json!({"projected": {"sources": [{"configMap": {"name": "none"}}, {"secret": {"name": "none"}}]}});
+    assert_eq!(next(both), Next::WaitForObject);
+}
+
+/// The names of a type's fields, as the API documents them.
+fn fields<T: schemars::JsonSchema>(but: &[&str]) -> Vec<String> {
+    let schema = schemars::SchemaGenerator::default().into_root_schema_for::<T>();
+    let properties = schema.as_value()["properties"].as_object().expect("an object type").clone();
+    let fields: Vec<String> =
+        properties.into_iter().map(|(name, _)| name).filter(|n| !but.contains(&n.as_str())).collect();
+    assert!(fields.len() > 15, "{fields:?}");
+    fields
+}
+
+/// A source is either taken by exactly one plugin or refused by name.
+fn known(field: &str, kind: &str, result: &Result<Resolved, VolumeError>) -> bool {
+    match result {
+        Ok(resolved) => {
+            let takers = PLUGINS.iter().filter(|p| p.accepts(&resolved.source)).count();
+            assert_eq!(takers, 1, "{field} is taken by {takers} plugins");
+            true
+        }
+        Err(VolumeError::Unsupported { kind: named }) => {
+            assert_eq!(named, kind);
+            false
+        }
+        Err(e) => panic!("{field}: {e}"),
+    }
+}
+
+#[test]
+fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
+    let mut inputs = inputs();
+    inputs.config_maps.insert(String::new(), Some(ConfigMap::default()));
+    inputs.secrets.insert(String::new(), Some(Secret::default()));
+    inputs.claims.insert(String::new(), Some(claim(json!({}))));
+    let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pod-uid", "controller": true}]);
+    inputs.claims.insert("p-v".into(), Some(claim(json!({"metadata": {"ownerReferences": owner}}))));
+    let taken: Vec<String> = fields::<Volume>(&["name"])
+        .into_iter()
+        .filter(|field| known(field, field, &resolve(&pod(), &vol(json!({field: {}})), &inputs)))
+        .collect();
+    let supported = [
+        "configMap",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "hostPath",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    ];
+    assert_eq!(taken, supported);
+
+    let not_sources = [
+        "accessModes",
+        "capacity",
+        "claimRef",
+        "mountOptions",
+        "nodeAffinity",
+        "persistentVolumeReclaimPolicy",
+        "storageClassName",
+        "volumeAttributesClassName",
+        "volumeMode",
+    ];
+    let taken: Vec<String> = fields::<k8s_openapi::api::core::v1::PersistentVolumeSpec>(&not_sources)
+        .into_iter()
+        .filter(|field| {
+            inputs.volumes.insert("pv".into(), Some(volume(json!({field.as_str(): {}, "storageClassName": "x"}))));
+            let claimed = vol(json!({"persistentVolumeClaim": {"claimName": "c"}}));
+            known(field, &format!("persistentVolume.{field}"), &resolve(&pod(), &claimed, &inputs))
+        })
+        .collect();
+    assert_eq!(taken, ["hostPath", "local"]);
+}
