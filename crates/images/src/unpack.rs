@@ -381,8 +381,8 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes, Refu
     let mut extended = vec![];
     let mut precise = None;
     if let Some(records) = entry.pax_extensions()? {
-        for record in records {
-            let record = record?;
+        // The parser takes lines: a value with a line break in it is lost, which costs an attribute, not the image.
+        for record in records.flatten() {
             let key = record.key_bytes();
             if key == b"mtime" {
                 precise = std::str::from_utf8(record.value_bytes()).ok().and_then(time);
