@@ -30,7 +30,7 @@ impl Images {
         name: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<Vec<Image>, ImageError> {
-        let name = name.map(|n| parse(n)).transpose()?;
+        let name = name.map(parse).transpose()?;
         let (inner, file) = (self.inner.clone(), file.to_path_buf());
         // The work blocks, and `progress` is borrowed: steps come back through a channel.
         let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();

@@ -418,7 +418,7 @@ async fn download(
         }
         match download_rest(source, layer, path, &mut output, progress).await {
             Ok(()) => return Ok(()),
-            Err(e @ ImageError::Registry { .. }) => last = Some(e),
+            Err(e @ (ImageError::Registry { .. } | ImageError::Unreachable { .. })) => last = Some(e),
             Err(e) => return Err(e),
         }
     }
@@ -459,7 +459,10 @@ async fn download_rest(
         let part = part.map_err(|e| source.broken(&e))?;
         done += part.len() as u64;
         if layer.size > 0 && done > layer.size {
-            return Err(source.unexpected(format!("layer {} is larger than its manifest says", layer.digest)));
+            // Not what was promised, and asking again will not help: keep nothing of it.
+            output.set_len(0).map_err(local())?;
+            let why = format!("layer {} is larger than its manifest says", layer.digest);
+            return Err(ImageError::Unusable { image: source.image.clone(), why });
         }
         output.write_all(&part).map_err(local())?;
         progress.step(Step::Downloading { layer: &layer.digest, done, total: layer.size });

@@ -111,9 +111,7 @@ pub fn image(layers: &[Vec<u8>], pack: impl Fn(&[u8]) -> Vec<u8>) -> Made {
     })
     .to_string()
     .into_bytes();
-    let descriptor = |kind: &str, bytes: &[u8]| {
-        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": sha(bytes), "size": bytes.len()})
-    };
+    let descriptor = |kind: &str, bytes: &[u8]| json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": sha(bytes), "size": bytes.len()});
     let packed: Vec<Vec<u8>> = layers.iter().map(|l| pack(l)).collect();
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",

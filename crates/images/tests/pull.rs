@@ -1,0 +1,329 @@
+//! Pulls from a small registry of our own on the loopback interface.
+mod common;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::Engine;
+use common::{Made, file, gzip, image, index, layer, left_in, sha};
+use futures::StreamExt;
+use images::{Credentials, Image, ImageError, Images, Progress, RegistryConfig, Step, normalize};
+use parking_lot::Mutex;
+use serde_json::json;
+
+/// How the registry knows its users: `user` with password `pass`.
+#[derive(Clone, Copy, PartialEq)]
+enum Login {
+    None,
+    Basic,
+    Token,
+}
+
+struct Registry {
+    login: Login,
+    host: String,
+    /// By digest, and manifests also by `repository:tag`.
+    content: Mutex<HashMap<String, Vec<u8>>>,
+    /// Blobs served, with the offset they were asked from.
+    blobs: Mutex<Vec<(String, u64)>>,
+    /// So many blob answers break off in the middle.
+    broken: AtomicUsize,
+}
+
+impl Registry {
+    async fn start(login: Login) -> Arc<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let host = listener.local_addr().expect("address").to_string();
+        let registry = Arc::new(Self {
+            login,
+            host,
+            content: Mutex::default(),
+            blobs: Mutex::default(),
+            broken: AtomicUsize::new(0),
+        });
+        let app = Router::new().fallback(answer).with_state(registry.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        registry
+    }
+
+    /// Offers the image as `name`, behind an index.
+    fn offer(&self, name: &str, made: &Made) {
+        let index = index(made, &json!({}));
+        let mut content = self.content.lock();
+        content.extend(made.blobs.iter().cloned());
+        content.insert(sha(&index), index.clone());
+        content.insert(name.into(), index);
+    }
+
+    fn served(&self) -> Vec<u64> {
+        self.blobs.lock().iter().map(|(_, offset)| *offset).collect()
+    }
+
+    fn admits(&self, request: &Request) -> bool {
+        let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("user:pass"));
+        match (self.login, request.uri().path()) {
+            (Login::None, _) => true,
+            (Login::Token, path) if path != "/token" => given == "Bearer let-me-in",
+            _ => given == basic,
+        }
+    }
+
+    fn refusal(&self) -> Response {
+        let challenge = match self.login {
+            Login::Token => format!("Bearer realm=\"http://{}/token\",service=\"test\"", self.host),
+            _ => "Basic realm=\"test\"".into(),
+        };
+        let body = json!({"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]}).to_string();
+        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)], body).into_response()
+    }
+}
+
+async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Response {
+    if !registry.admits(&request) {
+        return registry.refusal();
+    }
+    let path = request.uri().path().to_owned();
+    if path == "/token" {
+        return json!({"token": "let-me-in"}).to_string().into_response();
+    }
+    let Some(rest) = path.strip_prefix("/v2/") else { return StatusCode::NOT_FOUND.into_response() };
+    if rest.is_empty() {
+        return StatusCode::OK.into_response();
+    }
+    let unknown = |code: &str| (StatusCode::NOT_FOUND, json!({"errors": [{"code": code}]}).to_string()).into_response();
+    if let Some((repository, reference)) = rest.split_once("/manifests/") {
+        let content = registry.content.lock();
+        let named = content.get(&format!("{repository}:{reference}")).or_else(|| content.get(reference));
+        return named.map_or_else(|| unknown("MANIFEST_UNKNOWN"), |bytes| bytes.clone().into_response());
+    }
+    let Some((_, digest)) = rest.split_once("/blobs/") else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(bytes) = registry.content.lock().get(digest).cloned() else { return unknown("BLOB_UNKNOWN") };
+    let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok()).unwrap_or("bytes=0-");
+    let offset: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().expect("range");
+    registry.blobs.lock().push((digest.into(), offset as u64));
+    let status = if offset > 0 { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let rest = bytes[offset..].to_vec();
+    // Only layers are larger than this.
+    let breaks = rest.len() > 4096
+        && registry.broken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+    if breaks {
+        let half = rest[..rest.len() / 2].to_vec();
+        let cut = async {
+            // Long enough for the first half to leave this machine's buffers.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Err(std::io::Error::other("the line went down"))
+        };
+        let half = futures::stream::iter([Ok(half)]).chain(futures::stream::once(cut));
+        return (status, Body::from_stream(half)).into_response();
+    }
+    (status, rest).into_response()
+}
+
+/// Bytes that do not compress to nothing.
+fn noise(seed: u64, length: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b' ' + u8::try_from(state % 90).expect("small"))
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn app() -> Made {
+    image(&[layer(&[file("base", &noise(1, 100_000))]), layer(&[file("app", &noise(2, 100_000))])], gzip)
+}
+
+fn open(dir: &tempfile::TempDir) -> Images {
+    Images::open(dir.path().join("images"), RegistryConfig::default()).expect("open")
+}
+
+async fn pull(images: &Images, name: &str, auth: &[Credentials]) -> Result<Image, ImageError> {
+    images.pull(&normalize(name).expect("name"), auth, Arc::new(())).await
+}
+
+fn user(registry: &str, password: &str) -> Credentials {
+    Credentials { registry: registry.into(), user: "user".into(), password: password.into() }
+}
+
+#[tokio::test]
+async fn pulls_an_image_of_this_platform_and_fetches_nothing_twice() {
+    let registry = Registry::start(Login::None).await;
+    let made = app();
+    registry.offer("team/app:1", &made);
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let name = format!("{}/team/app:1", registry.host);
+    let pulled = pull(&images, &name, &[]).await.expect("pull");
+    assert_eq!(pulled.id, sha(&made.config));
+    assert_eq!(pulled.names, std::slice::from_ref(&name));
+    let top = sha(&index(&made, &json!({})));
+    assert_eq!(pulled.repo_digests, [format!("{}/team/app@{top}", registry.host)]);
+    assert_eq!(pulled.manifest_digest.as_deref(), Some(sha(&made.manifest).as_str()));
+    assert_eq!(pulled.size, 200_000);
+    let lower = images.rootfs(&pulled).lower;
+    assert_eq!(fs::read_to_string(lower[0].join("app")).expect("read"), noise(2, 100_000));
+    assert_eq!(registry.served().len(), 3, "a configuration and two layers");
+    pull(&images, &name, &[]).await.expect("again");
+    assert_eq!(registry.served().len(), 4, "only the configuration");
+    let by_digest = format!("{}/team/app@{top}", registry.host);
+    let same = pull(&images, &by_digest, &[]).await.expect("by digest");
+    assert_eq!(same.id, pulled.id);
+    assert_eq!(images.find(&by_digest).expect("find").map(|i| i.id), Some(pulled.id));
+    let next = image(&[layer(&[file("base", &noise(1, 100_000))]), layer(&[file("app", "2")])], gzip);
+    registry.offer("team/app:2", &next);
+    pull(&images, &format!("{}/team/app:2", registry.host), &[]).await.expect("next version");
+    assert_eq!(registry.served().len(), 7, "its configuration and its own layer");
+}
+
+#[tokio::test]
+async fn pulls_at_once_share_their_work() {
+    let registry = Registry::start(Login::None).await;
+    registry.offer("app:1", &app());
+    registry.offer("app:same", &app());
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let names = [1, 2, 3, 4].map(|n| format!("{}/app:{}", registry.host, if n % 2 == 0 { "1" } else { "same" }));
+    let all = futures::future::join_all(names.iter().map(|n| pull(&images, n, &[]))).await;
+    let ids: Vec<String> = all.into_iter().map(|i| i.expect("pull").id).collect();
+    assert!(ids.windows(2).all(|p| p[0] == p[1]));
+    let layers = registry.blobs.lock().iter().filter(|(d, _)| *d != ids[0]).count();
+    assert_eq!(layers, 2, "each layer once, under whatever name");
+    assert_eq!(images.list().expect("list")[0].names.len(), 2);
+}
+
+#[tokio::test]
+async fn an_interrupted_download_goes_on_where_it_stopped() {
+    let registry = Registry::start(Login::None).await;
+    registry.offer("app:1", &app());
+    registry.broken.store(2, Ordering::SeqCst);
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let pulled = pull(&images, &format!("{}/app:1", registry.host), &[]).await.expect("pull");
+    assert_eq!(pulled.size, 200_000);
+    let resumed = registry.served().iter().filter(|offset| **offset > 0).count();
+    assert_eq!(resumed, 2, "{:?}", registry.served());
+    let partial = fs::read_dir(dir.path().join("images/partial")).expect("read").flatten();
+    let left: Vec<_> = partial.map(|e| e.file_name()).filter(|n| !n.to_string_lossy().ends_with(".lock")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn users_are_asked_for_and_refused_in_known_words() {
+    for login in [Login::Basic, Login::Token] {
+        let registry = Registry::start(login).await;
+        registry.offer("private/app:1", &app());
+        let dir = tempfile::tempdir().expect("dir");
+        let images = open(&dir);
+        let name = format!("{}/private/app:1", registry.host);
+        let others = [user("quay.io", "pass"), user(&format!("{}/other", registry.host), "pass")];
+        for auth in [&[][..], &[user(&registry.host, "wrong")][..], &others[..]] {
+            let refused = pull(&images, &name, auth).await.expect_err("no valid user");
+            let text = base::chain(&refused);
+            let expect = format!(
+                "failed to resolve reference \"{name}\": pull access denied, repository does not exist or may require \
+                 authorization: "
+            );
+            assert!(text.starts_with(&expect), "{text}");
+        }
+        let both = [user(&registry.host, "wrong"), user(&format!("http://{}/private", registry.host), "pass")];
+        pull(&images, &name, &both).await.expect("the right user");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_pulled_says_why() {
+    let registry = Registry::start(Login::None).await;
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let host = &registry.host;
+    let name = format!("{host}/no/such:1");
+    let text = base::chain(&pull(&images, &name, &[]).await.expect_err("absent"));
+    assert_eq!(text, format!("failed to resolve reference \"{name}\": {name}: not found"));
+
+    let mut other = app();
+    other.config = String::from_utf8(other.config).expect("text").replace(common::arch(), "s390x").into_bytes();
+    let wrong =
+        json!({"manifests": [{"digest": sha(b"x"), "size": 1, "platform": {"os": "plan9", "architecture": "68k"}}]});
+    registry.content.lock().insert("app:alien".into(), wrong.to_string().into_bytes());
+    let text = base::chain(&pull(&images, &format!("{host}/app:alien"), &[]).await.expect_err("alien"));
+    assert!(text.contains("no match for platform in manifest"), "{text}");
+
+    let made = app();
+    registry.offer("app:evil", &made);
+    registry.content.lock().insert(made.blobs[0].0.clone(), gzip(&layer(&[file("evil", &noise(9, 100_000))])));
+    let text = base::chain(&pull(&images, &format!("{host}/app:evil"), &[]).await.expect_err("swapped layer"));
+    assert!(text.contains("digest") || text.contains("larger") || text.contains("ended after"), "{text}");
+    registry.content.lock().insert(sha(&made.config), b"{}".to_vec());
+    let text = base::chain(&pull(&images, &format!("{host}/app:evil"), &[]).await.expect_err("swapped configuration"));
+    assert!(text.to_lowercase().contains("digest"), "{text}");
+    assert_eq!(images.list().expect("list"), []);
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port();
+    let name = format!("127.0.0.1:{port}/app:1");
+    let text = base::chain(&pull(&images, &name, &[]).await.expect_err("nobody there"));
+    assert!(text.starts_with(&format!("failed to resolve reference \"{name}\": failed to do request: ")), "{text}");
+    assert!(text.ends_with(&format!("dial tcp 127.0.0.1:{port}: connect: connection refused")), "{text}");
+    let temporary: Vec<String> = left_in(&dir.path().join("images")).into_iter().filter(|n| n.contains('-')).collect();
+    assert!(temporary.is_empty(), "{temporary:?}");
+}
+
+#[tokio::test]
+async fn a_mirror_stands_in_for_its_registry() {
+    let mirror = Registry::start(Login::None).await;
+    mirror.offer("library/app:1", &app());
+    let dir = tempfile::tempdir().expect("dir");
+    let dead = "http://127.0.0.1:9".to_owned();
+    let mirrors = BTreeMap::from([("docker.io".to_owned(), vec![dead, format!("http://{}", mirror.host)])]);
+    let config = RegistryConfig { mirrors, plain_http: vec![] };
+    let images = Images::open(dir.path().join("images"), config).expect("open");
+    let pulled = pull(&images, "app:1", &[]).await.expect("pull from the mirror");
+    assert_eq!(pulled.names, ["docker.io/library/app:1"]);
+    assert!(pulled.repo_digests[0].starts_with("docker.io/library/app@sha256:"));
+}
+
+#[tokio::test]
+async fn progress_tells_of_each_layer() {
+    #[derive(Default)]
+    struct Log(Mutex<Vec<String>>);
+    impl Progress for Log {
+        fn step(&self, step: Step<'_>) {
+            let text = match step {
+                Step::Downloading { layer, done, total } if done == total => format!("downloaded {layer}"),
+                Step::Unpacked { layer } => format!("unpacked {layer}"),
+                Step::Done { name } => format!("done {name}"),
+                _ => return,
+            };
+            self.0.lock().push(text);
+        }
+    }
+    let registry = Registry::start(Login::None).await;
+    let made = app();
+    registry.offer("app:1", &made);
+    let dir = tempfile::tempdir().expect("dir");
+    let log = Arc::new(Log::default());
+    let name = format!("{}/app:1", registry.host);
+    open(&dir).pull(&normalize(&name).expect("name"), &[], log.clone()).await.expect("pull");
+    let mut seen = log.0.lock().clone();
+    assert_eq!(seen.pop(), Some(format!("done {name}")));
+    seen.sort();
+    let mut expect: Vec<String> =
+        made.blobs[..2].iter().flat_map(|(d, _)| [format!("downloaded {d}"), format!("unpacked {d}")]).collect();
+    expect.sort();
+    assert_eq!(seen, expect);
+}
