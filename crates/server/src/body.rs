@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::{
     object,
     options::Validation,
+    protobuf,
     status::{ApiError, ApiResult},
 };
 
 /// The longest body, in bytes.
 pub const LIMIT: usize = 3 * 1024 * 1024;
-const ACCEPTED: &str = "application/json, application/yaml";
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// Reads a whole body.
 pub async fn read(body: Body) -> ApiResult<Bytes> {
@@ -44,8 +45,13 @@ pub fn plain(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Value> {
         "" | "application/json" => serde_json::from_slice(bytes)
             .map_err(|e| ApiError::bad_request(format!("couldn't parse the body as JSON: {e}"))),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes),
+        protobuf::MEDIA_TYPE => binary(bytes),
         _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
     }
+}
+
+fn binary(bytes: &[u8]) -> ApiResult<Value> {
+    protobuf::decode(bytes).map_err(|e| ApiError::bad_request(format!("couldn't parse the body as protobuf: {e}")))
 }
 
 /// Reads YAML; the reader bounds depth, aliases and size by itself.
@@ -67,6 +73,7 @@ pub fn typed(kind: &Kind, headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Decode
             }
             api::schema::decode_value(kind.schema, value)
         }
+        protobuf::MEDIA_TYPE => api::schema::decode_value(kind.schema, binary(bytes)?),
         _ => return Err(ApiError::unsupported_media_type(ACCEPTED)),
     };
     let decoded = decoded.map_err(|e| refuse(e.to_string()))?;

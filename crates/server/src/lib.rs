@@ -23,6 +23,7 @@ mod patch;
 mod path;
 mod pki;
 mod pods;
+mod protobuf;
 mod read;
 mod render;
 mod review;
