@@ -7,6 +7,18 @@
 //! - R3: removing a sandbox leaves no process, mount, netns, veth, cgroup or directory of it.
 //!
 //! Absent on purpose: Kubernetes types, restart policy, probes, images' pull policy.
+mod caps;
+mod cgroup;
 pub mod contract;
+mod devices;
+mod identity;
+mod init;
+mod kernel;
+mod launch;
+mod records;
+mod seccomp;
+mod shim;
+mod wire;
 
 pub use contract::*;
+pub use shim::maybe_run_shim;

@@ -1,0 +1,84 @@
+//! Keeps the PID namespace that a pod's containers share: its first process, which collects orphans and sees nothing.
+use std::{io, path::Path};
+
+use nix::{
+    sched::CloneFlags,
+    sys::{
+        signal::{SigSet, Signal},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid},
+};
+use rustix::{
+    fs::Mode,
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{init, kernel, launch::ProcessRef, wire};
+
+/// What the daemon is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum HoldReply {
+    Holding(ProcessRef),
+    Failed(String),
+}
+
+/// Makes the namespace and leaves its first process behind. Dies when that is done: `kill` on the process ends it all.
+pub(super) fn main(dir: &Path) -> io::Result<()> {
+    let parent = super::parent_socket()?;
+    rustix::process::setsid()?;
+    init::choose_pid_namespace(&crate::launch::PidNamespace::New)?;
+    let (channel, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let child = match kernel::fork()? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            drop(channel);
+            let ready = isolate(dir).map_err(|e| e.to_string());
+            let failed = ready.is_err();
+            if wire::send(&theirs, &ready.err(), &[]).is_err() || failed {
+                kernel::exit_now(1);
+            }
+            drop((theirs, parent));
+            collect_orphans()
+        }
+    };
+    drop(theirs);
+    let reply = match wire::recv::<Option<String>>(&channel)? {
+        Some((None, _)) => HoldReply::Holding(ProcessRef::of(child.as_raw())?),
+        Some((Some(text), _)) => HoldReply::Failed(text),
+        None => HoldReply::Failed("the process died".to_owned()),
+    };
+    wire::send(&parent, &reply, &[])
+}
+
+/// Leaves the process nothing to be abused for: an empty root, no capabilities, no privileges.
+fn isolate(dir: &Path) -> io::Result<()> {
+    let _ = nix::sys::prctl::set_dumpable(false);
+    nix::sys::prctl::set_name(c"pause")?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    // The directory is only the place; the mount exists in this namespace alone.
+    rustix::mount::mount("none", dir, "tmpfs", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, Some(c"size=4k"))?;
+    rustix::process::chdir(dir)?;
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    init::drop_everything()?;
+    kernel::reset_signals();
+    Ok(())
+}
+
+fn collect_orphans() -> ! {
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    let _ = children.thread_block();
+    loop {
+        while !matches!(
+            waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)),
+            Err(_) | Ok(WaitStatus::StillAlive)
+        ) {}
+        let _ = children.wait();
+    }
+}
