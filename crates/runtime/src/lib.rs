@@ -11,6 +11,7 @@ mod caps;
 mod cgroup;
 pub mod contract;
 mod devices;
+mod embedded;
 mod identity;
 mod init;
 mod kernel;
@@ -21,4 +22,5 @@ mod shim;
 mod wire;
 
 pub use contract::*;
+pub use embedded::{Embedded, ImageSource, Options, RunnableImage};
 pub use shim::maybe_run_shim;

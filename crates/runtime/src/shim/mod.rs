@@ -17,6 +17,9 @@ use std::{
 };
 
 
+pub(crate) use hold::HoldReply;
+pub(crate) use serve::set_size;
+
 use crate::kernel;
 
 /// `argv[0]` of these processes.
