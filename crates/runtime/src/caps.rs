@@ -52,11 +52,6 @@ pub(crate) fn set(add: &[String], drop: &[String]) -> Result<u64, String> {
     Ok((caps & !single(drop)?) | single(add)?)
 }
 
-/// Whether the set has a capability.
-pub(crate) fn contains(set: u64, name: &str) -> bool {
-    bit(name).is_ok_and(|b| set & b == b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,6 +59,7 @@ impl Inner {
             pod: uid.clone(),
             spec: spec.clone(),
             image_id: image.repo_digests.first().unwrap_or(&image.id).clone(),
+            image_config: image.id.clone(),
             stop_signal: plan::stop_signal(&image),
             created_at: Timestamp::now(),
             boot: self.boot.clone(),

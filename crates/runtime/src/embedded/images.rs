@@ -1,7 +1,8 @@
 //! What the runtime needs of an image store.
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
+use images::{Image, ImageError, Images};
 
 use crate::contract::{ImageInfo, RegistryAuth, RuntimeError};
 
@@ -37,4 +38,70 @@ pub trait ImageSource: Send + Sync + 'static {
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError>;
     /// Lists local images.
     async fn list(&self) -> Result<Vec<ImageInfo>, RuntimeError>;
+}
+
+#[async_trait]
+impl ImageSource for Images {
+    async fn runnable(&self, name: &str) -> Result<Option<RunnableImage>, RuntimeError> {
+        let Some(image) = find(self, name).await? else { return Ok(None) };
+        let layers = self.rootfs(&image).lower;
+        let config = image.config;
+        Ok(Some(RunnableImage {
+            id: image.id,
+            repo_digests: image.repo_digests,
+            entrypoint: config.entrypoint,
+            cmd: config.cmd,
+            env: config.env,
+            working_dir: config.working_dir.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
+            stop_signal: config.stop_signal.unwrap_or_default(),
+            layers,
+        }))
+    }
+
+    async fn info(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError> {
+        Ok(find(self, name).await?.map(describe))
+    }
+
+    async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
+        let bad = |why| RuntimeError::BadImageName { image: name.to_owned(), why };
+        let reference = images::normalize(name).map_err(|e| bad(e.to_string()))?;
+        let entries = auth.entries.iter().cloned();
+        let credentials: Vec<_> =
+            entries.map(|(registry, user, password)| images::Credentials { registry, user, password }).collect();
+        let (store, handle) = (self.clone(), tokio::runtime::Handle::current());
+        // On a thread of its own: unpacking is heavy, and the compiler cannot see that this future may move between threads.
+        let work = move || handle.block_on(Self::pull(&store, &reference, &credentials, Arc::new(())));
+        let pulled = tokio::task::spawn_blocking(work).await.map_err(|e| RuntimeError::Other(e.to_string()))?;
+        pulled.map(describe).map_err(|e| RuntimeError::Pull { image: name.to_owned(), source: Box::new(e) })
+    }
+
+    async fn list(&self) -> Result<Vec<ImageInfo>, RuntimeError> {
+        let store = self.clone();
+        let all = tokio::task::spawn_blocking(move || store.list()).await;
+        let all = all.map_err(|e| RuntimeError::Other(e.to_string()))?;
+        Ok(all.map_err(|e| RuntimeError::Other(base::chain(&e)))?.into_iter().map(describe).collect())
+    }
+}
+
+async fn find(store: &Images, name: &str) -> Result<Option<Image>, RuntimeError> {
+    let (store, wanted) = (store.clone(), name.to_owned());
+    let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await;
+    match found.map_err(|e| RuntimeError::Other(e.to_string()))? {
+        Ok(image) => Ok(image),
+        Err(ImageError::Name { name, source }) => {
+            Err(RuntimeError::BadImageName { image: name, why: source.to_string() })
+        }
+        Err(e) => Err(RuntimeError::Other(base::chain(&e))),
+    }
+}
+
+fn describe(image: Image) -> ImageInfo {
+    ImageInfo {
+        id: image.id,
+        repo_digests: image.repo_digests,
+        repo_tags: image.names,
+        size_bytes: image.size,
+        user: image.config.user,
+    }
 }

@@ -99,6 +99,14 @@ impl Embedded {
         Ok(Self { inner })
     }
 
+    /// Ids of the images that containers were made from: garbage collection must keep them.
+    pub async fn images_in_use(&self) -> Result<HashSet<String>, RuntimeError> {
+        let inner = self.inner.clone();
+        let found = tokio::task::spawn_blocking(move || inner.read_containers()).await;
+        let found = found.map_err(|e| RuntimeError::Other(e.to_string()))?.map_err(io_error("list containers"))?;
+        Ok(found.into_iter().map(|f| f.record.image_config).collect())
+    }
+
     /// Removes every sandbox and the instance's cgroup: for throw-away instances.
     pub async fn remove_all(&self) -> Result<(), RuntimeError> {
         for uid in names(&self.inner.pods_dir()).map_err(io_error("list pods"))? {

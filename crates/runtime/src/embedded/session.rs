@@ -213,6 +213,7 @@ fn session(
     }
     let master = master.ok_or_else(|| io::Error::other("the command's terminal did not arrive"))?;
     rustix::io::ioctl_fionbio(&master, true)?;
+    #[expect(deprecated, reason = "its replacement is unsafe; an owned descriptor, never replaced, keeps what that asks for")]
     let terminal = Arc::new(AsyncFd::new(master)?);
     let (resize, mut sizes) = mpsc::channel(4);
     let weak = Arc::downgrade(&terminal);

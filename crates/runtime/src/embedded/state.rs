@@ -31,7 +31,10 @@ pub(super) struct ContainerRecord {
     pub id: ContainerId,
     pub pod: PodUid,
     pub spec: ContainerSpec,
+    /// Shown as `imageID`.
     pub image_id: String,
+    /// Digest of the image's configuration.
+    pub image_config: String,
     pub stop_signal: i32,
     pub created_at: Timestamp,
     pub boot: String,
