@@ -2,17 +2,65 @@
 
 /// Names in the kernel's order: the index is the bit.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
-    "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// What a container has when nothing is said: the set that container engines agree on.
 const DEFAULT: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 /// Every capability there is.
@@ -39,9 +87,7 @@ fn bit(name: &str) -> Result<u64, String> {
 pub(crate) fn set(add: &[String], drop: &[String]) -> Result<u64, String> {
     let named = |list: &[String]| list.iter().try_fold(0, |all, n| Ok::<_, String>(all | bit(n)?));
     let has_all = |list: &[String]| list.iter().any(|n| bit(n) == Ok(ALL));
-    let single = |list: &[String]| {
-        named(&list.iter().filter(|n| bit(n) != Ok(ALL)).cloned().collect::<Vec<_>>())
-    };
+    let single = |list: &[String]| named(&list.iter().filter(|n| bit(n) != Ok(ALL)).cloned().collect::<Vec<_>>());
     let mut caps = DEFAULT.iter().fold(0, |all, n| all | bit(n).unwrap_or(0));
     if has_all(add) {
         caps = ALL;
@@ -76,7 +122,9 @@ mod tests {
     #[test]
     fn the_table_is_in_the_kernels_order() {
         use rustix::thread::CapabilitySet as C;
-        for (name, flag) in [("CHOWN", C::CHOWN), ("SYS_ADMIN", C::SYS_ADMIN), ("CHECKPOINT_RESTORE", C::CHECKPOINT_RESTORE)] {
+        for (name, flag) in
+            [("CHOWN", C::CHOWN), ("SYS_ADMIN", C::SYS_ADMIN), ("CHECKPOINT_RESTORE", C::CHECKPOINT_RESTORE)]
+        {
             assert_eq!(bit(name), Ok(flag.bits()), "{name}");
         }
     }

@@ -119,7 +119,9 @@ impl Cgroups {
             let path = dir.join(file);
             // Writing must never make a file: outside a hierarchy that would look like success.
             match OpenOptions::new().write(true).open(&path) {
-                Ok(mut f) => f.write_all(value.as_bytes()).map_err(|e| context(&e, &format!("write {value} to"), &path)),
+                Ok(mut f) => {
+                    f.write_all(value.as_bytes()).map_err(|e| context(&e, &format!("write {value} to"), &path))
+                }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), "the kernel lacks this cgroup setting; the limit is not enforced");
                     Ok(())
@@ -173,8 +175,15 @@ impl Cgroups {
             Self::V2(root) => {
                 let dir = File::open(root.join(group))?;
                 let program = crate::kernel::load_device_program(&devices::program(rules));
-                match program.and_then(|p| crate::kernel::attach_device_program(std::os::fd::AsFd::as_fd(&dir), std::os::fd::AsFd::as_fd(&p))) {
-                    Err(e) if matches!(e.raw_os_error(), Some(nix::libc::EPERM | nix::libc::ENOSYS | nix::libc::EINVAL)) => {
+                match program.and_then(|p| {
+                    crate::kernel::attach_device_program(std::os::fd::AsFd::as_fd(&dir), std::os::fd::AsFd::as_fd(&p))
+                }) {
+                    Err(e)
+                        if matches!(
+                            e.raw_os_error(),
+                            Some(nix::libc::EPERM | nix::libc::ENOSYS | nix::libc::EINVAL)
+                        ) =>
+                    {
                         tracing::warn!(group, error = %e, "device access cannot be restricted here");
                         Ok(())
                     }
@@ -259,7 +268,9 @@ impl Cgroups {
             Self::V1(_) => "memory.oom_control",
             Self::V2(_) => "memory.events",
         };
-        self.dir("memory", group).and_then(|d| fs::read_to_string(d.join(file)).ok()).map_or(0, |t| field(&t, "oom_kill"))
+        self.dir("memory", group)
+            .and_then(|d| fs::read_to_string(d.join(file)).ok())
+            .map_or(0, |t| field(&t, "oom_kill"))
     }
 
     /// Usage of the group and all below it.

@@ -59,10 +59,7 @@ pub(crate) fn program(rules: &[Rule]) -> Vec<u64> {
     const JUMP_NOT_EQUAL: u8 = 0x55;
     const EXIT: u8 = 0x95;
     let op = |code: u8, dst: u8, src: u8, offset: i16, imm: u32| -> u64 {
-        u64::from(code)
-            | u64::from(dst | (src << 4)) << 8
-            | u64::from(offset as u16) << 16
-            | u64::from(imm) << 32
+        u64::from(code) | u64::from(dst | (src << 4)) << 8 | u64::from(offset as u16) << 16 | u64::from(imm) << 32
     };
     // r2 type, r3 access, r4 major, r5 minor
     let mut code = vec![
@@ -82,7 +79,14 @@ pub(crate) fn program(rules: &[Rule]) -> Vec<u64> {
         }
         tests.extend(rule.major.map(|n| (4, n)));
         tests.extend(rule.minor.map(|n| (5, n)));
-        let bits = rule.access.chars().fold(0, |bits, c| bits | match c { 'm' => 1, 'r' => 2, 'w' => 4, _ => 0 });
+        let bits = rule.access.chars().fold(0, |bits, c| {
+            bits | match c {
+                'm' => 1,
+                'r' => 2,
+                'w' => 4,
+                _ => 0,
+            }
+        });
         // After the tests: two words mask the access, one tests it, two return 1.
         let body = tests.len() + 5;
         for (i, (register, value)) in tests.iter().enumerate() {

@@ -56,7 +56,9 @@ pub(crate) fn resolve(user: &User, image_user: &str, passwd: &str, group: &str) 
             (Some(a), _) => (a.uid, Some(a)),
             (None, Ok(uid)) => (uid, accounts(passwd).find(|a| a.uid == uid)),
             (None, Err(_)) => {
-                return Err(Failure::Other(format!("unable to find user {image_name}: no matching entries in passwd file")));
+                return Err(Failure::Other(format!(
+                    "unable to find user {image_name}: no matching entries in passwd file"
+                )));
             }
         },
     };
@@ -107,7 +109,12 @@ mod tests {
             ("a number without", user(None, None), "1234", (1234, 0, vec![0], "/")),
             ("name and group", user(None, None), "web:staff", (33, 50, vec![50], "/var/www")),
             ("numbers", user(None, None), "7:8", (7, 8, vec![8], "/")),
-            ("the pod's user drops the image's group", user(Some(33), None), "root:staff", (33, 34, vec![34], "/var/www")),
+            (
+                "the pod's user drops the image's group",
+                user(Some(33), None),
+                "root:staff",
+                (33, 34, vec![34], "/var/www"),
+            ),
             ("the pod's user and group", user(Some(1), Some(2)), "web", (1, 2, vec![2], "/")),
             ("only the pod's group", user(None, Some(9)), "web:staff", (33, 9, vec![9], "/var/www")),
         ];

@@ -124,8 +124,7 @@ pub(crate) fn set_seccomp_filter(program: &[SockFilter]) -> io::Result<()> {
     }
     let prog = SockFprog { len, filter: program.as_ptr() };
     // SAFETY: `prog` describes a live slice of instructions in the kernel's layout; the kernel copies it.
-    let code =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&prog)) };
+    let code = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&prog)) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -2,10 +2,7 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::net::UnixStream as StdStream,
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     path::Path,
     process::Stdio,
 };
@@ -23,7 +20,12 @@ use crate::{
 };
 
 /// Starts a shim. Returns the daemon's end of the socket that the shim has as descriptor 0.
-pub(super) fn spawn(exe: &Path, mode: Mode, dir: Option<&Path>, errors: Option<File>) -> io::Result<(StdStream, Child)> {
+pub(super) fn spawn(
+    exe: &Path,
+    mode: Mode,
+    dir: Option<&Path>,
+    errors: Option<File>,
+) -> io::Result<(StdStream, Child)> {
     let (ours, theirs) = StdStream::pair()?;
     let mut command = Command::new(exe);
     command.arg0(NAME).arg(mode.word()).args(dir);

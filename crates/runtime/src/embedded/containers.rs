@@ -84,9 +84,7 @@ impl Inner {
     fn sandbox_record(&self, uid: &PodUid) -> Result<SandboxRecord, RuntimeError> {
         let record: Option<SandboxRecord> =
             records::read(&self.pod_dir(uid).join(records::SANDBOX)).map_err(io_error("read the pod's record"))?;
-        record
-            .filter(|r| r.complete && self.is_healthy(uid, r))
-            .ok_or_else(|| RuntimeError::NoSandbox(uid.0.clone()))
+        record.filter(|r| r.complete && self.is_healthy(uid, r)).ok_or_else(|| RuntimeError::NoSandbox(uid.0.clone()))
     }
 
     /// A container that an earlier, identical call has made.
@@ -189,7 +187,10 @@ impl Inner {
         if self.await_end(id, KILL_WAIT).await? {
             return Ok(());
         }
-        Err(RuntimeError::Other(format!("container {} does not end although killed; see its processes' state in ps", id.0)))
+        Err(RuntimeError::Other(format!(
+            "container {} does not end although killed; see its processes' state in ps",
+            id.0
+        )))
     }
 
     /// Asks the shim; fine if it is gone.
@@ -226,7 +227,10 @@ impl Inner {
             }
             if state.shim.is_alive() {
                 tracing::warn!(container = id.0, "the shim does not leave; killing it");
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(state.shim.pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(state.shim.pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
         }
         self.erase(&dir, &found.record.cgroup).await?;
@@ -307,7 +311,11 @@ impl Inner {
         if dir.join(records::EXIT).exists() || !dir.exists() {
             return;
         }
-        tracing::error!(container = record.id.0, name = record.spec.name, "a container's shim died; its exit code is lost");
+        tracing::error!(
+            container = record.id.0,
+            name = record.spec.name,
+            "a container's shim died; its exit code is lost"
+        );
         let (cgroups, group) = (self.cgroups.clone(), record.cgroup.clone());
         let removed = tokio::task::spawn_blocking(move || cgroups.remove(&group)).await;
         if let Ok(Err(error)) = removed {

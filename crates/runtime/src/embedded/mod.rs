@@ -165,7 +165,11 @@ impl Inner {
             match ShimConnection::connect(&dir).await {
                 Ok(Some(connection)) => self.watch(record, connection),
                 Ok(None) => {
-                    tracing::warn!(container = record.id.0, name = record.spec.name, "found a container without its shim");
+                    tracing::warn!(
+                        container = record.id.0,
+                        name = record.spec.name,
+                        "found a container without its shim"
+                    );
                     let (cgroups, group) = (self.cgroups.clone(), record.cgroup.clone());
                     let removed = tokio::task::spawn_blocking(move || cgroups.remove(&group)).await;
                     if let Ok(Err(error)) = removed {

@@ -202,7 +202,11 @@ mod tests {
     #[test]
     fn stop_signals_have_many_spellings() {
         for (text, number) in [("", 15), ("SIGQUIT", 3), ("quit", 3), ("10", 10), ("SIGNONSENSE", 15), ("999", 15)] {
-            assert_eq!(stop_signal(&RunnableImage { stop_signal: text.into(), ..RunnableImage::default() }), number, "{text}");
+            assert_eq!(
+                stop_signal(&RunnableImage { stop_signal: text.into(), ..RunnableImage::default() }),
+                number,
+                "{text}"
+            );
         }
     }
 }

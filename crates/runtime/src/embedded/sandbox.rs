@@ -154,10 +154,8 @@ impl Inner {
 
 /// Pins new IPC and UTS namespaces. Made by a thread that ends at once; the mounts keep them.
 fn pin(spec: &SandboxSpec, dir: &Path) -> Result<(), RuntimeError> {
-    let wanted = [
-        (!spec.host_ipc, "ipc", CloneFlags::CLONE_NEWIPC),
-        (!spec.host_network, "uts", CloneFlags::CLONE_NEWUTS),
-    ];
+    let wanted =
+        [(!spec.host_ipc, "ipc", CloneFlags::CLONE_NEWIPC), (!spec.host_network, "uts", CloneFlags::CLONE_NEWUTS)];
     let missing: Vec<_> = wanted.into_iter().filter(|(w, name, _)| *w && !network::is_netns(&dir.join(name))).collect();
     if missing.is_empty() {
         return Ok(());
@@ -199,7 +197,9 @@ fn set_sysctls(spec: &SandboxSpec, mine: impl Fn(&str) -> bool) -> Result<(), Ru
         // Both spellings are in use: `a.b` and `a/b`.
         let name = name.replace('/', ".");
         if !is_namespaced(&name) || name.contains("..") {
-            return Err(RuntimeError::Other(format!("sysctl {name:?} is not namespaced; it can only be set on the host")));
+            return Err(RuntimeError::Other(format!(
+                "sysctl {name:?} is not namespaced; it can only be set on the host"
+            )));
         }
         if mine(&name) {
             let path = Path::new("/proc/sys").join(name.replace('.', "/"));
@@ -233,7 +233,9 @@ fn other<E: std::error::Error + 'static>(action: impl Into<String>) -> impl FnOn
 
 #[test]
 fn only_settings_of_namespaces_may_be_set() {
-    for name in ["net.ipv4.ip_unprivileged_port_start", "kernel.shmmax", "kernel.msgmax", "kernel.sem", "fs.mqueue.msg_max"] {
+    for name in
+        ["net.ipv4.ip_unprivileged_port_start", "kernel.shmmax", "kernel.msgmax", "kernel.sem", "fs.mqueue.msg_max"]
+    {
         assert!(is_namespaced(name), "{name}");
     }
     for name in ["kernel.panic", "vm.overcommit_memory", "fs.file-max", "kernel.semantics"] {

@@ -19,7 +19,11 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Inner, client::{self, ShimConnection}, io_error};
+use super::{
+    Inner,
+    client::{self, ShimConnection},
+    io_error,
+};
 use crate::{
     contract::{ContainerId, ExecOutput, ExecSpec, Reader, RuntimeError, Session, TermSize, Writer},
     launch::{ExecReply, ExecRequest, Launch, Process},
@@ -124,7 +128,8 @@ impl Inner {
         let (found, _) = self.running(id)?;
         let not_running = || RuntimeError::NotRunning(id.0.clone());
         let reach = || io_error("reach the shim");
-        let mut shim = ShimConnection::connect(&self.container_dir(id)).await.map_err(reach())?.ok_or_else(not_running)?;
+        let mut shim =
+            ShimConnection::connect(&self.container_dir(id)).await.map_err(reach())?.ok_or_else(not_running)?;
         let tty = found.record.spec.tty;
         let stdin = stdin && found.record.spec.stdin;
         match shim.ask(&Request::Attach { stdin }).await.map_err(reach())? {
@@ -213,7 +218,10 @@ fn session(
     }
     let master = master.ok_or_else(|| io::Error::other("the command's terminal did not arrive"))?;
     rustix::io::ioctl_fionbio(&master, true)?;
-    #[expect(deprecated, reason = "its replacement is unsafe; an owned descriptor, never replaced, keeps what that asks for")]
+    #[expect(
+        deprecated,
+        reason = "its replacement is unsafe; an owned descriptor, never replaced, keeps what that asks for"
+    )]
     let terminal = Arc::new(AsyncFd::new(master)?);
     let (resize, mut sizes) = mpsc::channel(4);
     let weak = Arc::downgrade(&terminal);

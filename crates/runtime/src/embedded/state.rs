@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Inner;
 use crate::{
-    contract::{ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitReason, PodUid, SandboxSpec, SandboxStatus},
+    contract::{
+        ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitReason, PodUid, SandboxSpec, SandboxStatus,
+    },
     launch::{ProcessRef, State},
     records,
     wire::Exit,
@@ -93,9 +95,10 @@ impl Found {
 
     pub(super) fn status(&self) -> ContainerStatus {
         let spec = &self.record.spec;
-        let user = self.state.as_ref().map_or((0, 0, Vec::new()), |s| {
-            (s.identity.uid, s.identity.gid, s.identity.groups.clone())
-        });
+        let user = self
+            .state
+            .as_ref()
+            .map_or((0, 0, Vec::new()), |s| (s.identity.uid, s.identity.gid, s.identity.groups.clone()));
         ContainerStatus {
             id: self.record.id.clone(),
             name: spec.name.clone(),

@@ -12,8 +12,8 @@ use rustix::{
     fs::{CWD, FileType, Mode, OFlags, Stat},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
 
@@ -126,8 +126,9 @@ pub(super) fn populate(root: &OwnedFd, launch: &Launch, sources: Sources) -> io:
     attach(root, "/dev/shm".as_ref(), &sources.shm)?;
     make_devices(root, &sources.nodes)?;
     for (mount, source) in &sources.volumes {
-        attach_volume(root, mount, source)
-            .map_err(|e| why(&e, format!("mount {} on {}", mount.host_path.display(), mount.container_path.display())))?;
+        attach_volume(root, mount, source).map_err(|e| {
+            why(&e, format!("mount {} on {}", mount.host_path.display(), mount.container_path.display()))
+        })?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(())
@@ -147,7 +148,13 @@ fn new_fs(kind: &str, options: &[(&str, &str)], attr: MountAttrFlags) -> Result<
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attr)
 }
 
-fn attach_new(root: &OwnedFd, path: &str, kind: &str, options: &[(&str, &str)], attr: MountAttrFlags) -> io::Result<()> {
+fn attach_new(
+    root: &OwnedFd,
+    path: &str,
+    kind: &str,
+    options: &[(&str, &str)],
+    attr: MountAttrFlags,
+) -> io::Result<()> {
     let context = |e: &io::Error| why(e, format!("mount {kind} on {path}"));
     let fs = new_fs(kind, options, attr).map_err(|e| context(&e.into()))?;
     attach(root, path.as_ref(), &fs).map_err(|e| context(&e))
@@ -178,8 +185,7 @@ fn attach_volume(root: &OwnedFd, mount: &Mount, source: &OwnedFd) -> io::Result<
         mount_setattr(source.as_fd(), mount.recursive_read_only, &MountAttr { set, ..MountAttr::default() })?;
     }
     let path = &mount.container_path;
-    let target =
-        if lookup::is_directory(source)? { lookup::directory(root, path)? } else { lookup::file(root, path)? };
+    let target = if lookup::is_directory(source)? { lookup::directory(root, path)? } else { lookup::file(root, path)? };
     // An image could have made the mount point a link into /proc; a mount there would deceive the kernel's own checks.
     if rustix::fs::fstatfs(&target)?.f_type as u64 == PROC && path.as_path() != Path::new("/proc") {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a mount point inside /proc is not allowed"));
@@ -229,7 +235,8 @@ fn make_devices(root: &OwnedFd, extra: &[(PathBuf, Stat)]) -> io::Result<()> {
     }
     for (path, stat) in extra {
         let parent = lookup::directory(root, path.parent().unwrap_or(Path::new("/")))?;
-        let name = path.file_name().ok_or_else(|| io::Error::other(format!("device path {} has no name", path.display())))?;
+        let name =
+            path.file_name().ok_or_else(|| io::Error::other(format!("device path {} has no name", path.display())))?;
         let (kind, mode) = (FileType::from_raw_mode(stat.st_mode), Mode::from_raw_mode(stat.st_mode & 0o777));
         match rustix::fs::mknodat(&parent, name, kind, mode, stat.st_rdev) {
             Ok(()) => {

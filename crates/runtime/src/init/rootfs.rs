@@ -30,9 +30,8 @@ pub(super) fn build(launch: &Launch) -> io::Result<OwnedFd> {
     let layers = lower.iter().map(short).collect::<Vec<_>>().join(":");
     let options = format!("lowerdir={layers},upperdir={},workdir={}", short(&upper), short(&work));
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
-    rustix::mount::mount("overlay", &launch.target, "overlay", MountFlags::empty(), Some(options.as_c_str())).map_err(
-        |e| why(&e.into(), format!("mount the image's layers as overlay on {}", launch.target.display())),
-    )?;
+    rustix::mount::mount("overlay", &launch.target, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+        .map_err(|e| why(&e.into(), format!("mount the image's layers as overlay on {}", launch.target.display())))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(&launch.target, flags, Mode::empty())?)
 }

@@ -103,8 +103,8 @@ fn stdio(request: &ExecRequest, fds: Vec<OwnedFd>) -> io::Result<(Stdio, Option<
         let (master, slave) = init::open_terminal(&root)?;
         return Ok((Stdio::terminal(slave)?, Some(master)));
     }
-    let [stdin, stdout, stderr] =
-        <[OwnedFd; 3]>::try_from(fds).map_err(|_| io::Error::other("a command without terminal needs three descriptors"))?;
+    let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds)
+        .map_err(|_| io::Error::other("a command without terminal needs three descriptors"))?;
     Ok((Stdio { stdin, stdout, stderr, terminal: false }, None))
 }
 

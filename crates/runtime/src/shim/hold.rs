@@ -59,7 +59,13 @@ fn isolate(dir: &Path) -> io::Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     // The directory is only the place; the mount exists in this namespace alone.
-    rustix::mount::mount("none", dir, "tmpfs", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, Some(c"size=4k"))?;
+    rustix::mount::mount(
+        "none",
+        dir,
+        "tmpfs",
+        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+        Some(c"size=4k"),
+    )?;
     rustix::process::chdir(dir)?;
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
@@ -75,10 +81,7 @@ fn collect_orphans() -> ! {
     children.add(Signal::SIGCHLD);
     let _ = children.thread_block();
     loop {
-        while !matches!(
-            waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)),
-            Err(_) | Ok(WaitStatus::StillAlive)
-        ) {}
+        while !matches!(waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)), Err(_) | Ok(WaitStatus::StillAlive)) {}
         let _ = children.wait();
     }
 }

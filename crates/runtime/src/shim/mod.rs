@@ -16,7 +16,6 @@ use std::{
     process::ExitCode,
 };
 
-
 pub(crate) use hold::HoldReply;
 pub(crate) use serve::set_size;
 

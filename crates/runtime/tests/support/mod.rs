@@ -54,9 +54,10 @@ fn make_root(dir: &Path) {
         fs::create_dir_all(dir.join(d)).unwrap();
     }
     fs::copy(busybox(), dir.join("bin/busybox")).unwrap();
-    for name in "sh cat ls id sleep echo env true false test stat touch mount mkdir rm ps kill tty stty head dd wc printf \
+    for name in
+        "sh cat ls id sleep echo env true false test stat touch mount mkdir rm ps kill tty stty head dd wc printf \
                  nc hostname grep readlink chmod seq yes trap pwd mknod df ip"
-        .split_whitespace()
+            .split_whitespace()
     {
         symlink("busybox", dir.join("bin").join(name)).unwrap();
     }
