@@ -1,3 +1,101 @@
 //! Pure decisions of every controller, and the one list of them.
 //!
+//! In: a key, the [`World`] as it was seen, the time. Out: a [`Decision`]: at most one conditional write, and what to
+//! tell about the object. The write's own echo brings the next decision, so that a crash between two steps is nothing
+//! special. A controller is added by its module and its row in [`CONTROLLERS`].
+//!
 //! Absent on purpose: clock, I/O, async, logging, randomness.
+mod account;
+mod amount;
+mod binder;
+mod claim;
+mod decision;
+mod ephemeral;
+mod garbage;
+mod namespace;
+mod pod_gc;
+pub mod protection;
+mod scheduler;
+mod select;
+#[cfg(test)]
+mod tests;
+mod volume;
+mod world;
+
+pub use account::is_root_ca;
+pub use decision::{Action, Context, Decision, Key, Meta, Note, Target, Unless};
+pub use namespace::namespaced_kinds;
+pub use world::{Change, Entry, Object, World};
+
+/// One row per controller.
+pub struct Controller {
+    pub name: &'static str,
+    /// `source.component` of its Events, as upstream names it.
+    pub component: &'static str,
+    /// Whether two of its decisions must never be under way at once, since each uses up what the other counts on.
+    pub serial: bool,
+    /// Names the keys that a change concerns; `world` has the change in it.
+    pub wakes: fn(&World, &Change, &mut dyn FnMut(Key)),
+    /// The next step for a key. Equal input, equal output.
+    pub decide: fn(&Key, &World, &Context) -> Decision,
+}
+
+/// Every controller.
+pub static CONTROLLERS: &[Controller] = &[
+    Controller {
+        name: "account",
+        component: "serviceaccount-controller",
+        serial: false,
+        wakes: account::wakes,
+        decide: account::decide,
+    },
+    Controller {
+        name: "binder",
+        component: "persistentvolume-controller",
+        serial: false,
+        wakes: binder::wakes,
+        decide: binder::decide,
+    },
+    Controller {
+        name: "ephemeral",
+        component: "ephemeral_volume",
+        serial: false,
+        wakes: ephemeral::wakes,
+        decide: ephemeral::decide,
+    },
+    Controller {
+        name: "garbage",
+        component: "garbage-collector-controller",
+        serial: false,
+        wakes: garbage::wakes,
+        decide: garbage::decide,
+    },
+    Controller {
+        name: "namespace",
+        component: "namespace-controller",
+        serial: false,
+        wakes: namespace::wakes,
+        decide: namespace::decide,
+    },
+    Controller {
+        name: "pod-gc",
+        component: "pod-garbage-collector",
+        serial: false,
+        wakes: pod_gc::wakes,
+        decide: pod_gc::decide,
+    },
+    Controller {
+        name: "protection",
+        component: "pvc-protection-controller",
+        serial: false,
+        wakes: protection::wakes,
+        decide: protection::decide,
+    },
+    Controller {
+        name: "scheduler",
+        component: "default-scheduler",
+        serial: true,
+        wakes: scheduler::wakes,
+        decide: scheduler::decide,
+    },
+];

@@ -1,0 +1,312 @@
+//! Claim binding: gives each claim one suitable volume, and keeps the phases of both true.
+//!
+//! In: one claim, or one volume, and the world. Out: the next of the writes of the handshake (reserve the volume, mark
+//! it Bound, point the claim at it, mark that Bound), or what the claim waits for. A crash or a lost write between any
+//! two resumes here.
+//! - B1: a volume is reserved for at most one claim UID until that claim is gone. (property)
+//! - B2: a bound claim never changes its volume. (property)
+//! - B3: what is settled stays settled: deciding again yields no action. (property)
+//!
+//! Absent on purpose: provisioning itself, the choice of a node (see `scheduler`), the `Recycle` policy.
+//! Source: Kubernetes 1.36, `pkg/controller/volume/persistentvolume`.
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    claim::{
+        BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, class_of,
+        claims_of, default_class, is_reserved_for, is_terminated, mismatch, node_of, says_class, volume_of,
+    },
+    decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
+    volume,
+    world::{Change, Object, World},
+};
+
+type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
+type Volume<'a> = (&'a Meta, &'a PersistentVolume);
+
+/// The next step for a claim or a volume.
+pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
+    match key.kind {
+        "PersistentVolumeClaim" => match world.claim(&key.namespace, &key.name) {
+            Some(claim) if annotated(&claim.1.metadata, BIND_COMPLETED) => decide_bound(claim, world),
+            Some(claim) => decide_unbound(claim, world),
+            None => Decision::settled(),
+        },
+        _ => world.volume(&key.name).map_or_else(Decision::settled, |v| volume::decide(v, world)),
+    }
+}
+
+/// The claims and volumes that a change concerns.
+pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    let states = || change.old.iter().chain(&change.new);
+    match change.key.kind {
+        "PersistentVolumeClaim" => {
+            wake(change.key.clone());
+            world.volumes_reserved_for(&change.key.namespace, &change.key.name).for_each(|(m, _)| wake(m.key.clone()));
+            for entry in states() {
+                if let Object::Claim(claim) = &entry.object
+                    && !volume_of(claim).is_empty()
+                {
+                    wake(Key::new("PersistentVolume", "", volume_of(claim)));
+                }
+            }
+        }
+        "PersistentVolume" => {
+            wake(change.key.clone());
+            for (i, entry) in [&change.old, &change.new].into_iter().enumerate() {
+                let Some(Object::Volume(volume)) = entry.as_ref().map(|e| &e.object) else { continue };
+                if let Some((namespace, name)) = crate::claim::reserved_for(volume) {
+                    wake(Key::new("PersistentVolumeClaim", namespace, name));
+                } else if i == 1 {
+                    let class = crate::claim::class_of_volume(volume);
+                    world.unbound_claims(class).for_each(|k| wake(k.clone()));
+                }
+            }
+            world.claims_naming(&change.key.name).for_each(|k| wake(k.clone()));
+        }
+        "StorageClass" => {
+            // A new default concerns the claims that name no class.
+            for class in [&*change.key.name, ""] {
+                world.unbound_claims(class).for_each(|k| wake(k.clone()));
+            }
+        }
+        "Pod" => {
+            // Only what a claim waiting for its first consumer is told depends on pods.
+            for entry in states() {
+                let Object::Pod(pod) = &entry.object else { continue };
+                for (_, claim, _) in claims_of(pod) {
+                    if world.claim(&change.key.namespace, &claim).is_some_and(|(_, c)| !crate::claim::is_bound(c)) {
+                        wake(Key::new("PersistentVolumeClaim", &change.key.namespace, &claim));
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn decide_unbound(claim: Claim<'_>, world: &World) -> Decision {
+    let (meta, object) = claim;
+    let name = volume_of(object);
+    if name.is_empty() {
+        return choose(claim, world);
+    }
+    let Some(volume) = world.volume(name) else { return pending(claim) };
+    let reserved = volume.1.spec.as_ref().is_some_and(|s| s.claim_ref.is_some());
+    if !reserved {
+        return match mismatch(object, volume.1) {
+            Some(why) => {
+                let message = format!("Cannot bind to requested volume {name:?}: {why}");
+                pending(claim).with(Note::warning(meta, "VolumeMismatch", message))
+            }
+            None => bind(claim, volume).into(),
+        };
+    }
+    if is_reserved_for(volume.1, meta) {
+        return bind(claim, volume).into();
+    }
+    let message = format!("volume {name:?} already bound to a different claim.");
+    pending(claim).with(Note::warning(meta, "FailedBinding", message))
+}
+
+fn choose(claim: Claim<'_>, world: &World) -> Decision {
+    let (meta, object) = claim;
+    let class_name = class_of(object);
+    let class = world.class(class_name).map(|(_, c)| c);
+    let late = !class_name.is_empty() && binds_late(class);
+    let place = if late { Place::Unknown } else { Place::Anywhere };
+    if let Some(volume) = best_volume(world, claim, place, &[]) {
+        return bind(claim, volume).into();
+    }
+    if !says_class(object)
+        && let Some(default) = default_class(world)
+    {
+        return Decision::act(Action::patch(meta, json!({ "spec": { "storageClassName": default.metadata.name } })));
+    }
+    if late && !annotated(&object.metadata, SELECTED_NODE) {
+        return pending(claim).with(waiting_for_consumer(claim, world));
+    }
+    if !class_name.is_empty() {
+        return provision(claim, world);
+    }
+    let message = "no persistent volumes available for this claim and no storage class is set";
+    pending(claim).with(Note::normal(meta, "FailedBinding", message))
+}
+
+fn waiting_for_consumer((meta, _): Claim<'_>, world: &World) -> Note {
+    let pods: Vec<_> = world
+        .pods_naming(&meta.key.namespace, &meta.key.name)
+        .filter(|(_, pod)| !is_terminated(pod) && node_of(pod).is_empty())
+        .map(|(m, _)| &*m.key.name)
+        .collect();
+    match pods.as_slice() {
+        [] => Note::normal(
+            meta,
+            "WaitForFirstConsumer",
+            "waiting for first consumer to be created before binding",
+        ),
+        [pod] => Note::normal(meta, "WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),
+        pods => {
+            Note::normal(meta, "WaitForPodScheduled", format!("waiting for pods {} to be scheduled", pods.join(",")))
+        }
+    }
+}
+
+/// Asks the provisioner of the claim's class for a volume; that is somebody else's program.
+fn provision(claim: Claim<'_>, world: &World) -> Decision {
+    const ASKED: [&str; 2] = ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
+    let (meta, object) = claim;
+    let name = class_of(object);
+    let failed = |message: String| pending(claim).with(Note::warning(meta, "ProvisioningFailed", message));
+    let Some((_, class)) = world.class(name) else {
+        return failed(format!("storageclass.storage.k8s.io {name:?} not found"));
+    };
+    let provisioner = &class.provisioner;
+    if provisioner.starts_with("kubernetes.io/") {
+        return failed(format!("no volume plugin matched name: {provisioner}"));
+    }
+    if ASKED.iter().any(|a| annotation(&object.metadata, a) != Some(provisioner)) {
+        let asked: Map<String, Value> = ASKED.iter().map(|a| ((*a).to_owned(), json!(provisioner))).collect();
+        return Decision::act(Action::patch(meta, json!({ "metadata": { "annotations": asked } })));
+    }
+    let message = format!(
+        "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the \
+         system administrator. If volume creation is delayed, please verify that the provisioner is running and \
+         correctly registered."
+    );
+    pending(claim).with(Note::normal(meta, "ExternalProvisioning", message))
+}
+
+/// Sees to it that an unbound claim says so.
+fn pending(claim: Claim<'_>) -> Decision {
+    claim_status(claim, "Pending", None).into()
+}
+
+fn decide_bound(claim: Claim<'_>, world: &World) -> Decision {
+    let (meta, object) = claim;
+    let lost = |reason, message: &str| {
+        if claim_phase(object) == "Lost" {
+            return Decision::settled();
+        }
+        Decision::from(claim_status(claim, "Lost", None)).with(Note::warning(meta, reason, message))
+    };
+    let name = volume_of(object);
+    if name.is_empty() {
+        return lost(
+            "ClaimLost",
+            "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!",
+        );
+    }
+    let Some(volume) = world.volume(name) else {
+        return lost("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!");
+    };
+    let holder = volume.1.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).map(|r| r.uid.as_deref().unwrap_or_default());
+    match holder {
+        None => bind(claim, volume).into(),
+        Some(uid) if uid == meta.uid => match bind(claim, volume) {
+            Some(action) => Decision::act(action),
+            None => growth(claim, volume, world),
+        },
+        Some(_) => lost(
+            "ClaimMisbound",
+            "Two claims are bound to the same volume, this one is bound incorrectly",
+        ),
+    }
+}
+
+/// Says who has to grow the volume of a claim that asks for more than it has.
+fn growth((meta, object): Claim<'_>, (_, volume): Volume<'_>, world: &World) -> Decision {
+    let amount = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| q.map(crate::amount::nano);
+    let resources = object.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let wants = amount(resources.and_then(|r| r.requests.as_ref()).and_then(|r| r.get("storage")));
+    let has = amount(object.status.as_ref().and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage")));
+    let may = world.class(class_of(object)).is_some_and(|(_, c)| c.allow_volume_expansion == Some(true));
+    if wants > has && may && volume.spec.as_ref().is_some_and(|s| s.csi.is_some()) {
+        let message = "waiting for an external controller to expand this PVC";
+        return Decision::wait(Note::normal(meta, "ExternalExpanding", message));
+    }
+    Decision::settled()
+}
+
+/// The next write that is missing for the two to be bound to each other; `None` when all is done.
+pub(crate) fn bind(claim: Claim<'_>, volume: Volume<'_>) -> Option<Action> {
+    reserve(claim.0, volume)
+        .or_else(|| volume::phase(volume, "Bound", ""))
+        .or_else(|| point_at(claim, &volume.0.key.name))
+        .or_else(|| claim_status(claim, "Bound", Some(volume.1)))
+}
+
+/// Reserves a volume for this incarnation of a claim.
+pub(crate) fn reserve(claim: &Meta, (meta, volume): Volume<'_>) -> Option<Action> {
+    let ours = is_reserved_for(volume, claim);
+    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+    if ours && reference.is_some_and(|r| r.uid.as_ref() == Some(&claim.uid)) {
+        return None;
+    }
+    let mut patch = json!({ "spec": { "claimRef": {
+        "kind": "PersistentVolumeClaim",
+        "apiVersion": "v1",
+        "namespace": &*claim.key.namespace,
+        "name": &*claim.key.name,
+        "uid": claim.uid,
+        "resourceVersion": claim.resource_version,
+    } } });
+    // One that an administrator reserved stays the administrator's.
+    if !ours && !annotated(&volume.metadata, BOUND_BY_CONTROLLER) {
+        patch["metadata"] = json!({ "annotations": { BOUND_BY_CONTROLLER: "yes" } });
+    }
+    Some(Action::patch(meta, patch))
+}
+
+fn point_at((meta, claim): Claim<'_>, volume: &str) -> Option<Action> {
+    let named = volume_of(claim) == volume;
+    if named && annotated(&claim.metadata, BIND_COMPLETED) {
+        return None;
+    }
+    let mut annotations = json!({ BIND_COMPLETED: "yes" });
+    let mut patch = json!({});
+    if !named {
+        annotations[BOUND_BY_CONTROLLER] = "yes".into();
+        patch["spec"] = json!({ "volumeName": volume });
+    }
+    patch["metadata"] = json!({ "annotations": annotations });
+    Some(Action::patch(meta, patch))
+}
+
+fn claim_status((meta, claim): Claim<'_>, phase: &str, volume: Option<&PersistentVolume>) -> Option<Action> {
+    let status = claim.status.clone().unwrap_or_default();
+    let changes = status.phase.as_deref() != Some(phase);
+    let mut patch = Map::new();
+    if changes {
+        patch.insert("phase".into(), phase.into());
+    }
+    match volume.and_then(|v| v.spec.as_ref()) {
+        None => {
+            // What is told of the volume goes with it.
+            for (field, set) in [
+                ("accessModes", status.access_modes.is_some()),
+                ("capacity", status.capacity.is_some()),
+                ("currentVolumeAttributesClassName", status.current_volume_attributes_class_name.is_some()),
+            ] {
+                if set {
+                    patch.insert(field.into(), Value::Null);
+                }
+            }
+        }
+        Some(spec) => {
+            if status.access_modes != spec.access_modes {
+                patch.insert("accessModes".into(), json!(spec.access_modes));
+            }
+            // Later the size of the file system may differ from that of the volume on purpose.
+            if changes && status.capacity != spec.capacity {
+                patch.insert("capacity".into(), json!(spec.capacity));
+            }
+            let attributes = &spec.volume_attributes_class_name;
+            if changes && status.current_volume_attributes_class_name != *attributes {
+                patch.insert("currentVolumeAttributesClassName".into(), json!(attributes));
+            }
+        }
+    }
+    (!patch.is_empty()).then(|| Action::status(meta, Value::Object(patch)))
+}

@@ -1,0 +1,219 @@
+//! Facts about claims, volumes and the pods that use them, as every controller reads them.
+use k8s_openapi::api::{
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod},
+    storage::v1::StorageClass,
+};
+
+use crate::{
+    amount::{Nano, nano},
+    decision::{Meta, annotated, annotation},
+    select::{labels_match, reaches},
+    world::World,
+};
+
+pub(crate) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+pub(crate) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+pub(crate) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+pub(crate) const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+const LEGACY_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// The class that a claim asks for; empty for none. The legacy annotation wins.
+pub(crate) fn class_of(claim: &PersistentVolumeClaim) -> &str {
+    let spec = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
+    annotation(&claim.metadata, LEGACY_CLASS).or(spec).unwrap_or_default()
+}
+
+/// Whether the claim says anything about a class, be it that it wants none.
+pub(crate) fn says_class(claim: &PersistentVolumeClaim) -> bool {
+    annotated(&claim.metadata, LEGACY_CLASS) || claim.spec.as_ref().is_some_and(|s| s.storage_class_name.is_some())
+}
+
+/// The class of a volume; empty for none.
+pub(crate) fn class_of_volume(volume: &PersistentVolume) -> &str {
+    let spec = volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
+    annotation(&volume.metadata, LEGACY_CLASS).or(spec).unwrap_or_default()
+}
+
+/// Namespace and name in a volume's claimRef.
+pub(crate) fn reserved_for(volume: &PersistentVolume) -> Option<(&str, &str)> {
+    let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
+    Some((reference.namespace.as_deref().unwrap_or_default(), reference.name.as_deref().unwrap_or_default()))
+}
+
+/// The volume that a claim names; empty for none.
+pub(crate) fn volume_of(claim: &PersistentVolumeClaim) -> &str {
+    claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default()
+}
+
+/// Whether binding went through to its end.
+pub(crate) fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    !volume_of(claim).is_empty() && annotated(&claim.metadata, BIND_COMPLETED)
+}
+
+pub(crate) fn claim_phase(claim: &PersistentVolumeClaim) -> &str {
+    claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+pub(crate) fn volume_phase(volume: &PersistentVolume) -> &str {
+    volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Whether a volume's claimRef is for this incarnation of the claim; one without UID is for any.
+pub(crate) fn is_reserved_for(volume: &PersistentVolume, claim: &Meta) -> bool {
+    let uid = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).and_then(|r| r.uid.as_deref()).unwrap_or_default();
+    reserved_for(volume) == Some((&claim.key.namespace, &claim.key.name)) && (uid.is_empty() || uid == claim.uid)
+}
+
+fn requested(claim: &PersistentVolumeClaim) -> Nano {
+    let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+    requests.and_then(|r| r.get("storage")).map(nano).unwrap_or_default()
+}
+
+fn capacity(spec: &PersistentVolumeSpec) -> Nano {
+    spec.capacity.as_ref().and_then(|c| c.get("storage")).map(nano).unwrap_or_default()
+}
+
+fn mode(mode: Option<&String>) -> &str {
+    mode.map_or("Filesystem", String::as_str)
+}
+
+pub(crate) fn modes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    mode(claim.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
+        != mode(volume.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
+}
+
+fn attributes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let claim = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default();
+    claim != volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default()
+}
+
+fn offers_access(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let offered = volume.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
+    claim.spec.as_ref().and_then(|s| s.access_modes.as_ref()).into_iter().flatten().all(|m| offered.contains(m))
+}
+
+/// Why a volume that a claim asks for by name does not do.
+pub(crate) fn mismatch(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<String> {
+    let spec = volume.spec.as_ref()?;
+    let why = if volume.metadata.deletion_timestamp.is_some() {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        return Some(format!("the volume is marked for deletion {name:?}"));
+    } else if capacity(spec) < requested(claim) {
+        "requested PV is too small"
+    } else if class_of(claim) != class_of_volume(volume) {
+        "storageClassName does not match"
+    } else if attributes_differ(claim, volume) {
+        "volumeAttributesClassName does not match"
+    } else if modes_differ(claim, volume) {
+        "incompatible volumeMode"
+    } else if !offers_access(claim, volume) {
+        "incompatible accessMode"
+    } else {
+        return None;
+    };
+    Some(why.to_owned())
+}
+
+/// Where a claim is to be used, as far as that is known.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// Anywhere.
+    Anywhere,
+    /// Where its first pod will go: until that is known only a volume reserved for the claim will do.
+    Unknown,
+    /// On this node.
+    On(&'a Node),
+}
+
+/// The volume that a claim gets: one reserved for it; else, of those with the fewest access modes, the smallest that
+/// fits. `taken` volumes are left out. The name breaks ties.
+pub(crate) fn best_volume<'a>(
+    world: &'a World,
+    claim: (&Meta, &PersistentVolumeClaim),
+    place: Place<'_>,
+    taken: &[&str],
+) -> Option<(&'a Meta, &'a PersistentVolume)> {
+    let (meta, claim) = claim;
+    let fits = |v: &PersistentVolume| {
+        v.metadata.deletion_timestamp.is_none()
+            && v.spec.as_ref().is_some_and(|s| capacity(s) >= requested(claim))
+            && !modes_differ(claim, v)
+            && !attributes_differ(claim, v)
+            && offers_access(claim, v)
+    };
+    let within_reach = |v: &PersistentVolume| match place {
+        Place::On(node) => reaches(v, node),
+        _ => true,
+    };
+    let free = |m: &Meta| !taken.contains(&&*m.key.name);
+    let mut reserved = world
+        .volumes_reserved_for(&meta.key.namespace, &meta.key.name)
+        .filter(|(m, v)| free(m) && is_reserved_for(v, meta) && fits(v));
+    if let Some(ours) = reserved.next() {
+        return within_reach(ours.1).then_some(ours);
+    }
+    if matches!(place, Place::Unknown) {
+        return None;
+    }
+    let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref());
+    world
+        .volumes_of_class(class_of(claim))
+        .filter(|(m, v)| {
+            free(m)
+                && reserved_for(v).is_none()
+                && volume_phase(v) == "Available"
+                && fits(v)
+                && selector.is_none_or(|s| labels_match(s, v.metadata.labels.as_ref()))
+                && within_reach(v)
+        })
+        .min_by_key(|(m, v)| {
+            let spec = v.spec.as_ref();
+            let access = spec.and_then(|s| s.access_modes.as_ref()).map_or(0, Vec::len);
+            // With a node given the size alone counts, as upstream's scheduler has it.
+            let access = if matches!(place, Place::On(_)) { 0 } else { access };
+            (access, spec.map(capacity), m.key.name.clone())
+        })
+}
+
+/// Whether a class leaves binding to the scheduler.
+pub(crate) fn binds_late(class: Option<&StorageClass>) -> bool {
+    class.and_then(|c| c.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer")
+}
+
+/// The class that claims without one get: of the defaults the newest, then the first by name.
+pub(crate) fn default_class(world: &World) -> Option<&StorageClass> {
+    let default = |c: &&StorageClass| {
+        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+            .iter()
+            .any(|a| annotation(&c.metadata, a) == Some("true"))
+    };
+    let defaults = world.classes().map(|(_, c)| c).filter(default);
+    defaults.min_by_key(|c| (std::cmp::Reverse(c.metadata.creation_timestamp.clone()), c.metadata.name.clone()))
+}
+
+/// Volume name, claim name and whether the claim is made for the pod, for each volume of a pod that is a claim.
+pub(crate) fn claims_of(pod: &Pod) -> Vec<(&str, String, bool)> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes
+        .filter_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
+            (Some(claim), _) => Some((v.name.as_str(), claim.claim_name.clone(), false)),
+            (None, Some(_)) => Some((v.name.as_str(), format!("{name}-{}", v.name), true)),
+            (None, None) => None,
+        })
+        .collect()
+}
+
+/// Whether a claim was made for an ephemeral volume of this incarnation of a pod.
+pub(crate) fn is_made_for(claim: &Meta, pod_uid: &str) -> bool {
+    claim.owners.iter().any(|o| o.controller == Some(true) && o.kind == "Pod" && o.uid == pod_uid)
+}
+
+/// Whether a pod ran to its end.
+pub(crate) fn is_terminated(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+pub(crate) fn node_of(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}

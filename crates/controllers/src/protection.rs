@@ -1,0 +1,63 @@
+//! Protection of what is in use: takes the finalizers of claims and volumes off once nothing uses them.
+//!
+//! In: one claim or volume. Out: the patch that takes the finalizer off, after a look past the caches.
+//! - A claim that a scheduled pod names keeps its finalizer.   - A Bound volume keeps its finalizer.
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    claim::{claims_of, is_made_for, node_of, volume_phase},
+    decision::{Action, Context, Decision, Key, Meta, Unless},
+    world::{Change, Object, World},
+};
+
+const CLAIM: &str = "kubernetes.io/pvc-protection";
+const VOLUME: &str = "kubernetes.io/pv-protection";
+
+pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
+    if let Some((meta, volume)) = world.volume(&key.name).filter(|_| key.kind == "PersistentVolume") {
+        let free = meta.deleting.is_some() && meta.has_finalizer(VOLUME) && volume_phase(volume) != "Bound";
+        return free.then(|| Action::drop_finalizer(meta, VOLUME)).into();
+    }
+    let Some((meta, _)) = world.claim(&key.namespace, &key.name).filter(|_| key.kind == "PersistentVolumeClaim") else {
+        return Decision::settled();
+    };
+    let candidate = meta.deleting.is_some() && meta.has_finalizer(CLAIM);
+    let mut pods = world.pods_naming(&key.namespace, &key.name);
+    if !candidate || pods.any(|(pod_meta, pod)| uses(pod, &pod_meta.uid, meta)) {
+        return Decision::settled();
+    }
+    // A pod may have been scheduled a moment ago.
+    Decision::act(Action::Checked {
+        unless: Unless::Used {
+            namespace: key.namespace.to_string(),
+            claim: key.name.to_string(),
+            claim_uid: meta.uid.clone(),
+        },
+        then: Box::new(Action::drop_finalizer(meta, CLAIM)),
+    })
+}
+
+/// Whether a pod keeps a claim from going: only scheduled ones count, for a node starts no pod whose claim is going.
+pub fn uses(pod: &Pod, pod_uid: &str, claim: &Meta) -> bool {
+    let shut_down =
+        pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
+    !node_of(pod).is_empty()
+        && claims_of(pod).into_iter().any(|(_, name, ephemeral)| {
+            name == *claim.key.name && (!ephemeral || (!shut_down && is_made_for(claim, pod_uid)))
+        })
+}
+
+pub(crate) fn wakes(_: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    match change.key.kind {
+        "PersistentVolumeClaim" | "PersistentVolume" => wake(change.key.clone()),
+        "Pod" => {
+            for entry in change.old.iter().chain(&change.new) {
+                let Object::Pod(pod) = &entry.object else { continue };
+                for (_, claim, _) in claims_of(pod) {
+                    wake(Key::new("PersistentVolumeClaim", &change.key.namespace, &claim));
+                }
+            }
+        }
+        _ => {}
+    }
+}

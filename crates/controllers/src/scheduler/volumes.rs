@@ -1,0 +1,161 @@
+//! The claims of a pod: bound ones bind the pod to nodes, waiting ones get their volume with the node.
+use k8s_openapi::api::{
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    storage::v1::StorageClass,
+};
+use serde_json::json;
+
+use super::Obstacle;
+use crate::{
+    binder,
+    claim::{
+        self, NO_PROVISIONER, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of, class_of, is_bound,
+        is_made_for, is_terminated, volume_of,
+    },
+    decision::{Action, Meta, annotation},
+    select::reaches,
+    world::World,
+};
+
+type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
+
+/// A pod's claims, sorted by what is left to do.
+pub(crate) struct Claims<'a> {
+    bound: Vec<Claim<'a>>,
+    /// With the class that makes them wait.
+    waiting: Vec<(Claim<'a>, &'a StorageClass)>,
+    /// Claims for one pod alone that another pod has, on any node.
+    exclusive: bool,
+}
+
+/// What a waiting claim gets on a node.
+pub(crate) enum Place<'a> {
+    Volume(Claim<'a>, (&'a Meta, &'a PersistentVolume)),
+    Provision(Claim<'a>),
+}
+
+/// What comes next once a node is chosen.
+pub(crate) enum Step {
+    Write(Action),
+    Wait,
+    Done,
+}
+
+impl<'a> Claims<'a> {
+    /// # Errors
+    /// The sentence that says why the pod can be on no node for now.
+    pub(crate) fn of(world: &'a World, meta: &Meta, pod: &Pod) -> Result<Self, String> {
+        let mut claims = Self { bound: Vec::new(), waiting: Vec::new(), exclusive: false };
+        let namespace = &meta.key.namespace;
+        let mut found = Vec::new();
+        for (_, name, ephemeral) in claims_of(pod) {
+            let Some(claim) = world.claim(namespace, &name) else {
+                return Err(match ephemeral {
+                    true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"),
+                    false => format!("persistentvolumeclaim {name:?} not found"),
+                });
+            };
+            if claim_phase(claim.1) == "Lost" {
+                let volume = volume_of(claim.1);
+                return Err(format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"));
+            }
+            if claim.0.deleting.is_some() {
+                return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
+            }
+            if ephemeral && !is_made_for(claim.0, &meta.uid) {
+                let pod = &meta.key.name;
+                return Err(format!(
+                    "PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"
+                ));
+            }
+            found.push(claim);
+        }
+        for claim in found {
+            claims.exclusive |= has_other_user(world, meta, claim);
+            let class = world.class(class_of(claim.1)).map(|(_, c)| c);
+            match class {
+                _ if is_bound(claim.1) => claims.bound.push(claim),
+                Some(class) if binds_late(Some(class)) && volume_of(claim.1).is_empty() => {
+                    claims.waiting.push((claim, class));
+                }
+                _ => return Err("pod has unbound immediate PersistentVolumeClaims".into()),
+            }
+        }
+        Ok(claims)
+    }
+
+    /// What the waiting claims would get on a node.
+    ///
+    /// # Errors
+    /// What keeps the pod off it.
+    pub(crate) fn place(&self, world: &'a World, node: &Node) -> Result<Vec<Place<'a>>, Vec<Obstacle>> {
+        if self.exclusive {
+            return Err(vec![Obstacle::by_pods(
+                "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by \
+                 another pod",
+            )]);
+        }
+        for (_, claim) in &self.bound {
+            let Some((_, volume)) = world.volume(volume_of(claim)) else {
+                let reason = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+                return Err(vec![Obstacle::fixed(reason)]);
+            };
+            if !reaches(volume, node) {
+                return Err(vec![Obstacle::fixed("node(s) didn't match PersistentVolume's node affinity")]);
+            }
+        }
+        let none = || vec![Obstacle::fixed("node(s) didn't find available persistent volumes to bind")];
+        let mut places = Vec::new();
+        let mut taken = Vec::new();
+        for (claim, class) in &self.waiting {
+            let selected = annotation(&claim.1.metadata, SELECTED_NODE);
+            if selected.is_some_and(|name| Some(name) != node.metadata.name.as_deref()) {
+                return Err(none());
+            }
+            let volume = best_volume(world, *claim, claim::Place::On(node), &taken);
+            if let Some(volume) = volume.filter(|_| selected.is_none()) {
+                taken.push(&*volume.0.key.name);
+                places.push(Place::Volume(*claim, volume));
+            } else if class.provisioner != NO_PROVISIONER && allowed(class, node) {
+                places.push(Place::Provision(*claim));
+            } else {
+                return Err(none());
+            }
+        }
+        Ok(places)
+    }
+}
+
+fn has_other_user(world: &World, pod: &Meta, (meta, claim): Claim<'_>) -> bool {
+    let modes = claim.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
+    modes.iter().any(|m| m == "ReadWriteOncePod")
+        && world
+            .pods_naming(&meta.key.namespace, &meta.key.name)
+            .any(|(m, p)| m.uid != pod.uid && !claim::node_of(p).is_empty() && !is_terminated(p))
+}
+
+/// Whether a class lets its provisioner make volumes for a node.
+fn allowed(class: &StorageClass, node: &Node) -> bool {
+    let Some(terms) = class.allowed_topologies.as_ref().filter(|t| !t.is_empty()) else { return true };
+    let labels = node.metadata.labels.as_ref();
+    terms.iter().any(|term| {
+        let mut wanted = term.match_label_expressions.iter().flatten();
+        wanted.all(|e| labels.and_then(|l| l.get(&e.key)).is_some_and(|value| e.values.contains(value)))
+    })
+}
+
+/// Reserves one volume, or asks for one, at a time; the binder finishes what is begun here.
+pub(crate) fn next_step(places: &[Place<'_>], node: &str) -> Step {
+    let write = places.iter().find_map(|place| match place {
+        Place::Volume((meta, _), volume) => binder::reserve(meta, *volume),
+        Place::Provision((meta, claim)) if annotation(&claim.metadata, SELECTED_NODE).is_none() => {
+            Some(Action::patch(meta, json!({ "metadata": { "annotations": { SELECTED_NODE: node } } })))
+        }
+        Place::Provision(_) => None,
+    });
+    match write {
+        Some(action) => Step::Write(action),
+        None if places.is_empty() => Step::Done,
+        None => Step::Wait,
+    }
+}

@@ -1,0 +1,291 @@
+//! The objects as they were last seen, indexed by what decisions ask for.
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    storage::v1::StorageClass,
+};
+
+use crate::{
+    claim,
+    decision::{Key, Meta},
+};
+
+/// What of an object is kept besides its metadata.
+#[derive(Debug, Clone)]
+pub enum Object {
+    Pod(Arc<Pod>),
+    Claim(Arc<PersistentVolumeClaim>),
+    Volume(Arc<PersistentVolume>),
+    Class(Arc<StorageClass>),
+    Node(Arc<Node>),
+    Namespace(Arc<Namespace>),
+    /// The certificates in a namespace's `kube-root-ca.crt`.
+    RootCa(Arc<str>),
+    /// Metadata is enough.
+    Other,
+}
+
+/// One object.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub meta: Arc<Meta>,
+    pub object: Object,
+}
+
+/// A change of the world, told to controllers so that they name the keys to decide again.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub key: Key,
+    pub old: Option<Entry>,
+    pub new: Option<Entry>,
+}
+
+type Table = BTreeMap<(Arc<str>, Arc<str>), Entry>;
+
+/// Everything seen. Fed by the engine, read by decisions.
+#[derive(Debug, Default)]
+pub struct World {
+    tables: HashMap<&'static str, Table>,
+    by_uid: HashMap<String, Key>,
+    /// Owner UID to its dependents.
+    dependents: Index<String>,
+    pods_by_node: Index<String>,
+    /// Namespace and claim name to the pods that name it.
+    pods_by_claim: Index<(Arc<str>, String)>,
+    unscheduled: BTreeSet<Key>,
+    volumes_by_class: Index<String>,
+    /// Namespace and claim name to the volumes whose claimRef names it.
+    volumes_by_claim: Index<(Arc<str>, String)>,
+    unbound_by_class: Index<String>,
+    claims_by_volume: Index<String>,
+    missing_nodes: HashMap<String, Timestamp>,
+}
+
+macro_rules! getter {
+    ($name:ident, $all:ident, $kind:literal, $variant:ident, $type:ty) => {
+        /// One object of the kind and its metadata.
+        pub fn $name(&self, namespace: &str, name: &str) -> Option<(&Meta, &$type)> {
+            let entry = self.entry(&Key::new($kind, namespace, name))?;
+            match &entry.object {
+                Object::$variant(object) => Some((&entry.meta, object)),
+                _ => None,
+            }
+        }
+        /// All objects of the kind, by namespace and name.
+        pub fn $all(&self) -> impl Iterator<Item = (&Meta, &$type)> {
+            self.tables.get($kind).into_iter().flatten().filter_map(|(_, entry)| match &entry.object {
+                Object::$variant(object) => Some((&*entry.meta, &**object)),
+                _ => None,
+            })
+        }
+    };
+}
+
+impl World {
+    getter!(pod, pods, "Pod", Pod, Pod);
+    getter!(claim, claims, "PersistentVolumeClaim", Claim, PersistentVolumeClaim);
+    getter!(volume_in, volumes, "PersistentVolume", Volume, PersistentVolume);
+    getter!(class_in, classes, "StorageClass", Class, StorageClass);
+    getter!(node_in, nodes, "Node", Node, Node);
+    getter!(namespace_in, namespaces, "Namespace", Namespace, Namespace);
+
+    pub fn volume(&self, name: &str) -> Option<(&Meta, &PersistentVolume)> {
+        self.volume_in("", name)
+    }
+    pub fn class(&self, name: &str) -> Option<(&Meta, &StorageClass)> {
+        self.class_in("", name)
+    }
+    pub fn node(&self, name: &str) -> Option<(&Meta, &Node)> {
+        self.node_in("", name)
+    }
+    pub fn namespace(&self, name: &str) -> Option<(&Meta, &Namespace)> {
+        self.namespace_in("", name)
+    }
+
+    /// One object of any kind.
+    pub fn entry(&self, key: &Key) -> Option<&Entry> {
+        self.tables.get(key.kind)?.get(&(key.namespace.clone(), key.name.clone()))
+    }
+
+    /// All objects of a kind.
+    pub fn entries(&self, kind: &str) -> impl Iterator<Item = &Entry> {
+        self.tables.get(kind).into_iter().flat_map(|table| table.values())
+    }
+
+    /// Objects of any kind in a namespace.
+    pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Meta> {
+        let low: (Arc<str>, Arc<str>) = (namespace.into(), "".into());
+        let namespace: Arc<str> = namespace.into();
+        self.tables.values().flat_map(move |table| {
+            let namespace = namespace.clone();
+            table.range(low.clone()..).take_while(move |((n, _), _)| *n == namespace).map(|(_, e)| &*e.meta)
+        })
+    }
+
+    /// The object of a UID.
+    pub fn by_uid(&self, uid: &str) -> Option<&Meta> {
+        self.entry(self.by_uid.get(uid)?).map(|e| &*e.meta)
+    }
+    /// Objects that name the UID as an owner.
+    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &Meta> {
+        self.dependents.get(uid).filter_map(|key| self.entry(key)).map(|e| &*e.meta)
+    }
+    /// Pods bound to a node, terminated ones too.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&Meta, &Pod)> {
+        self.pods_of(self.pods_by_node.get(node))
+    }
+    /// Pods that name a claim, directly or by an ephemeral volume.
+    pub fn pods_naming(&self, namespace: &str, claim: &str) -> impl Iterator<Item = (&Meta, &Pod)> {
+        self.pods_of(self.pods_by_claim.get(&(namespace.into(), claim.to_owned())))
+    }
+    /// Pods that the scheduler has to find a node for.
+    pub fn unscheduled(&self) -> impl Iterator<Item = &Key> {
+        self.unscheduled.iter()
+    }
+    /// Volumes of a class (may be empty).
+    pub fn volumes_of_class(&self, class: &str) -> impl Iterator<Item = (&Meta, &PersistentVolume)> {
+        self.volumes_by_class.get(class).filter_map(|k| self.volume(&k.name))
+    }
+    /// Volumes whose claimRef has this namespace and name.
+    pub fn volumes_reserved_for(&self, namespace: &str, claim: &str) -> impl Iterator<Item = (&Meta, &PersistentVolume)> {
+        self.volumes_by_claim.get(&(namespace.into(), claim.to_owned())).filter_map(|k| self.volume(&k.name))
+    }
+    /// Claims of a class whose binding is not complete.
+    pub fn unbound_claims(&self, class: &str) -> impl Iterator<Item = &Key> {
+        self.unbound_by_class.get(class)
+    }
+    /// Claims whose `spec.volumeName` is this volume.
+    pub fn claims_naming(&self, volume: &str) -> impl Iterator<Item = &Key> {
+        self.claims_by_volume.get(volume)
+    }
+    /// Since when pods name a node that does not exist.
+    pub fn missing_since(&self, node: &str) -> Option<Timestamp> {
+        self.missing_nodes.get(node).copied()
+    }
+
+    fn pods_of<'a>(&'a self, keys: impl Iterator<Item = &'a Key>) -> impl Iterator<Item = (&'a Meta, &'a Pod)> {
+        keys.filter_map(|k| self.pod(&k.namespace, &k.name))
+    }
+
+    /// Takes in the newest state of an object, `None` when it is gone.
+    pub fn apply(&mut self, key: Key, new: Option<Entry>, now: Timestamp) -> Change {
+        let table = self.tables.entry(key.kind).or_default();
+        let id = (key.namespace.clone(), key.name.clone());
+        let old = match new.clone() {
+            Some(entry) => table.insert(id, entry),
+            None => table.remove(&id),
+        };
+        if let Some(old) = &old {
+            self.index(old, false);
+        }
+        if let Some(new) = &new {
+            self.index(new, true);
+        }
+        self.note_missing_nodes(old.as_ref(), new.as_ref(), now);
+        Change { key, old, new }
+    }
+
+    fn index(&mut self, entry: &Entry, add: bool) {
+        let meta = &entry.meta;
+        let key = &meta.key;
+        if add {
+            self.by_uid.insert(meta.uid.clone(), key.clone());
+        } else {
+            self.by_uid.remove(&meta.uid);
+        }
+        for owner in &meta.owners {
+            self.dependents.set(owner.uid.clone(), key, add);
+        }
+        match &entry.object {
+            Object::Pod(pod) => self.index_pod(key, pod, add),
+            Object::Claim(c) => {
+                if !claim::volume_of(c).is_empty() {
+                    self.claims_by_volume.set(claim::volume_of(c).to_owned(), key, add);
+                }
+                if !claim::is_bound(c) {
+                    self.unbound_by_class.set(claim::class_of(c).to_owned(), key, add);
+                }
+            }
+            Object::Volume(volume) => {
+                self.volumes_by_class.set(claim::class_of_volume(volume).to_owned(), key, add);
+                if let Some((namespace, name)) = claim::reserved_for(volume) {
+                    self.volumes_by_claim.set((namespace.into(), name.to_owned()), key, add);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn index_pod(&mut self, key: &Key, pod: &Pod, add: bool) {
+        let Some(spec) = &pod.spec else { return };
+        match spec.node_name.as_deref().unwrap_or_default() {
+            "" if add => drop(self.unscheduled.insert(key.clone())),
+            "" => drop(self.unscheduled.remove(key)),
+            node => self.pods_by_node.set(node.to_owned(), key, add),
+        }
+        for (_, name, _) in claim::claims_of(pod) {
+            self.pods_by_claim.set((key.namespace.clone(), name), key, add);
+        }
+    }
+
+    fn note_missing_nodes(&mut self, old: Option<&Entry>, new: Option<&Entry>, now: Timestamp) {
+        match (new.map(|e| &e.object), old.map(|e| (&e.object, &e.meta.key.name))) {
+            (Some(Object::Pod(pod)), _) => {
+                let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+                if !node.is_empty() && self.node(&node).is_none() {
+                    self.missing_nodes.entry(node).or_insert(now);
+                }
+            }
+            (Some(Object::Node(node)), _) => {
+                self.missing_nodes.remove(node.metadata.name.as_deref().unwrap_or_default());
+            }
+            (None, Some((Object::Node(_), name))) if self.pods_on(name).next().is_some() => {
+                self.missing_nodes.insert(name.to_string(), now);
+            }
+            (None, Some((Object::Pod(pod), _))) => {
+                let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+                if self.missing_nodes.contains_key(&node) && self.pods_on(&node).next().is_none() {
+                    self.missing_nodes.remove(&node);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Keys under a value; a value without keys is forgotten.
+#[derive(Debug)]
+struct Index<V>(HashMap<V, BTreeSet<Key>>);
+
+impl<V> Default for Index<V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<V: Hash + Eq> Index<V> {
+    fn get<'a, Q>(&'a self, value: &Q) -> impl Iterator<Item = &'a Key> + use<'a, V, Q>
+    where
+        V: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.0.get(value).into_iter().flatten()
+    }
+    fn set(&mut self, value: V, key: &Key, add: bool) {
+        if add {
+            self.0.entry(value).or_default().insert(key.clone());
+        } else if let Some(keys) = self.0.get_mut(&value) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.0.remove(&value);
+            }
+        }
+    }
+}
