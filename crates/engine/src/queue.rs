@@ -1,0 +1,329 @@
+//! Who is due: one task per controller and key, as long as there is something to do.
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use base::{Backoff, Clock, SystemClock};
+use controllers::{CONTROLLERS, Change, Context, Decision, Entry, Key, Note, World};
+use kube::Client;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+
+use crate::{
+    Settings, act,
+    wire::{self},
+};
+
+/// Actions under way at once.
+const AT_ONCE: usize = 64;
+/// Notes waiting to be recorded; more are dropped.
+const NOTES: usize = 4096;
+/// Steps of one key in a row before it has to wait like one that fails.
+const STEPS: u32 = 100;
+const RETRY_FIRST: Duration = Duration::from_millis(5);
+const RETRY_CAP: Duration = Duration::from_secs(30);
+/// Everything is decided again after this, in case a change went unnoticed.
+const RESYNC: Duration = Duration::from_secs(600);
+
+/// Counts of one controller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub decisions: u64,
+    pub actions: u64,
+    pub conflicts: u64,
+    pub failures: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    decisions: AtomicU64,
+    actions: AtomicU64,
+    conflicts: AtomicU64,
+    failures: AtomicU64,
+}
+
+type Job = (usize, Key);
+
+/// What all tasks share.
+pub(crate) struct Core {
+    pub(crate) client: Client,
+    pub(crate) world: RwLock<World>,
+    /// How many kinds were listed.
+    pub(crate) synced: watch::Sender<usize>,
+    /// Newest version seen of each kind.
+    seen: Mutex<HashMap<&'static str, u64>>,
+    settings: Settings,
+    /// Keys with a task; the value wakes it. `None` before everything was listed.
+    due: Mutex<Option<HashMap<Job, Arc<Notify>>>>,
+    serial: Vec<tokio::sync::Mutex<()>>,
+    permits: Semaphore,
+    counters: Vec<Counters>,
+    /// What was told last about a key, so that it is not told again.
+    told: Mutex<HashMap<Job, Vec<Note>>>,
+    pub(crate) notes: mpsc::Sender<(usize, Note)>,
+    pub(crate) notes_out: Mutex<Option<mpsc::Receiver<(usize, Note)>>>,
+    stopping: watch::Sender<bool>,
+    idle: Notify,
+}
+
+impl Core {
+    pub(crate) fn new(client: Client, settings: Settings) -> Self {
+        let (notes, notes_out) = mpsc::channel(NOTES);
+        Self {
+            client,
+            world: RwLock::default(),
+            synced: watch::Sender::new(0),
+            seen: Mutex::default(),
+            settings,
+            due: Mutex::new(None),
+            serial: CONTROLLERS.iter().map(|_| tokio::sync::Mutex::new(())).collect(),
+            permits: Semaphore::new(AT_ONCE),
+            counters: CONTROLLERS.iter().map(|_| Counters::default()).collect(),
+            told: Mutex::default(),
+            notes,
+            notes_out: Mutex::new(Some(notes_out)),
+            stopping: watch::Sender::new(false),
+            idle: Notify::new(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Vec<Stats> {
+        let of = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let row = |c: &Counters| Stats {
+            decisions: of(&c.decisions),
+            actions: of(&c.actions),
+            conflicts: of(&c.conflicts),
+            failures: of(&c.failures),
+        };
+        self.counters.iter().map(row).collect()
+    }
+
+    /// Remembers that everything up to a version of a kind was seen.
+    pub(crate) fn seen(&self, kind: &'static str, revision: &str) {
+        let mut seen = self.seen.lock();
+        let last = seen.entry(kind).or_default();
+        *last = (*last).max(number(revision));
+    }
+
+    /// Takes in what a list (without `revision`) or a watch told.
+    pub(crate) fn observe(self: &Arc<Self>, key: Key, entry: Option<Entry>, revision: Option<&str>) {
+        let mut world = self.world.write();
+        if let Some(revision) = revision {
+            self.seen(key.kind, revision);
+        }
+        self.apply(&mut world, key, entry);
+    }
+
+    /// Takes in what an action's answer told, unless the watch is past it. A deletion seen by the watch is so never
+    /// undone by an answer that comes late.
+    pub(crate) fn learn(self: &Arc<Self>, entry: Entry) {
+        let mut world = self.world.write();
+        let kind = entry.meta.key.kind;
+        if number(&entry.meta.resource_version) > self.seen.lock().get(kind).copied().unwrap_or_default() {
+            self.apply(&mut world, entry.meta.key.clone(), Some(entry));
+        }
+    }
+
+    /// Changes what is known of an object until the server tells more.
+    pub(crate) fn assume(self: &Arc<Self>, key: &Key, change: impl FnOnce(&Entry) -> Option<Entry>) {
+        let mut world = self.world.write();
+        if let Some(entry) = world.entry(key).and_then(change) {
+            self.apply(&mut world, key.clone(), Some(entry));
+        }
+    }
+
+    fn apply(self: &Arc<Self>, world: &mut World, key: Key, entry: Option<Entry>) {
+        if let (Some(new), Some(old)) = (&entry, world.entry(&key)) {
+            let stale = number(&new.meta.resource_version) < number(&old.meta.resource_version);
+            if stale && new.meta.uid == old.meta.uid {
+                return;
+            }
+        }
+        let change = world.apply(key, entry, SystemClock.now());
+        self.wake(world, &change);
+    }
+
+    fn wake(self: &Arc<Self>, world: &World, change: &Change) {
+        let mut due = self.due.lock();
+        let Some(due) = due.as_mut() else { return };
+        for (i, controller) in CONTROLLERS.iter().enumerate() {
+            (controller.wakes)(world, change, &mut |key| self.enqueue(due, (i, key)));
+        }
+    }
+
+    fn enqueue(self: &Arc<Self>, due: &mut HashMap<Job, Arc<Notify>>, job: Job) {
+        if *self.stopping.borrow() {
+            return;
+        }
+        if let Some(notify) = due.get(&job) {
+            notify.notify_one();
+            return;
+        }
+        let notify = Arc::new(Notify::new());
+        due.insert(job.clone(), notify.clone());
+        tokio::spawn(work(self.clone(), job, notify));
+    }
+
+    /// Decides everything.
+    fn wake_all(self: &Arc<Self>) {
+        let world = self.world.read();
+        for entry in wire::watched().flat_map(|k| world.entries(k.kind)) {
+            self.wake(&world, &Change { key: entry.meta.key.clone(), old: None, new: Some(entry.clone()) });
+        }
+    }
+
+    /// Begins no more steps and waits for those under way.
+    pub(crate) async fn stop(&self) {
+        self.stopping.send_replace(true);
+        loop {
+            let idle = self.idle.notified();
+            if self.due.lock().as_ref().is_none_or(HashMap::is_empty) {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn tell(&self, job: &Job, notes: Vec<Note>) {
+        let mut told = self.told.lock();
+        if notes.is_empty() {
+            told.remove(job);
+            return;
+        }
+        let before = told.insert(job.clone(), notes.clone()).unwrap_or_default();
+        drop(told);
+        for note in notes.into_iter().filter(|n| !before.contains(n)) {
+            tracing::debug!(controller = CONTROLLERS[job.0].name, about = %note.about, reason = note.reason, "{}", note.message);
+            if self.notes.try_send((job.0, note)).is_err() {
+                tracing::debug!("too many Events at once; one is dropped");
+            }
+        }
+    }
+}
+
+/// Versions are numbers that grow, across all objects of a kind.
+fn number(revision: &str) -> u64 {
+    revision.parse().unwrap_or_default()
+}
+
+/// Waits until every kind was listed, then keeps everything decided.
+pub(crate) async fn start(core: Arc<Core>) {
+    let kinds = wire::watched().count();
+    // The sender lives in `core`.
+    let _ = core.synced.subscribe().wait_for(|n| *n >= kinds).await;
+    *core.due.lock() = Some(HashMap::new());
+    loop {
+        core.wake_all();
+        tokio::time::sleep(RESYNC).await;
+    }
+}
+
+/// What a step came to.
+pub(crate) enum Outcome {
+    /// The world has the result: decide again.
+    Done,
+    /// It was done, but the world does not show it yet.
+    Unseen,
+    /// The decision was made on an old state.
+    Stale,
+    Failed(crate::EngineError),
+}
+
+/// Decides and acts on one key until there is nothing left to do.
+async fn work(core: Arc<Core>, job: Job, notify: Arc<Notify>) {
+    let mut stop = core.stopping.subscribe();
+    let mut retry = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let mut steps = 0;
+    while !*stop.borrow() {
+        let (outcome, again) = step(&core, &job).await;
+        let (delay, wakeable) = match outcome {
+            None => {
+                if settle(&core, &job, &notify, again) {
+                    return;
+                }
+                retry.reset();
+                steps = 0;
+                (again.unwrap_or_default(), true)
+            }
+            Some(Outcome::Done) if steps < STEPS => {
+                steps += 1;
+                continue;
+            }
+            Some(Outcome::Done) => {
+                tracing::warn!(controller = CONTROLLERS[job.0].name, key = %job.1, "does not come to rest; slowing down");
+                (retry.delay(), false)
+            }
+            Some(Outcome::Unseen) => (Duration::from_millis(50).max(retry.delay()), true),
+            Some(Outcome::Stale) => (retry.delay(), true),
+            Some(Outcome::Failed(error)) => {
+                let delay = retry.delay();
+                let (controller, error) = (CONTROLLERS[job.0].name, base::chain(&error));
+                tracing::warn!(controller, key = %job.1, error, ?delay, "trying again");
+                (delay, false)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = notify.notified(), if wakeable => {}
+            _ = stop.changed() => {}
+        }
+    }
+    core.due.lock().as_mut().map(|due| due.remove(&job));
+    core.idle.notify_waiters();
+}
+
+/// Ends the key's task unless it was woken meanwhile or has to look again; whether it ended.
+fn settle(core: &Core, job: &Job, notify: &Notify, again: Option<Duration>) -> bool {
+    if again.is_some() {
+        return false;
+    }
+    let mut due = core.due.lock();
+    // Wakes come under this lock, so that none is lost between the look and the removal.
+    let woken = futures::FutureExt::now_or_never(notify.notified()).is_some();
+    if woken {
+        notify.notify_one();
+        return false;
+    }
+    due.as_mut().map(|due| due.remove(job));
+    core.idle.notify_waiters();
+    true
+}
+
+/// One decision and its action.
+async fn step(core: &Arc<Core>, job: &Job) -> (Option<Outcome>, Option<Duration>) {
+    let controller = &CONTROLLERS[job.0];
+    let counters = &core.counters[job.0];
+    let count = |c: &AtomicU64| c.fetch_add(1, Ordering::Relaxed);
+    let _turn = if controller.serial { Some(core.serial[job.0].lock().await) } else { None };
+    let decision: Decision = {
+        let context = Context { now: SystemClock.now(), root_ca: core.settings.root_ca.clone() };
+        (controller.decide)(&job.1, &core.world.read(), &context)
+    };
+    count(&counters.decisions);
+    let Some(action) = decision.action else {
+        core.tell(job, decision.notes);
+        return (None, decision.again);
+    };
+    tracing::debug!(controller = controller.name, key = %job.1, ?action, "act");
+    let outcome = {
+        // The semaphore is never closed.
+        let _permit = core.permits.acquire().await;
+        act::perform(core, action).await
+    };
+    match &outcome {
+        Outcome::Done | Outcome::Unseen => {
+            count(&counters.actions);
+            if !decision.notes.is_empty() {
+                core.tell(job, decision.notes);
+            }
+        }
+        Outcome::Stale => drop(count(&counters.conflicts)),
+        Outcome::Failed(_) => drop(count(&counters.failures)),
+    }
+    (Some(outcome), None)
+}
