@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     claim::{
-        BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, class_of,
-        claims_of, default_class, is_reserved_for, is_terminated, mismatch, node_of, says_class, volume_of,
+        BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of,
+        class_of, default_class, is_reserved_for, is_terminated, mismatch, node_of, says_class, volume_of,
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     volume,
@@ -141,11 +141,7 @@ fn waiting_for_consumer((meta, _): Claim<'_>, world: &World) -> Note {
         .map(|(m, _)| &*m.key.name)
         .collect();
     match pods.as_slice() {
-        [] => Note::normal(
-            meta,
-            "WaitForFirstConsumer",
-            "waiting for first consumer to be created before binding",
-        ),
+        [] => Note::normal(meta, "WaitForFirstConsumer", "waiting for first consumer to be created before binding"),
         [pod] => Note::normal(meta, "WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),
         pods => {
             Note::normal(meta, "WaitForPodScheduled", format!("waiting for pods {} to be scheduled", pods.join(",")))
@@ -155,7 +151,8 @@ fn waiting_for_consumer((meta, _): Claim<'_>, world: &World) -> Note {
 
 /// Asks the provisioner of the claim's class for a volume; that is somebody else's program.
 fn provision(claim: Claim<'_>, world: &World) -> Decision {
-    const ASKED: [&str; 2] = ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
+    const ASKED: [&str; 2] =
+        ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
     let (meta, object) = claim;
     let name = class_of(object);
     let failed = |message: String| pending(claim).with(Note::warning(meta, "ProvisioningFailed", message));
@@ -193,25 +190,20 @@ fn decide_bound(claim: Claim<'_>, world: &World) -> Decision {
     };
     let name = volume_of(object);
     if name.is_empty() {
-        return lost(
-            "ClaimLost",
-            "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!",
-        );
+        return lost("ClaimLost", "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!");
     }
     let Some(volume) = world.volume(name) else {
         return lost("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!");
     };
-    let holder = volume.1.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).map(|r| r.uid.as_deref().unwrap_or_default());
+    let holder =
+        volume.1.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).map(|r| r.uid.as_deref().unwrap_or_default());
     match holder {
         None => bind(claim, volume).into(),
         Some(uid) if uid == meta.uid => match bind(claim, volume) {
             Some(action) => Decision::act(action),
             None => growth(claim, volume, world),
         },
-        Some(_) => lost(
-            "ClaimMisbound",
-            "Two claims are bound to the same volume, this one is bound incorrectly",
-        ),
+        Some(_) => lost("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly"),
     }
 }
 

@@ -60,7 +60,8 @@ pub(crate) fn volume_phase(volume: &PersistentVolume) -> &str {
 
 /// Whether a volume's claimRef is for this incarnation of the claim; one without UID is for any.
 pub(crate) fn is_reserved_for(volume: &PersistentVolume, claim: &Meta) -> bool {
-    let uid = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).and_then(|r| r.uid.as_deref()).unwrap_or_default();
+    let uid =
+        volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).and_then(|r| r.uid.as_deref()).unwrap_or_default();
     reserved_for(volume) == Some((&claim.key.namespace, &claim.key.name)) && (uid.is_empty() || uid == claim.uid)
 }
 

@@ -45,7 +45,11 @@ impl Meta {
     pub fn new(kind: &'static str, meta: &ObjectMeta) -> Self {
         let text = |t: &Option<String>| t.clone().unwrap_or_default();
         Self {
-            key: Key::new(kind, meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()),
+            key: Key::new(
+                kind,
+                meta.namespace.as_deref().unwrap_or_default(),
+                meta.name.as_deref().unwrap_or_default(),
+            ),
             uid: text(&meta.uid),
             resource_version: text(&meta.resource_version),
             deleting: meta.deletion_timestamp.as_ref().map(|t| t.0),

@@ -45,7 +45,10 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         };
         copy("labels", given.and_then(|m| m.labels.as_ref()).map(|l| json!(l)));
         copy("annotations", given.and_then(|m| m.annotations.as_ref()).map(|a| json!(a)));
-        return Decision::act(Action::Create { key: Key::new("PersistentVolumeClaim", &key.namespace, &claim), object });
+        return Decision::act(Action::Create {
+            key: Key::new("PersistentVolumeClaim", &key.namespace, &claim),
+            object,
+        });
     }
     Decision::settled()
 }
@@ -57,9 +60,9 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
     };
     match change.key.kind {
         "Pod" if change.new.as_ref().is_some_and(|e| ephemeral(&e.object)) => wake(change.key.clone()),
-        "PersistentVolumeClaim" if change.new.is_none() => world
-            .pods_naming(&change.key.namespace, &change.key.name)
-            .for_each(|(m, _)| wake(m.key.clone())),
+        "PersistentVolumeClaim" if change.new.is_none() => {
+            world.pods_naming(&change.key.namespace, &change.key.name).for_each(|(m, _)| wake(m.key.clone()))
+        }
         _ => {}
     }
 }

@@ -65,7 +65,11 @@ fn changed_conditions(namespace: &Namespace, content: &[&Meta], now: Timestamp) 
     let held = if finalizers.is_empty() {
         ("False", "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
     } else {
-        ("True", "SomeFinalizersRemain", format!("Some content in the namespace has finalizers remaining: {finalizers}"))
+        (
+            "True",
+            "SomeFinalizersRemain",
+            format!("Some content in the namespace has finalizers remaining: {finalizers}"),
+        )
     };
     let fixed = |reason, message: &str| ("False", reason, message.to_owned());
     let wanted = [

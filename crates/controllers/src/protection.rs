@@ -39,8 +39,7 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
 
 /// Whether a pod keeps a claim from going: only scheduled ones count, for a node starts no pod whose claim is going.
 pub fn uses(pod: &Pod, pod_uid: &str, claim: &Meta) -> bool {
-    let shut_down =
-        pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
+    let shut_down = pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
     !node_of(pod).is_empty()
         && claims_of(pod).into_iter().any(|(_, name, ephemeral)| {
             name == *claim.key.name && (!ephemeral || (!shut_down && is_made_for(claim, pod_uid)))

@@ -87,12 +87,10 @@ mod tests {
 
     #[test]
     fn selectors_of_nodes() {
-        let node: Node =
-            from_value(json!({"metadata": {"name": "n", "labels": {"zone": "a", "disks": "4"}}})).unwrap();
-        let matches = |terms: Value| {
-            node_matches(&from_value(json!({"nodeSelectorTerms": terms})).unwrap(), &node)
-        };
-        let one = |key: &str, operator: &str, values: Value| json!({"key": key, "operator": operator, "values": values});
+        let node: Node = from_value(json!({"metadata": {"name": "n", "labels": {"zone": "a", "disks": "4"}}})).unwrap();
+        let matches = |terms: Value| node_matches(&from_value(json!({"nodeSelectorTerms": terms})).unwrap(), &node);
+        let one =
+            |key: &str, operator: &str, values: Value| json!({"key": key, "operator": operator, "values": values});
         assert!(!matches(json!([])));
         assert!(!matches(json!([{}])));
         assert!(matches(json!([{"matchExpressions": [one("zone", "In", json!(["b"]))]},

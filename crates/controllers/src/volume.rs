@@ -45,8 +45,11 @@ fn unfinished((meta, object): Volume<'_>, (claim_meta, claim): (&Meta, &Persiste
         "Cannot bind PersistentVolume {:?} to requested PersistentVolumeClaim due to incompatible volumeMode.",
         &**volume
     );
-    Decision::wait(Note::warning(meta, "VolumeMismatch", on_volume))
-        .with(Note::warning(claim_meta, "VolumeMismatch", on_claim))
+    Decision::wait(Note::warning(meta, "VolumeMismatch", on_volume)).with(Note::warning(
+        claim_meta,
+        "VolumeMismatch",
+        on_claim,
+    ))
 }
 
 /// The claim is gone: first say so, then follow the policy.

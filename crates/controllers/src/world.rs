@@ -154,7 +154,11 @@ impl World {
         self.volumes_by_class.get(class).filter_map(|k| self.volume(&k.name))
     }
     /// Volumes whose claimRef has this namespace and name.
-    pub fn volumes_reserved_for(&self, namespace: &str, claim: &str) -> impl Iterator<Item = (&Meta, &PersistentVolume)> {
+    pub fn volumes_reserved_for(
+        &self,
+        namespace: &str,
+        claim: &str,
+    ) -> impl Iterator<Item = (&Meta, &PersistentVolume)> {
         self.volumes_by_claim.get(&(namespace.into(), claim.to_owned())).filter_map(|k| self.volume(&k.name))
     }
     /// Claims of a class whose binding is not complete.

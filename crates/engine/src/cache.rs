@@ -111,9 +111,8 @@ async fn watch(core: &Arc<Core>, kind: &'static Kind, mut from: String) {
 
 async fn watch_once(core: &Arc<Core>, kind: &'static Kind, from: &mut String) -> Result<(), EngineError> {
     let path = wire::collection(kind, "");
-    let uri = format!(
-        "{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}"
-    );
+    let uri =
+        format!("{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}");
     let failed = |source| EngineError::Request { what: format!("watch {}", kind.plural), source };
     let request = Request::get(uri)
         .header("accept", "application/json")

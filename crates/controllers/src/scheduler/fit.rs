@@ -66,7 +66,9 @@ fn tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
         let effect = t.effect.as_deref().unwrap_or_default();
         let value = match t.operator.as_deref() {
             Some("Exists") => true,
-            _ => !key.is_empty() && t.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+            _ => {
+                !key.is_empty() && t.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+            }
         };
         (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key) && value
     })
@@ -84,11 +86,13 @@ fn wants_node(spec: &PodSpec, node: &Node) -> bool {
 fn ports(spec: &PodSpec) -> impl Iterator<Item = (String, String, i32)> {
     let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c));
     let host = spec.host_network == Some(true);
-    spec.containers.iter().chain(sidecars).flat_map(move |c| c.ports.iter().flatten().filter_map(move |p| {
-        let port = p.host_port.filter(|p| *p > 0).or_else(|| host.then_some(p.container_port))?;
-        let address = p.host_ip.clone().filter(|a| !a.is_empty()).unwrap_or_else(|| "0.0.0.0".into());
-        Some((p.protocol.clone().unwrap_or_else(|| "TCP".into()), address, port))
-    }))
+    spec.containers.iter().chain(sidecars).flat_map(move |c| {
+        c.ports.iter().flatten().filter_map(move |p| {
+            let port = p.host_port.filter(|p| *p > 0).or_else(|| host.then_some(p.container_port))?;
+            let address = p.host_ip.clone().filter(|a| !a.is_empty()).unwrap_or_else(|| "0.0.0.0".into());
+            Some((p.protocol.clone().unwrap_or_else(|| "TCP".into()), address, port))
+        })
+    })
 }
 
 fn clash(a: &(String, String, i32), b: &(String, String, i32)) -> bool {
@@ -190,7 +194,11 @@ pub(crate) fn score(world: &World, pod: &Pod, node: &Node) -> i64 {
     let unwelcome = taints.iter().filter(|t| t.effect == "PreferNoSchedule" && !tolerated(t, tolerations)).count();
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let preferred = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let liked: i64 =
-        preferred.into_iter().flatten().filter(|p| term_matches(&p.preference, node)).map(|p| i64::from(p.weight)).sum();
+    let liked: i64 = preferred
+        .into_iter()
+        .flatten()
+        .filter(|p| term_matches(&p.preference, node))
+        .map(|p| i64::from(p.weight))
+        .sum();
     room + liked * 2 - i64::try_from(unwelcome).unwrap_or_default() * 300
 }

@@ -77,7 +77,11 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
     match volumes::next_step(&places, &name) {
         volumes::Step::Done => {
             let message = format!("Successfully assigned {}/{} to {name}", key.namespace, key.name);
-            Decision::act(Action::Bind { pod: meta.target(), node: name }).with(Note::normal(meta, "Scheduled", message))
+            Decision::act(Action::Bind { pod: meta.target(), node: name }).with(Note::normal(
+                meta,
+                "Scheduled",
+                message,
+            ))
         }
         volumes::Step::Write(action) => Decision::act(action),
         // The claims' own changes bring the next decision.
@@ -114,9 +118,7 @@ fn no_node(total: usize, why: Result<Vec<Vec<Obstacle>>, String>) -> String {
             })),
         ),
     };
-    format!(
-        "0/{total} nodes are available: {filters}. preemption: 0/{total} nodes are available: {preemption}."
-    )
+    format!("0/{total} nodes are available: {filters}. preemption: 0/{total} nodes are available: {preemption}.")
 }
 
 fn unschedulable(meta: &Meta, pod: &Pod, context: &Context, message: String) -> Decision {
@@ -146,7 +148,9 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
         "Node" if node_changed(change) => all(),
         "Pod" => match (&change.old, &change.new) {
             // It made room where it was.
-            (Some(old), new) if holds_room(&old.object) && !new.as_ref().is_some_and(|n| holds_room(&n.object)) => all(),
+            (Some(old), new) if holds_room(&old.object) && !new.as_ref().is_some_and(|n| holds_room(&n.object)) => {
+                all()
+            }
             (_, Some(Entry { object: Object::Pod(pod), .. })) if node_of(pod).is_empty() => wake(change.key.clone()),
             _ => {}
         },

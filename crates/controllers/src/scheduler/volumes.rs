@@ -51,13 +51,17 @@ impl<'a> Claims<'a> {
         for (_, name, ephemeral) in claims_of(pod) {
             let Some(claim) = world.claim(namespace, &name) else {
                 return Err(match ephemeral {
-                    true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"),
+                    true => {
+                        format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}")
+                    }
                     false => format!("persistentvolumeclaim {name:?} not found"),
                 });
             };
             if claim_phase(claim.1) == "Lost" {
                 let volume = volume_of(claim.1);
-                return Err(format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"));
+                return Err(format!(
+                    "persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"
+                ));
             }
             if claim.0.deleting.is_some() {
                 return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
