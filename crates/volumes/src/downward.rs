@@ -89,10 +89,11 @@ fn go_quote(text: &str) -> String {
     out
 }
 
-/// Whether Go prints a character as itself. Rust escapes the same classes in `Debug` (control, format, separators,
-/// private, unassigned), except that it leaves a few more combining marks alone at the start of a text.
+/// Whether Go prints a character as itself: Rust's `Debug` escapes the same classes (control, format, separators, private,
+/// unassigned), once a letter before it makes it not the start of the text.
 fn printable(c: char) -> bool {
-    c == '\'' || c.escape_debug().count() == 1 || !c.is_ascii() && !c.escape_debug().next().is_some_and(|e| e == '\\')
+    let text = ['a', c];
+    c == '\'' || text.iter().collect::<String>().escape_debug().eq(text)
 }
 
 /// The value of a `resourceFieldRef` for a container: whole multiples of the divisor, rounded up.

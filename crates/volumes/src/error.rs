@@ -63,7 +63,10 @@ pub enum VolumeError {
     /// Something in the pod that can never work; the message says which field.
     #[error("{message}")]
     Invalid { message: String },
-    /// Details stay in the node's log: they would tell a pod's author about the host's files.
+    /// A sub-path that no volume can have.
+    #[error("{message}")]
+    SubPathText { message: String },
+    /// The message names no path: that would tell a pod's author about the host's files.
     #[error("failed to {action} for volumeMount {volume:?} of container {container:?}")]
     SubPath {
         /// `prepare subPath` or `create subPath directory`
@@ -90,7 +93,7 @@ impl VolumeError {
                 Next::WaitForObject
             }
             Self::Claim { .. } | Self::MountOptions { .. } => Next::WaitForObject,
-            Self::Unsupported { .. } | Self::Invalid { .. } => Next::GiveUp,
+            Self::Unsupported { .. } | Self::Invalid { .. } | Self::SubPathText { .. } => Next::GiveUp,
             Self::Several { errors } => {
                 // The most patient answer that still makes progress: an object to wait for, else a retry.
                 let all: Vec<Next> = errors.iter().map(Self::next).collect();
@@ -111,7 +114,7 @@ impl VolumeError {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Self::MountOptions { .. } => Some("UnsupportedMountOption"),
-            Self::SubPath { .. } => Some("CreateContainerConfigError"),
+            Self::SubPath { .. } | Self::SubPathText { .. } => Some("CreateContainerConfigError"),
             // Upstream has no event for unmounting.
             Self::Unmount { .. } => None,
             Self::Mount { .. }

@@ -88,9 +88,11 @@ impl PodVolumes {
             return Ok(ready.host_path.clone());
         }
         let (pod, volume, owner) = (one_name(pod_uid)?, one_name(&ready.volume)?, one_name(container)?);
-        let fail = |action, errno: io::Error| {
-            tracing::info!(pod_uid, container, volume = ready.volume, sub_path, error = %errno, "{action} failed");
-            VolumeError::SubPath { action, volume: ready.volume.clone(), container: container.into(), errno }
+        let fail = |action, errno: io::Error| VolumeError::SubPath {
+            action,
+            volume: ready.volume.clone(),
+            container: container.into(),
+            errno,
         };
         let prepare = |errno| fail("prepare subPath", errno);
         let root = self.sys().open(&ready.host_path).map_err(prepare)?;
@@ -98,14 +100,20 @@ impl PodVolumes {
         let may_create = !ready.read_only || ready.host_path.starts_with(&self.pods_dir);
         let found = sub_path::open(self.sys(), &root, &inside, may_create).map_err(|failure| match failure {
             Failure::Create(errno) => fail("create subPath directory", errno),
-            Failure::Prepare(errno) => fail("prepare subPath", errno),
+            Failure::Prepare(errno) => prepare(errno),
         })?;
         let pods = ensure_path(self.sys(), &self.pods_dir, PRIVATE)?;
         let (dir, path) = ensure_below(self.sys(), pods, &self.pods_dir, &[pod, OsStr::new(SUB_PATHS), volume, owner])?;
         let name = index.to_string();
         let path = path.join(&name);
-        self.pin(&found, &dir, OsStr::new(&name), &path, ready.read_only)?;
-        Ok(path)
+        match self.pin(&found, &dir, OsStr::new(&name), &path, ready.read_only) {
+            Err(
+                VolumeError::Mount { errno, .. }
+                | VolumeError::Unmount { errno, .. }
+                | VolumeError::Files { errno, .. },
+            ) => Err(prepare(errno)),
+            other => other.map(|()| path),
+        }
     }
 
     /// Binds what was found to a name of the node's own; keeps a pin of the same file.

@@ -28,12 +28,12 @@ pub(crate) enum Failure {
 pub(crate) fn clean(sub_path: &str) -> Result<PathBuf, VolumeError> {
     if sub_path.starts_with('/') {
         let message = format!("error SubPath `{sub_path}` must not be an absolute path");
-        return Err(VolumeError::Invalid { message });
+        return Err(VolumeError::SubPathText { message });
     }
     let parts = Path::new(sub_path).components();
     if parts.clone().any(|p| p == Component::ParentDir) {
         let message = format!("unable to provision SubPath `{sub_path}`: must not contain '..'");
-        return Err(VolumeError::Invalid { message });
+        return Err(VolumeError::SubPathText { message });
     }
     Ok(parts.filter(|p| matches!(p, Component::Normal(_))).collect())
 }

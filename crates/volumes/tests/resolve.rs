@@ -17,7 +17,7 @@ fn from<T: DeserializeOwned>(value: Value) -> T {
 fn pod() -> Pod {
     from(json!({
         "metadata": {"name": "p", "namespace": "ns", "uid": "pod-uid", "labels": {"tier": "x", "app": "web"},
-            "annotations": {"note": "say \"hi\"\nthere", "odd": "\u{7f}\u{1}\\\t\u{a0}é\u{200b}"}},
+            "annotations": {"note": "say \"hi\"\nthere", "odd": "\u{7f}\u{1}\\\t\u{a0}é\u{200b}e\u{301}'"}},
         "spec": {"nodeName": "n", "serviceAccountName": "sa", "containers": [
             {"name": "c", "resources": {"limits": {"cpu": "150m", "memory": "40Mi"},
                 "requests": {"memory": "20Mi", "cpu": "10m", "ephemeral-storage": "1500"}}},
@@ -344,7 +344,7 @@ fn fields_of_the_pod() {
         ("metadata.labels['none']", ""),
         ("metadata.annotations['note']", "say \"hi\"\nthere"),
         // As Go quotes: escapes for what does not print, é as itself.
-        ("metadata.annotations", "note=\"say \\\"hi\\\"\\nthere\"\nodd=\"\\x7f\\x01\\\\\\t\\u00a0é\\u200b\""),
+        ("metadata.annotations", "note=\"say \\\"hi\\\"\\nthere\"\nodd=\"\\x7f\\x01\\\\\\t\\u00a0é\\u200be\u{301}'\""),
         ("spec.nodeName", "n"),
         ("spec.serviceAccountName", "sa"),
         ("status.podIP", "10.0.0.1"),
