@@ -490,8 +490,8 @@ impl Sys for FakeSys {
     }
 
     fn make_dir(&self, dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()> {
-        // With the usual umask, so that a forgotten `set_mode` shows.
-        self.call(|k| k.add(place(dir)?, name, Body::Dir(BTreeMap::new()), mode & !0o022))
+        // With a strict umask, so that a forgotten `set_mode` shows.
+        self.call(|k| k.add(place(dir)?, name, Body::Dir(BTreeMap::new()), mode & !0o077))
     }
 
     fn write_new(&self, dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()> {

@@ -209,3 +209,33 @@ pub fn unmount_all(
     }
     Err((here(), Errno::BUSY.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RealSys;
+
+    #[test]
+    fn a_directory_that_is_moved_away_ends_the_walk() {
+        let scratch = tempfile::tempdir().expect("a temporary directory");
+        let top = scratch.path().join("top");
+        let mut at = top.clone();
+        for _ in 0..2 * KEEP_OPEN {
+            at.push("d");
+        }
+        std::fs::create_dir_all(&at).expect("make a deep tree");
+        std::fs::write(at.join("bottom"), "").expect("write a file");
+        std::fs::write(scratch.path().join("stranger"), "").expect("write a file");
+        let middle: std::path::PathBuf = at.ancestors().nth(KEEP_OPEN + 8).expect("deep enough").into();
+        let mut visited = Vec::new();
+        let walked = walk(&RealSys, RealSys.open(&top).expect("open"), AtMount::Refuse, &mut |_, entry| {
+            if visited.is_empty() {
+                std::fs::rename(&middle, scratch.path().join("moved"))?;
+            }
+            visited.push(entry.name.clone());
+            Ok(())
+        });
+        assert!(walked.is_err_and(|e| is(&e, Errno::AGAIN)));
+        assert!(!visited.contains(&OsString::from("stranger")) && visited.len() <= KEEP_OPEN + 9);
+    }
+}

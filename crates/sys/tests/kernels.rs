@@ -196,13 +196,15 @@ fn removal_takes_anything_and_follows_nothing() {
 }
 
 #[test]
-fn removal_stops_at_a_mount_that_appears_late() {
+fn removal_refuses_while_something_is_mounted() {
     on_both(|sys, top| {
         let base = sys.open(top).unwrap();
         dir(sys, &top.join("pod/a/b"));
         sys.mount_tmpfs(&sys.open(&top.join("pod/a/b")).unwrap(), &Tmpfs { size_bytes: None, mode: 0o755 }).unwrap();
         sys.write_new(&sys.open(&top.join("pod/a/b")).unwrap(), name("f"), b"", 0o600).unwrap();
+        sys.write_new(&sys.open(&top.join("pod")).unwrap(), name("0"), b"", 0o600).unwrap();
         assert_eq!(errno(tree::remove(sys, &base, name("pod"))), Some(BUSY));
+        sys.open(&top.join("pod/0")).expect("nothing is removed while something is mounted");
         let pod = sys.open(&top.join("pod")).unwrap();
         tree::give_to_group(sys, &pod, 77, true).unwrap();
         assert_eq!(sys.stat(&sys.open(&top.join("pod/a")).unwrap()).unwrap().gid, 77);

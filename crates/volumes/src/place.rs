@@ -29,7 +29,7 @@ pub(crate) fn one_name(name: &str) -> Result<&OsStr, VolumeError> {
     }
 }
 
-/// Opens a subdirectory, making it if need be. An existing one keeps its mode.
+/// Opens a subdirectory, making it, with exactly this mode, if need be. An existing one keeps its mode.
 pub(crate) fn ensure_dir(sys: &dyn Sys, above: &Handle, name: &OsStr, mode: u32) -> io::Result<Handle> {
     match sys.open_at(above, Path::new(name), Reach::Plain) {
         Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -40,10 +40,17 @@ pub(crate) fn ensure_dir(sys: &dyn Sys, above: &Handle, name: &OsStr, mode: u32)
         }
     }
     match sys.make_dir(above, name, mode) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        // Another pod's set-up made it meanwhile.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return sys.open_at(above, Path::new(name), Reach::Plain),
         made => made?,
     }
-    sys.open_at(above, Path::new(name), Reach::Plain)
+    let made = sys.open_at(above, Path::new(name), Reach::Plain)?;
+    let got = sys.stat(&made)?.mode;
+    if got & 0o777 != mode {
+        // The umask took bits away.
+        sys.set_mode(&made, (got & 0o7000) | mode)?;
+    }
+    Ok(made)
 }
 
 /// Opens an absolute path as a directory, making it and its parents if need be. Links on the way are followed.

@@ -36,6 +36,7 @@ impl World<'_> {
     fn make_dir(&self, path: &str) -> PathBuf {
         let above = self.sys.open(self.top).unwrap();
         self.sys.make_dir(&above, OsStr::new(path), 0o755).unwrap();
+        self.sys.set_mode(&self.sys.open(&self.top.join(path)).unwrap(), 0o755).unwrap();
         self.top.join(path)
     }
 
@@ -278,4 +279,65 @@ fn set_up_refuses_what_it_cannot_give() {
         }
         assert!(w.exists(w.top.join("d")));
     });
+}
+
+#[test]
+fn made_sub_paths_are_as_open_as_their_volume() {
+    on_both(|w| {
+        let source = Source::EmptyDir { medium: Medium::Memory, limit_bytes: None };
+        let ready = w.set_up(&source, group(7)).unwrap();
+        let volume = w.stat(&ready.host_path);
+        let pin = w.volumes().mount_path("u", "c", 0, &ready, Some("a/b")).unwrap();
+        for path in [pin, ready.host_path.join("a"), ready.host_path.join("a/b")] {
+            let made = w.stat(&path);
+            assert_eq!((made.mode, made.gid), (volume.mode, 7), "{}", path.display());
+        }
+        w.volumes().tear_down("u").unwrap();
+    });
+}
+
+#[test]
+fn a_pin_in_use_does_not_hold_the_pod() {
+    let scratch = tempfile::tempdir().unwrap();
+    in_mount_namespace(|| {
+        let w = World { sys: &(Arc::new(RealSys) as Arc<dyn Sys>), top: scratch.path() };
+        let ready = w.set_up(&Source::Local { path: w.make_dir("d"), read_only: false }, group(7)).unwrap();
+        let pin = w.volumes().mount_path("u", "c", 0, &ready, Some("s")).unwrap();
+        let _in_use = std::fs::File::create(pin.join("f")).unwrap();
+        w.volumes().tear_down("u").unwrap();
+        assert!(w.exists(w.top.join("d/s/f")));
+        // A memory volume in use does: its data would live on, unseen.
+        let memory = Source::EmptyDir { medium: Medium::Memory, limit_bytes: None };
+        let data = w.set_up(&memory, group(7)).unwrap().host_path;
+        let in_use = std::fs::File::create(data.join("f")).unwrap();
+        let e = w.volumes().tear_down("u").unwrap_err();
+        assert_eq!(e.to_string(), format!("unmount {} failed; a process still holds it open", data.display()));
+        assert!(w.exists(data.join("f")));
+        drop(in_use);
+        w.volumes().tear_down("u").unwrap();
+    });
+}
+
+#[test]
+fn pods_do_not_wait_for_each_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let pods = scratch.path().join(round.to_string()).join("pods");
+        let volumes = PodVolumes::new(pods, Arc::new(RealSys));
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for pod in ["a", "b", "c", "d"] {
+                let (volumes, start) = (&volumes, &start);
+                scope.spawn(move || {
+                    let source = Source::EmptyDir { medium: Medium::Disk, limit_bytes: None };
+                    let resolved = Resolved { source, read_only: false, mount_options: Vec::new() };
+                    start.wait();
+                    volumes.set_up(pod, "v", &resolved, Ownership::default()).unwrap();
+                });
+            }
+        });
+        let mut found = volumes.pods().unwrap();
+        found.sort();
+        assert_eq!(found, ["a", "b", "c", "d"]);
+    }
 }

@@ -111,9 +111,7 @@ fn write_version(
     for (path, entry) in files {
         let mut above = None;
         for part in path.parent().into_iter().flat_map(Path::iter) {
-            let made = ensure_dir(sys, above.as_ref().unwrap_or(&top), part, 0o755)?;
-            sys.set_mode(&made, 0o755)?;
-            above = Some(made);
+            above = Some(ensure_dir(sys, above.as_ref().unwrap_or(&top), part, 0o755)?);
         }
         let above = above.as_ref().unwrap_or(&top);
         let file_name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
