@@ -19,7 +19,7 @@ pub(crate) fn points_below(text: &[u8], top: &Path) -> Vec<PathBuf> {
             Some((below.components().count(), line, below))
         })
         .collect();
-    found.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)));
+    found.sort_by_key(|f| std::cmp::Reverse((f.0, f.1)));
     found.into_iter().map(|f| f.2).collect()
 }
 

@@ -244,8 +244,8 @@ fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
 
 /// `mount_setattr` on an open mount, which no safe wrapper offers yet.
 #[allow(unsafe_code)]
-fn set_attr(mount: BorrowedFd<'_>, recursive: bool, set: u64, propagation: nix::libc::c_ulong) -> io::Result<()> {
-    let attr = nix::libc::mount_attr { attr_set: set, attr_clr: 0, propagation: propagation as u64, userns_fd: 0 };
+fn set_attr(mount: BorrowedFd<'_>, recursive: bool, set: u64, propagation: u64) -> io::Result<()> {
+    let attr = nix::libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
     let mut flags = nix::libc::AT_EMPTY_PATH;
     if recursive {
         flags |= nix::libc::AT_RECURSIVE;

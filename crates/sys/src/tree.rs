@@ -51,14 +51,15 @@ fn walk(
         let dir = frame.dir.as_ref().expect("the lowest directory is always open");
         match frame.entries.next() {
             Some(entry) if entry.kind == FileKind::Directory => {
-                let child = match sys.open_at(dir, Path::new(&entry.name), Reach::Child) {
-                    Ok(child) => child,
+                let opened = sys.open_at(dir, Path::new(&entry.name), Reach::Child);
+                let frame = match opened.and_then(|child| Frame::open(sys, child, entry.name)) {
+                    Ok(frame) => frame,
                     Err(e) if e.kind() == ErrorKind::NotFound => continue,
                     Err(e) if is(&e, Errno::XDEV) && at_mount == AtMount::Skip => continue,
                     Err(e) if is(&e, Errno::XDEV) => return Err(Errno::BUSY.into()),
                     Err(e) => return Err(e),
                 };
-                stack.push(Frame::open(sys, child, entry.name)?);
+                stack.push(frame);
                 if let Some(far) = stack.len().checked_sub(KEEP_OPEN + 1) {
                     stack[far].dir = None;
                 }

@@ -1,4 +1,6 @@
 //! The same promises, kept by the fake kernel and by the real one.
+#![allow(clippy::unwrap_used)]
+
 use std::{
     ffi::{OsStr, OsString},
     io::ErrorKind,

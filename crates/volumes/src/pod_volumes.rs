@@ -28,7 +28,7 @@ const SUB_PATHS: &str = "volume-subpaths";
 
 /// All pod volumes below one directory. Keeps no state: two of them, or one after a crash, see the same.
 ///
-/// Calls for one pod must not overlap; calls for different pods may.
+/// Calls for one volume, or for one container, must not overlap, nor `tear_down` with anything of its pod; all others may.
 pub struct PodVolumes {
     pods_dir: PathBuf,
     sys: Arc<dyn Sys>,

@@ -1,4 +1,6 @@
 //! Files that change together, cut off at any point and read at any moment.
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,

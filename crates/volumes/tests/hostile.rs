@@ -1,4 +1,6 @@
 //! Pods that swap names while the node looks at them, on the real kernel.
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt, symlink},

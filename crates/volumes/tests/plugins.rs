@@ -1,4 +1,6 @@
 //! Every plugin, on both kernels, with every fault.
+#![allow(clippy::unwrap_used)]
+
 use std::{path::Path, sync::Arc};
 
 use sys::{FakeSys, RealSys, Sys};

@@ -1,4 +1,6 @@
 //! From pods and objects to sources, as tables.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
