@@ -129,6 +129,7 @@ struct Source {
     client: Client,
     reference: oci_client::Reference,
     image: String,
+    scheme: &'static str,
 }
 
 /// What the registry says the image is.
@@ -248,7 +249,7 @@ impl Source {
             (Some(digest), _) => oci_client::Reference::with_digest(host, path, digest.into()),
             (None, tag) => oci_client::Reference::with_tag(host, path, tag.unwrap_or("latest").into()),
         };
-        Ok(Self { client, reference, image })
+        Ok(Self { client, reference, image, scheme: if plain { "http" } else { "https" } })
     }
 
     async fn resolve(&self, user: &RegistryAuth) -> Result<Resolved, ImageError> {
@@ -363,7 +364,9 @@ impl Source {
         } else {
             text
         };
-        format!("Head \"{host}/v2/{}/manifests/...\": {cause}", self.reference.repository())
+        let (repository, scheme) = (self.reference.repository(), self.scheme);
+        let what = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
+        format!("Head \"{scheme}://{host}/v2/{repository}/manifests/{what}\": {cause}")
     }
 }
 

@@ -5,7 +5,7 @@
 //! are dropped. A whiteout `.wh.NAME` becomes a 0:0 character device, an opaque mark the attribute overlayfs reads.
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, Read},
+    io::{self, Read, Write},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
 };
@@ -20,6 +20,8 @@ use crate::error::ImageError;
 
 /// The kernel's own limit of a path.
 const PATH_MAX_BYTES: usize = 4096;
+/// File content is written in pieces of this size.
+const COPY_BYTES: usize = 256 << 10;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -45,7 +47,7 @@ impl From<io::Error> for Refusal {
 pub fn unpack(archive: impl Read, tree: &Path, layer: &str, wrote: &mut dyn FnMut(u64)) -> Result<u64, ImageError> {
     let failed = |source| ImageError::Layer { layer: layer.into(), source };
     let root = fs::open(tree, directory_flags(), Mode::empty()).map_err(|e| failed(e.into()))?;
-    let mut target = Target { root, parent: None, directories: vec![], size: 0 };
+    let mut target = Target { root, parent: None, directories: vec![], buffer: vec![0; COPY_BYTES], size: 0 };
     // The layer's root is given by its `./` entry if there is one; not by our umask or private temporary mode.
     fs::fchmod(&target.root, Mode::from_raw_mode(0o755)).map_err(|e| failed(e.into()))?;
     let mut archive = tar::Archive::new(archive);
@@ -75,6 +77,7 @@ struct Target {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Time stamps to set at the end, as every file made in a directory changes its own.
     directories: Vec<(Vec<u8>, Timestamps)>,
+    buffer: Vec<u8>,
     size: u64,
 }
 
@@ -207,7 +210,14 @@ impl Target {
             other => other?,
         };
         let mut file = std::fs::File::from(fd);
-        self.size += io::copy(entry, &mut file)?;
+        loop {
+            let n = entry.read(&mut self.buffer)?;
+            if n == 0 {
+                break;
+            }
+            file.write_all(&self.buffer[..n])?;
+            self.size += n as u64;
+        }
         apply(&file.into(), attributes)
     }
 

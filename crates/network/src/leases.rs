@@ -1,8 +1,9 @@
-//! Who has which address: one small file, replaced atomically and synced before an address is used.
+//! Who has which address: one small file, replaced atomically before an address is used.
+//!
+//! Not forced to the disk: a lease has to outlive the daemon's death, not the machine's, which ends all pods.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Write},
+    fs, io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     str::FromStr,
@@ -191,25 +192,18 @@ impl StateFile {
         }
     }
 
-    /// Returns when the state is on stable storage.
+    /// Returns when every later reader, also after a crash of this process, sees the state.
     pub fn save(&self, state: &State) -> Result<(), NetworkError> {
         let path = self.path();
         let bytes = serde_json::to_vec_pretty(state).map_err(|e| NetworkError::Internal(e.to_string()))?;
-        replace(&self.dir, &path, &bytes).map_err(|source| NetworkError::File {
-            action: "write network records",
-            path,
-            source,
-        })
+        replace(&path, &bytes).map_err(|source| NetworkError::File { action: "write network records", path, source })
     }
 }
 
-fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("json.new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    fs::File::open(dir)?.sync_all()
+    fs::write(&new, bytes)?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]

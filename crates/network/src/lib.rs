@@ -3,7 +3,7 @@
 //! In: a directory for its records, network namespaces by path, pod UIDs. Out: interfaces, addresses, routes and one
 //! nf_tables table, all named after the instance, so that several instances run side by side on one machine.
 //!
-//! Invariants: a lease is on disk before its address is used (`leases` tests); every call is idempotent and finishes what
+//! Invariants: a lease is in its file before its address is used (`leases` tests); every call is idempotent and finishes what
 //! an earlier, interrupted call began; the kernel's own tables are the truth about interfaces, the disk about leases.
 //! Absent on purpose: Kubernetes types, sub-processes, IPv6 pod addresses, services.
 mod error;

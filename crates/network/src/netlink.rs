@@ -148,6 +148,17 @@ impl RouteSocket {
     pub fn delete_link(&mut self, name: &str) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
+        self.delete(message)
+    }
+
+    /// Removes an interface by number. Succeeds if there is none.
+    pub fn delete_index(&mut self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.delete(message)
+    }
+
+    fn delete(&mut self, message: LinkMessage) -> io::Result<()> {
         match self.request(RouteNetlinkMessage::DelLink(message), NLM_F_ACK) {
             Err(e) if is(&e, &[nix::errno::Errno::ENODEV]) => Ok(()),
             other => other.map(drop),

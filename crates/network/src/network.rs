@@ -52,6 +52,8 @@ struct Inner {
     bridge: String,
     egress: Egress,
     live: Mutex<Live>,
+    /// For slow removals, past the lock of the others.
+    reaper: Mutex<RouteSocket>,
 }
 
 /// Guarded together: the records and the sockets that make them true.
@@ -79,18 +81,17 @@ impl Network {
         let mut socket = RouteSocket::open().map_err(kernel("open", "a netlink routing socket"))?;
         let _one_at_a_time = ChoiceLock::take();
         let taken = taken(&mut socket)?;
-        let mut state = match file.load()? {
-            Some(state) => state,
-            None => fresh(&dir, &options, &taken)?,
-        };
+        let mut state = load(&file, &mut socket, &dir, &options, &taken)?;
         make_bridge(&mut socket, &mut state, &taken, &options)?;
         file.save(&state)?;
         let egress = egress(&state);
         if let Egress::Unavailable(why) = &egress {
             tracing::warn!(bridge = state.bridge, why, "pods will not reach networks beyond this host");
         }
+        let reaper = Mutex::new(RouteSocket::open().map_err(kernel("open", "a netlink routing socket"))?);
         let (subnet, bridge) = (state.subnet, state.bridge.clone());
-        Ok(Self { inner: Arc::new(Inner { file, subnet, bridge, egress, live: Mutex::new(Live { state, socket }) }) })
+        let live = Mutex::new(Live { state, socket });
+        Ok(Self { inner: Arc::new(Inner { file, subnet, bridge, egress, live, reaper }) })
     }
 
     /// The bridge's address: the pods' gateway, and the host as they see it.
@@ -121,10 +122,16 @@ impl Network {
         self.blocking(move |inner| inner.attach(&uid, &netns)).await
     }
 
-    /// Removes the pod's interface, forwarded ports and lease. Succeeds if there are none.
+    /// Removes the pod's forwarded ports and lease, and its interface in the background: the kernel takes tens of
+    /// milliseconds for that. Succeeds if there are none.
     pub async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
         let uid = checked(uid)?;
-        self.blocking(move |inner| inner.detach(&[uid])).await
+        let doomed = self.blocking(move |inner| inner.detach(&[uid])).await?;
+        if !doomed.is_empty() {
+            let inner = self.inner.clone();
+            tokio::task::spawn_blocking(move || inner.reap(&doomed));
+        }
+        Ok(())
     }
 
     /// Makes `ports` the host ports that lead to an attached pod, in place of earlier ones.
@@ -170,6 +177,8 @@ impl Inner {
                 // Left by an earlier call; the rest of the work is idempotent.
             } else {
                 live.delete(&veth)?;
+                // Of an earlier pod in the same namespace, not removed yet.
+                in_ns(netns, |s| s.delete_link("eth0"))?;
                 let bridge = live.bridge_index()?;
                 live.socket
                     .add_veth(&veth, bridge, &ns, mac(address))
@@ -193,26 +202,37 @@ impl Inner {
         Ok(vec![IpAddr::V4(address)])
     }
 
-    fn detach(&self, uids: &[String]) -> Result<(), NetworkError> {
+    /// Returns the interfaces to remove. Until they are, no lease explains them, so a crash leaves them to `sweep`.
+    fn detach(&self, uids: &[String]) -> Result<Vec<u32>, NetworkError> {
         let mut live = self.live.lock();
         let mut new = live.state.clone();
         let mut ports = false;
+        let mut doomed = vec![];
         for uid in uids {
             let Some(lease) = live.state.leases.get(uid) else { continue };
             ports |= !lease.ports.is_empty();
             let veth = live.state.veth(lease.address);
-            live.delete(&veth)?;
+            doomed.extend(live.link(&veth)?);
             new.release(uid);
         }
         if new == live.state {
-            return Ok(());
+            return Ok(doomed);
         }
         if ports {
             apply(&new)?;
         }
         self.file.save(&new)?;
         live.state = new;
-        Ok(())
+        Ok(doomed)
+    }
+
+    /// Removes interfaces by number: the name may belong to the next pod already.
+    fn reap(&self, doomed: &[u32]) {
+        for index in doomed {
+            if let Err(error) = self.reaper.lock().delete_index(*index) {
+                tracing::warn!(index, %error, "cannot remove a pod's interface; it goes at the next start");
+            }
+        }
     }
 
     fn forward(&self, uid: &str, ports: &[HostPort]) -> Result<(), NetworkError> {
@@ -240,7 +260,7 @@ impl Inner {
 
     fn sweep(&self, keep: &HashSet<String>) -> Result<(), NetworkError> {
         let gone: Vec<String> = self.live.lock().state.leases.keys().filter(|u| !keep.contains(*u)).cloned().collect();
-        self.detach(&gone)?;
+        self.reap(&self.detach(&gone)?);
         let mut live = self.live.lock();
         let prefix = live.state.veth_prefix();
         let leased: HashSet<String> = live.state.leases.values().map(|l| live.state.veth(l.address)).collect();
@@ -256,6 +276,7 @@ impl Inner {
         let mut live = self.live.lock();
         if self.egress == Egress::Available {
             nft::replace_table(&live.state.table(), &[]).map_err(kernel("remove NAT table", live.state.table()))?;
+            firewall(&self.bridge, false)?;
         }
         if live.state.owns_bridge {
             live.delete(&self.bridge)?;
@@ -306,6 +327,32 @@ fn taken(socket: &mut RouteSocket) -> Result<Vec<Taken>, NetworkError> {
     all.extend(socket.routes().map_err(kernel("list", "routes of the host"))?);
     all.retain(|t| t.prefix > 0);
     Ok(all)
+}
+
+/// The recorded state, or a fresh one. Records are not forced to disk, because what they speak of ends with the machine's
+/// run: damaged ones after a power failure, when no bridge exists, say nothing that is still true.
+fn load(
+    file: &StateFile,
+    socket: &mut RouteSocket,
+    dir: &Path,
+    options: &Options,
+    taken: &[Taken],
+) -> Result<State, NetworkError> {
+    match file.load() {
+        Ok(Some(state)) => Ok(state),
+        Ok(None) => fresh(dir, options, taken),
+        Err(damage @ NetworkError::Damaged { .. }) => {
+            let state = fresh(dir, options, taken)?;
+            match socket.link(&state.bridge).map_err(kernel("look up interface", state.bridge.clone()))? {
+                Some(_) => Err(damage),
+                None => {
+                    tracing::warn!(error = base::chain(&damage), "no pod is attached: starting with new records");
+                    Ok(state)
+                }
+            }
+        }
+        Err(e) => Err(e),
+    }
 }
 
 fn fresh(dir: &Path, options: &Options, taken: &[Taken]) -> Result<State, NetworkError> {
@@ -381,10 +428,17 @@ fn egress(state: &State) -> Egress {
     if !on && let Err(e) = fs::write(forward, "1") {
         return Egress::Unavailable(format!("cannot switch on {forward}: {e}"));
     }
+    if let Err(e) = firewall(&state.bridge, true) {
+        tracing::warn!(bridge = state.bridge, error = base::chain(&e), "this host's firewall may block pods");
+    }
     match apply(state) {
         Ok(()) => Egress::Available,
         Err(e) => Egress::Unavailable(format!("the kernel has no usable nf_tables NAT: {}", base::chain(&e))),
     }
+}
+
+fn firewall(bridge: &str, pass: bool) -> Result<(), NetworkError> {
+    nft::pass_firewall(bridge, pass).map_err(kernel("write rules to the firewall for", bridge))
 }
 
 fn apply(state: &State) -> Result<(), NetworkError> {

@@ -1,4 +1,5 @@
-//! nf_tables messages: just enough to write one table of NAT rules in one transaction.
+//! nf_tables messages: just enough to write one table of NAT rules in one transaction, and to let a bridge pass a
+//! firewall that others set up.
 //!
 //! Numbers are the kernel's (`linux/netfilter/nf_tables.h`, `nfnetlink.h`). All integers in attributes are big-endian;
 //! what a rule loads into a register keeps the order it has in the packet or in the kernel's memory.
@@ -12,10 +13,16 @@ const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
+const GET_RULES: u16 = 7;
+const DELETE_RULE: u16 = 8;
+const NETLINK_ERROR: u16 = 2;
+const NETLINK_DONE: u16 = 3;
 const FAMILY_IPV4: u8 = 2;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
@@ -131,6 +138,18 @@ impl Rule {
             .masked(1, &destination_nat.to_ne_bytes())
             .compare(1, false, &0_u32.to_ne_bytes())
     }
+    /// Enters or leaves by the interface `name`, written exactly as iptables writes it, whose tools must be able to read
+    /// the chain they own.
+    fn passes(self, name: &str, enters: bool) -> Self {
+        let key = if enters { 6 } else { 7 };
+        let name = [name.as_bytes(), &[0]].concat();
+        let zeros = Attributes::default().bytes(1, &[0; 8]).bytes(2, &[0; 8]);
+        let accept = Attributes::default().nest(2, Attributes::default().number(1, 1));
+        self.expression("meta", Attributes::default().number(1, 1).number(2, key))
+            .compare(1, true, &name)
+            .expression("counter", zeros)
+            .expression("immediate", Attributes::default().number(1, 0).nest(2, accept))
+    }
     /// Rewrites the source to the address of the interface it leaves by.
     pub fn masquerade(self) -> Self {
         self.expression("masq", Attributes::default())
@@ -170,6 +189,80 @@ pub fn replace_table(name: &str, chains: &[(Hook, Vec<Rule>)]) -> io::Result<()>
     }
     batch.control(BATCH_END);
     batch.commit()
+}
+
+/// The chain of iptables that sees forwarded packets; container engines and firewalls often let it drop what they do
+/// not know.
+const FILTER: (&str, &str) = ("filter", "FORWARD");
+
+/// Lets what enters or leaves by `bridge` pass iptables' forwarding chain, if that chain exists in nf_tables, or (with
+/// `pass` false) takes that back. Nothing happens if things are so already.
+pub fn pass_firewall(bridge: &str, pass: bool) -> io::Result<()> {
+    let place = || Attributes::default().text(1, FILTER.0).text(2, FILTER.1);
+    let chain = Attributes::default().text(1, FILTER.0).text(3, FILTER.1);
+    match ask(GET_CHAIN, ACK, &chain) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => drop(other?),
+    }
+    let name = [bridge.as_bytes(), &[0]].concat();
+    let answers = ask(GET_RULES, DUMP, &place())?;
+    let ours: Vec<&Vec<u8>> = answers.iter().filter(|rule| rule.windows(name.len()).any(|w| w == name)).collect();
+    if pass && ours.len() >= 2 {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    batch.control(BATCH_BEGIN);
+    for handle in ours.iter().filter_map(|rule| attribute(rule, 3)) {
+        batch.message(DELETE_RULE, 0, place().bytes(3, handle));
+    }
+    for enters in [true, false].into_iter().filter(|_| pass) {
+        // Without APPEND a rule goes to the head of its chain.
+        batch.message(NEW_RULE, CREATE, place().nest(4, Rule::default().passes(bridge, enters).0));
+    }
+    batch.control(BATCH_END);
+    batch.commit()
+}
+
+/// Sends one question and returns the attributes of each answer.
+fn ask(kind: u16, flags: u16, attributes: &Attributes) -> io::Result<Vec<Vec<u8>>> {
+    let mut question = Batch::default();
+    question.raw((SUBSYSTEM << 8) | kind, REQUEST | flags, FAMILY_IPV4, 0, &attributes.0);
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&question.bytes, 0)?;
+    let mut found = vec![];
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let mut rest = &bytes[..];
+        while let Some(head) = rest.first_chunk::<20>() {
+            let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            match u16::from_ne_bytes([head[4], head[5]]) {
+                NETLINK_DONE => return Ok(found),
+                NETLINK_ERROR => {
+                    let code = i32::from_ne_bytes([head[16], head[17], head[18], head[19]]);
+                    return if code == 0 { Ok(found) } else { Err(io::Error::from_raw_os_error(-code)) };
+                }
+                _ => found.push(rest[20..length.clamp(20, rest.len())].to_vec()),
+            }
+            rest = &rest[length.max(20).next_multiple_of(4).min(rest.len())..];
+        }
+    }
+}
+
+/// The value of the first attribute of that kind.
+fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let Some(head) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        if length < 4 || length > rest.len() {
+            return None;
+        }
+        if u16::from_ne_bytes([head[2], head[3]]) & !NESTED == wanted {
+            return Some(&rest[4..length]);
+        }
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    None
 }
 
 #[derive(Default)]
@@ -220,7 +313,7 @@ impl Batch {
                 let length = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
                 let kind = u16::from_ne_bytes([head[4], head[5]]);
                 let code = i32::from_ne_bytes([head[16], head[17], head[18], head[19]]);
-                if kind == 2 && code != 0 {
+                if kind == NETLINK_ERROR && code != 0 {
                     return Err(io::Error::from_raw_os_error(-code));
                 }
                 answered += 1;
@@ -231,5 +324,48 @@ impl Batch {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "nf_tables did not answer"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    fn drop_everything_forwarded() -> io::Result<()> {
+        let mut batch = Batch::default();
+        batch.control(BATCH_BEGIN);
+        batch.message(NEW_TABLE, CREATE, Attributes::default().text(1, FILTER.0));
+        let hook = Attributes::default().number(1, 2).number(2, 0);
+        let chain = Attributes::default().text(1, FILTER.0).text(3, FILTER.1).nest(4, hook).number(5, 0);
+        batch.message(NEW_CHAIN, CREATE, chain.text(7, "filter"));
+        batch.control(BATCH_END);
+        batch.commit()
+    }
+
+    fn rules() -> usize {
+        let place = Attributes::default().text(1, FILTER.0).text(2, FILTER.1);
+        ask(GET_RULES, DUMP, &place).expect("list rules").len()
+    }
+
+    #[test]
+    fn passes_a_firewall_and_leaves_no_trace() {
+        let work = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+            pass_firewall("hf-00000001", true).expect("no firewall, nothing to do");
+            drop_everything_forwarded().expect("firewall");
+            for _ in 0..2 {
+                pass_firewall("hf-00000001", true).expect("pass");
+                assert_eq!(rules(), 2, "in and out, once");
+            }
+            pass_firewall("hf-00000002", true).expect("another bridge");
+            assert_eq!(rules(), 4);
+            pass_firewall("hf-00000001", false).expect("take back");
+            assert_eq!(rules(), 2);
+            pass_firewall("hf-00000002", false).expect("take back");
+            assert_eq!(rules(), 0);
+        };
+        std::thread::spawn(work).join().expect("test thread");
     }
 }

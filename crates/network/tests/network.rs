@@ -146,10 +146,30 @@ fn leases_survive_a_restart_and_nothing_is_left_after_removal() {
         net.detach("a").await.expect("detach");
         net.detach("a").await.expect("again");
         assert_ne!(net.attach("b", &a).await.expect("attach"), ip, "an address rests before it is used again");
+        net.detach("b").await.expect("detach");
+        let c = net.attach("c", &a).await.expect("the namespace has the interface of b, or not, any more");
+        serve(&a, at(c[0], 81));
+        ask(at(c[0], 81)).expect("the new interface is not removed in place of the old one");
         net.sweep(&HashSet::new()).await.expect("sweep");
         assert_eq!(links().len(), before.len() + 1, "only the bridge is left: {:?}", links());
         net.remove_all().await.expect("remove");
         assert_eq!(links(), before);
+    });
+}
+
+#[test]
+fn damaged_records_matter_only_while_the_bridge_exists() {
+    on_fresh_host(|world| async move {
+        let net = open(&world, "one");
+        let records = world.state("one").join("network.json");
+        let good = std::fs::read(&records).expect("read");
+        std::fs::write(&records, b"").expect("cut by a power failure");
+        let refused = Network::open(world.state("one"), Options::default()).map(|_| ());
+        assert!(matches!(refused, Err(NetworkError::Damaged { .. })));
+        std::fs::write(&records, good).expect("restore");
+        net.remove_all().await.expect("as after a reboot");
+        std::fs::write(&records, b"").expect("cut");
+        open(&world, "one");
     });
 }
 
