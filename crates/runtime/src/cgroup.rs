@@ -204,6 +204,23 @@ impl Cgroups {
             .collect()
     }
 
+    /// Moves the calling process out of its service's group, where the service manager would kill it with the daemon.
+    ///
+    /// Does nothing where no manager keeps groups.
+    pub(crate) fn leave_service(&self, group: &str) -> io::Result<()> {
+        let dir = match self {
+            Self::V1(points) => points.get("systemd").map(|p| p.join(group)),
+            Self::V2(root) => {
+                let own = fs::read_to_string("/proc/self/cgroup")?;
+                let managed = own.lines().any(|l| l.starts_with("0::/") && l.len() > "0::/".len());
+                managed.then(|| root.join(group))
+            }
+        };
+        let Some(dir) = dir else { return Ok(()) };
+        fs::create_dir_all(&dir).map_err(|e| context(&e, "make cgroup", &dir))?;
+        fs::write(dir.join("cgroup.procs"), "0").map_err(|e| context(&e, "join cgroup", &dir))
+    }
+
     /// Processes in the group and the groups below it.
     fn processes(&self, group: &str) -> Vec<i32> {
         let mut pids = Vec::new();

@@ -1,10 +1,10 @@
 //! The life of real containers, as root.
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use runtime::{ContainerState, ExitReason, Runtime, RuntimeError};
-use support::World;
+use support::{World, await_log};
 
 #[tokio::test]
 async fn a_container_runs_and_ends() {
@@ -63,12 +63,4 @@ async fn stopping_asks_first_and_kills_later() {
     world.runtime.stop(&stubborn, Duration::from_millis(100)).await.unwrap();
     assert_eq!(world.exit(&stubborn).await.0, 137);
     world.finish().await;
-}
-
-pub async fn await_log(world: &World, text: &str) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !world.log().contains(text) {
-        assert!(Instant::now() < until, "{text:?} does not appear in {:?}", world.log());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -34,6 +34,9 @@ pub(super) fn plan(
     } else {
         caps::set(&spec.cap_add, &spec.cap_drop).map_err(RuntimeError::Other)?
     };
+    if let (Seccomp::Localhost(_), false) = (&spec.seccomp, spec.privileged) {
+        crate::seccomp::filter(&spec.seccomp, capabilities).map_err(RuntimeError::Other)?;
+    }
     let pinned = |wanted: bool, name: &str| wanted.then(|| places.pod.join(name));
     let host_name = if sandbox.host_network { &places.host_name } else { &sandbox.hostname };
     Ok(Launch {

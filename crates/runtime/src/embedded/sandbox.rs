@@ -111,7 +111,12 @@ impl Inner {
         let errors = File::create(dir.join(records::SHIM_LOG)).map_err(io_error(action()))?;
         let (socket, mut child) =
             client::spawn(&self.exe, Mode::Hold, Some(&place), Some(errors)).map_err(io_error(action()))?;
-        let reply = tokio::task::spawn_blocking(move || wire::recv::<HoldReply>(&socket)).await;
+        let group = self.pod_group(uid);
+        let dialogue = move || {
+            wire::send(&socket, &group, &[])?;
+            wire::recv::<HoldReply>(&socket)
+        };
+        let reply = tokio::task::spawn_blocking(dialogue).await;
         let _ = child.wait().await;
         match reply.map_err(|e| RuntimeError::Other(e.to_string()))?.map_err(io_error(action()))? {
             Some((HoldReply::Holding(process), _)) => Ok(process),

@@ -3,7 +3,10 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -14,6 +17,8 @@ use rustix::{
 
 /// Largest `/etc/passwd` that is read, in bytes. The file comes with the image, so it may be anything.
 const TEXT_MAX: u64 = 4 << 20;
+/// Links to missing directories that are followed one after another.
+const LINKS_MAX: u32 = 16;
 
 /// Opens `path` as the container would see it. Retried when a rename elsewhere disturbs the walk.
 pub(super) fn open(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
@@ -48,11 +53,22 @@ fn relative(path: &Path) -> io::Result<PathBuf> {
 
 /// The directory `path`, made with its parents if missing.
 pub(super) fn directory(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    make_directory(root, path, LINKS_MAX)
+}
+
+fn make_directory(root: &OwnedFd, path: &Path, links_left: u32) -> io::Result<OwnedFd> {
     match open(root, path, OFlags::PATH | OFlags::DIRECTORY) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let (parent, name) = parent(root, path)?;
+            let (parent, name) = parent(root, path, links_left)?;
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                Ok(()) => {}
+                Err(Errno::EXIST) if links_left > 0 => {
+                    // A link to what does not exist, such as `/var/run -> /run` in a small image: make what it names.
+                    if let Ok(link) = rustix::fs::readlinkat(&parent, name, Vec::new()) {
+                        let link = PathBuf::from(OsStr::from_bytes(link.as_bytes()));
+                        make_directory(root, &follow(path, &link), links_left - 1)?;
+                    }
+                }
                 Err(e) => return Err(e.into()),
             }
             open(root, path, OFlags::PATH | OFlags::DIRECTORY)
@@ -61,11 +77,25 @@ pub(super) fn directory(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
+/// Where a link at `path` leads, seen from the root; it never leads above the root.
+fn follow(path: &Path, link: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    let whole = path.parent().unwrap_or(Path::new("/")).join(link);
+    for part in whole.components() {
+        match part {
+            Component::Normal(p) => out.push(p),
+            Component::ParentDir => drop(out.pop()),
+            _ => {}
+        }
+    }
+    out
+}
+
 /// The file `path` (of any type but directory), made empty with its parents if missing.
 pub(super) fn file(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     match open(root, path, OFlags::PATH) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let (parent, name) = parent(root, path)?;
+            let (parent, name) = parent(root, path, LINKS_MAX)?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
             match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
                 Ok(_) | Err(Errno::EXIST) => {}
@@ -77,10 +107,10 @@ pub(super) fn file(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-fn parent<'a>(root: &OwnedFd, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
+fn parent<'a>(root: &OwnedFd, path: &'a Path, links_left: u32) -> io::Result<(OwnedFd, &'a OsStr)> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("{} names nothing", path.display()));
     let name = path.file_name().ok_or_else(invalid)?;
-    Ok((directory(root, path.parent().unwrap_or(Path::new("/")))?, name))
+    Ok((make_directory(root, path.parent().unwrap_or(Path::new("/")), links_left)?, name))
 }
 
 /// The text of a file of the image; empty if it is missing or unreadable.
@@ -126,6 +156,11 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(at("outside")).unwrap().count(), 0, "something was made outside");
         assert!(at("root/a/b/c/file").is_file());
+        symlink("../run", at("root/etc/run")).unwrap();
+        symlink("/loop", at("root/loop")).unwrap();
+        directory(&fd, Path::new("/etc/run/secrets")).unwrap();
+        assert!(at("root/run/secrets").is_dir(), "what a dangling link names is made");
+        directory(&fd, Path::new("/loop/x")).unwrap_err();
     }
 
     #[test]

@@ -86,8 +86,6 @@ pub(crate) fn choose_pid_namespace(pid: &PidNamespace) -> io::Result<()> {
 
 /// The life of the child. Never returns.
 pub(crate) fn run(launch: &Launch, prepared: Prepared, stdio: Option<Stdio>, channel: UnixStream) -> ! {
-    // Until the program runs, others in the container's namespaces must not look into this process: it still sees the host.
-    let _ = nix::sys::prctl::set_dumpable(false);
     let ready = prepare(launch, prepared, stdio);
     let (identity, stdio, master) = match ready {
         Ok(ready) => ready,

@@ -1,8 +1,12 @@
 //! The last steps before a program runs, the same for a container's own program and for commands beside it.
 use std::{
-    ffi::CString,
-    io,
-    os::fd::{AsFd, OwnedFd},
+    ffi::{CString, OsStr},
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -143,6 +147,7 @@ fn exec(process: &Process, identity: &Identity) -> Result<std::convert::Infallib
     }
     let search = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value);
     let path = find(command, search)?;
+    refuse_own_program(&path).map_err(|why| format!("exec: {command:?}: {why}"))?;
     let c = |text: String| CString::new(text).map_err(|_| format!("exec: {command:?}: invalid argument"));
     let path_c = c(path.to_string_lossy().into_owned())?;
     let args = process.args.iter().cloned().map(c).collect::<Result<Vec<_>, _>>()?;
@@ -151,6 +156,31 @@ fn exec(process: &Process, identity: &Identity) -> Result<std::convert::Infallib
         Ok(never) => Ok(never),
         Err(e) => Err(format!("exec {}: {}", path.display(), describe(e))),
     }
+}
+
+/// Keeps the container from running our own program, which it could reach as `/proc/self/exe` right now, also as a
+/// script's interpreter: once it runs there, the container could write to the host's file.
+fn refuse_own_program(path: &Path) -> Result<(), &'static str> {
+    const REFUSED: &str = "permission denied";
+    // Scripts may be interpreted by scripts; the kernel allows about this many.
+    const SCRIPTS_MAX: usize = 6;
+    let own = std::fs::metadata("/proc/self/exe").map_err(|_| REFUSED)?;
+    let mut path = path.to_owned();
+    for _ in 0..SCRIPTS_MAX {
+        let Ok(meta) = std::fs::metadata(&path) else { return Ok(()) };
+        if (meta.dev(), meta.ino()) == (own.dev(), own.ino()) {
+            return Err(REFUSED);
+        }
+        let mut head = [0; 256];
+        let Ok(n) = File::open(&path).and_then(|mut f| f.read(&mut head)) else { return Ok(()) };
+        let Some(line) = head[..n].strip_prefix(b"#!").and_then(|h| h.split(|b| *b == b'\n').next()) else {
+            return Ok(());
+        };
+        let mut words = line.split(|b| matches!(b, b' ' | b'\t' | 0)).filter(|w| !w.is_empty());
+        let Some(interpreter) = words.next() else { return Ok(()) };
+        path = PathBuf::from(OsStr::from_bytes(interpreter));
+    }
+    Err(REFUSED)
 }
 
 /// The program's file, searched like a shell does, judged with the rights of the user it will run as.
@@ -202,4 +232,23 @@ fn programs_are_found_or_said_to_be_missing() {
     assert_eq!(find("/no/such", "").unwrap_err(), r#"exec: "/no/such": stat /no/such: no such file or directory"#);
     assert_eq!(find(&at("plain"), "").unwrap_err(), format!(r#"exec: "{}": permission denied"#, at("plain")));
     assert_eq!(find(&at("dir"), "").unwrap_err(), format!(r#"exec: "{}": is a directory"#, at("dir")));
+}
+
+#[test]
+fn our_own_program_is_never_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    for path in ["/proc/self/exe", "/proc/thread-self/exe"] {
+        assert!(refuse_own_program(Path::new(path)).is_err(), "{path}");
+        let inner = script("inner", &format!("#! {path} -x\n"));
+        assert!(refuse_own_program(&inner).is_err(), "#!{path}");
+        assert!(refuse_own_program(&script("outer", &format!("#!{}\n", inner.display()))).is_err(), "two deep");
+    }
+    for path in [Path::new("/bin/sh"), &script("fine", "#!/bin/sh\n"), &script("empty", ""), Path::new("/nonexistent")] {
+        assert!(refuse_own_program(path).is_ok(), "{}", path.display());
+    }
 }

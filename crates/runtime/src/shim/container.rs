@@ -35,6 +35,11 @@ pub(super) fn main(dir: &Path) -> io::Result<()> {
     let launch: Launch = records::read(&dir.join(records::LAUNCH))?
         .ok_or_else(|| io::Error::other(format!("{} has no launch description", dir.display())))?;
     let cgroups = Cgroups::detect()?;
+    let instance = launch.cgroup.split('/').next().unwrap_or_default();
+    if let Err(error) = cgroups.leave_service(&format!("{instance}/shims")) {
+        // Without it, stopping the daemon's service ends the containers; that is no reason not to run them.
+        eprintln!("{error}");
+    }
     match create(dir, launch, cgroups.clone()) {
         Ok(mut shim) => {
             shim.adopt(Client::new(parent)?, &Reply::Created);

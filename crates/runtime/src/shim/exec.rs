@@ -74,7 +74,6 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<(Pid, Option<OwnedF
 
 /// Joins the container's namespaces. Returns the doors of its cgroup, opened before.
 fn enter(request: &ExecRequest) -> io::Result<Vec<std::fs::File>> {
-    let _ = nix::sys::prctl::set_dumpable(false);
     let pid = rustix::process::Pid::from_raw(request.init.pid).ok_or_else(gone)?;
     let init = pidfd_open(pid, PidfdFlags::empty())?;
     // Checked after opening: what the descriptor names is the process that has this start time.

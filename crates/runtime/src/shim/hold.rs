@@ -1,5 +1,8 @@
 //! Keeps the PID namespace that a pod's containers share: its first process, which collects orphans and sees nothing.
-use std::{io, path::Path};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use nix::{
     sched::CloneFlags,
@@ -15,7 +18,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{init, kernel, launch::ProcessRef, wire};
+use crate::{cgroup::Cgroups, init, kernel, launch::ProcessRef, wire};
 
 /// What the daemon is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,13 +31,16 @@ pub(crate) enum HoldReply {
 pub(super) fn main(dir: &Path) -> io::Result<()> {
     let parent = super::parent_socket()?;
     rustix::process::setsid()?;
+    let Some((group, _)) = wire::recv::<String>(&parent)? else { return Ok(()) };
+    let doors = Cgroups::detect()?.doors(&group)?;
     init::choose_pid_namespace(&crate::launch::PidNamespace::New)?;
     let (channel, theirs) = std::os::unix::net::UnixStream::pair()?;
     let child = match kernel::fork()? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             drop(channel);
-            let ready = isolate(dir).map_err(|e| e.to_string());
+            let joined = doors.into_iter().try_for_each(|mut d| d.write_all(b"0"));
+            let ready = joined.and_then(|()| isolate(dir)).map_err(|e| e.to_string());
             let failed = ready.is_err();
             if wire::send(&theirs, &ready.err(), &[]).is_err() || failed {
                 kernel::exit_now(1);
@@ -54,7 +60,6 @@ pub(super) fn main(dir: &Path) -> io::Result<()> {
 
 /// Leaves the process nothing to be abused for: an empty root, no capabilities, no privileges.
 fn isolate(dir: &Path) -> io::Result<()> {
-    let _ = nix::sys::prctl::set_dumpable(false);
     nix::sys::prctl::set_name(c"pause")?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;

@@ -55,6 +55,9 @@ pub fn maybe_run_shim() -> Option<ExitCode> {
     if Path::new(&name).file_name().map(OsStr::as_bytes) != Some(NAME.as_bytes()) {
         return None;
     }
+    // From here on nobody else may look into this process or its children: they see the host from inside a container's
+    // namespaces. A program that is run later starts afresh.
+    let _ = nix::sys::prctl::set_dumpable(false);
     let mode = args.next()?;
     let dir = PathBuf::from(args.next().unwrap_or_default());
     let result = match mode.to_str()? {

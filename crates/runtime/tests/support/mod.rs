@@ -1,4 +1,5 @@
 //! A runtime of its own for each test: private directory, network, cgroup; all gone at the end, whatever happens.
+#![allow(dead_code, reason = "each test program uses its own part of this")]
 use std::{
     collections::BTreeMap,
     fs,
@@ -6,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -56,7 +57,7 @@ fn make_root(dir: &Path) {
     fs::copy(busybox(), dir.join("bin/busybox")).unwrap();
     for name in
         "sh cat ls id sleep echo env true false test stat touch mount mkdir rm ps kill tty stty head dd wc printf \
-                 nc hostname grep readlink chmod seq yes trap pwd mknod df ip"
+                 nc hostname grep readlink chmod seq yes trap pwd mknod df ip unshare"
             .split_whitespace()
     {
         symlink("busybox", dir.join("bin").join(name)).unwrap();
@@ -286,5 +287,14 @@ pub fn sandbox() -> SandboxSpec {
         sysctls: BTreeMap::new(),
         qos: Qos::BestEffort,
         resources: Resources::default(),
+    }
+}
+
+/// Waits until the container has printed `text`.
+pub async fn await_log(world: &World, text: &str) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !world.log().contains(text) {
+        assert!(Instant::now() < until, "{text:?} does not appear in {:?}", world.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
