@@ -32,7 +32,8 @@ async fn a_new_daemon_finds_everything() {
     let after = new.status(&uid).await.unwrap().unwrap();
     assert!(after.ready);
     assert_eq!(after.ips, before.ips);
-    let states = |s: &runtime::SandboxStatus| s.containers.iter().map(|c| (c.id.clone(), c.state.clone())).collect::<Vec<_>>();
+    let states =
+        |s: &runtime::SandboxStatus| s.containers.iter().map(|c| (c.id.clone(), c.state.clone())).collect::<Vec<_>>();
     assert_eq!(states(&after), states(&before));
     let mut events = new.events();
     new.stop(&long, Duration::from_secs(20)).await.unwrap();
@@ -77,7 +78,9 @@ async fn another_boot_makes_everything_stale() {
     // As the records look after a reboot: same content, another boot's ID, no processes.
     kill(shim_pid(&world, &live));
     let root = world.dir.path().join("runtime");
-    for file in [root.join("pods").join(POD).join("sandbox.json"), root.join("containers").join(&live.0).join("container.json")] {
+    for file in
+        [root.join("pods").join(POD).join("sandbox.json"), root.join("containers").join(&live.0).join("container.json")]
+    {
         let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         record["boot"] = "another".into();
         fs::write(&file, serde_json::to_vec(&record).unwrap()).unwrap();
@@ -154,7 +157,8 @@ async fn a_daemon_may_be_killed_at_any_moment() {
         let id = runtime::ContainerId(line.trim().to_owned());
         // A different moment each time.
         tokio::time::sleep(Duration::from_millis(7 * round)).await;
-        nix::sys::signal::killpg(nix::unistd::Pid::from_raw(daemon.id() as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::killpg(nix::unistd::Pid::from_raw(daemon.id() as i32), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
         daemon.wait().unwrap();
 
         let log = world.dir.path().join("logs/0.log");
@@ -163,7 +167,11 @@ async fn a_daemon_may_be_killed_at_any_moment() {
         let new = world.reopened().await;
         let first = new.status(&PodUid("pod-0".to_owned())).await.unwrap().unwrap();
         assert!(first.ready, "round {round}");
-        assert!(matches!(first.containers[0].state, ContainerState::Running { .. }), "round {round}: {:?}", first.containers);
+        assert!(
+            matches!(first.containers[0].state, ContainerState::Running { .. }),
+            "round {round}: {:?}",
+            first.containers
+        );
         let out = new.exec_sync(&id, &["echo".into(), "hello".into()], Duration::from_secs(20)).await.unwrap();
         assert_eq!(out.output, b"hello\n");
         let mut waits = 0;

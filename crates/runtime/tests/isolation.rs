@@ -74,7 +74,8 @@ async fn out_of_memory_is_said_to_be_that() {
 async fn usage_is_measured() {
     let world = World::new().await;
     world.sandbox().await;
-    let id = world.run(&world.spec("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo ready; exec sleep 1000")).await;
+    let id =
+        world.run(&world.spec("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo ready; exec sleep 1000")).await;
     support::await_log(&world, "ready").await;
     let usage = world.runtime.usage(&id).await.unwrap();
     assert!(usage.cpu_nanoseconds > 1_000_000, "{usage:?}");
@@ -94,14 +95,13 @@ async fn users_and_privileges() {
     spec.cap_add = vec!["NET_BIND_SERVICE".to_owned()];
     spec.no_new_privileges = true;
     let out = world.output(&spec).await;
-    assert_eq!(
-        out,
-        "33\n34\n34 7 50\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\n"
-    );
+    assert_eq!(out, "33\n34\n34 7 50\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000400\nNoNewPrivs:\t1\n");
 
     let pod = PodUid(POD.to_owned());
     let root = User { must_not_be_root: true, ..User::default() };
-    for (image, user) in [("box", root.clone()), ("box:0", root.clone()), ("box:1", User { uid: Some(0), ..root.clone() })] {
+    for (image, user) in
+        [("box", root.clone()), ("box:0", root.clone()), ("box:1", User { uid: Some(0), ..root.clone() })]
+    {
         let spec = runtime::ContainerSpec { image: image.to_owned(), user, ..world.spec("true") };
         assert!(matches!(world.runtime.create(&pod, &spec).await, Err(RuntimeError::RootRefused)), "{image}");
     }
@@ -187,11 +187,8 @@ async fn devices_are_given_and_withheld() {
     let mut spec = world.spec(
         "test -c /dev/mine && head -c 4 /dev/mine | wc -c; mknod /tmp/disk b 7 0 && (head -c 1 /tmp/disk 2>&1 || true) | grep -c 'not permitted'",
     );
-    spec.devices = vec![Device {
-        host_path: "/dev/zero".into(),
-        container_path: "/dev/mine".into(),
-        permissions: "r".to_owned(),
-    }];
+    spec.devices =
+        vec![Device { host_path: "/dev/zero".into(), container_path: "/dev/mine".into(), permissions: "r".to_owned() }];
     assert_eq!(world.output(&spec).await, "4\n1\n");
     world.finish().await;
 }

@@ -46,7 +46,10 @@ async fn commands_run_beside_the_program() {
     spec.working_dir = Some("/made/for/it".into());
     let id = world.run(&spec).await;
 
-    let session = world.runtime.exec(&id, &exec("cat; echo err >&2; id -u; pwd; echo $MINE$FROM_IMAGE$HOME; exit 5", false, true)).await;
+    let session = world
+        .runtime
+        .exec(&id, &exec("cat; echo err >&2; id -u; pwd; echo $MINE$FROM_IMAGE$HOME; exit 5", false, true))
+        .await;
     let Session { stdin, stdout, stderr, exit, .. } = session.unwrap();
     let mut stdin = stdin.unwrap();
     stdin.write_all(b"through stdin\n").await.unwrap();
@@ -61,7 +64,9 @@ async fn commands_run_beside_the_program() {
     let much = world.runtime.exec_sync(&id, &command("seq 1 100000"), Duration::from_secs(20)).await.unwrap();
     assert_eq!((much.exit_code, much.output.len()), (0, 16 << 10));
     match world.runtime.exec_sync(&id, &["no-such".to_owned()], Duration::from_secs(20)).await {
-        Err(RuntimeError::Start { why, .. }) => assert_eq!(why, r#"exec: "no-such": executable file not found in $PATH"#),
+        Err(RuntimeError::Start { why, .. }) => {
+            assert_eq!(why, r#"exec: "no-such": executable file not found in $PATH"#)
+        }
         other => panic!("{other:?}"),
     }
     world.finish().await;
@@ -102,7 +107,8 @@ async fn a_command_with_a_terminal() {
     world.sandbox().await;
     let id = world.run(&world.spec("exec sleep 1000")).await;
     let script = "tty; test -t 0 && echo is-tty; echo $TERM; read line; echo got-$line; stty size; exit 4";
-    let Session { stdin, stdout, stderr, resize, exit } = world.runtime.exec(&id, &exec(script, true, true)).await.unwrap();
+    let Session { stdin, stdout, stderr, resize, exit } =
+        world.runtime.exec(&id, &exec(script, true, true)).await.unwrap();
     assert!(stderr.is_none());
     let (mut stdin, mut stdout) = (stdin.unwrap(), stdout.unwrap());
     let text = read_until(&mut stdout, "xterm").await;

@@ -248,7 +248,8 @@ fn our_own_program_is_never_run() {
         assert!(refuse_own_program(&inner).is_err(), "#!{path}");
         assert!(refuse_own_program(&script("outer", &format!("#!{}\n", inner.display()))).is_err(), "two deep");
     }
-    for path in [Path::new("/bin/sh"), &script("fine", "#!/bin/sh\n"), &script("empty", ""), Path::new("/nonexistent")] {
+    for path in [Path::new("/bin/sh"), &script("fine", "#!/bin/sh\n"), &script("empty", ""), Path::new("/nonexistent")]
+    {
         assert!(refuse_own_program(path).is_ok(), "{}", path.display());
     }
 }
