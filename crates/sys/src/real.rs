@@ -28,6 +28,9 @@ pub struct RealSys;
 /// The kernel answers `EAGAIN` when a rename anywhere races with a guarded look-up; a hostile pod can cause that at will.
 const LOOKUP_TRIES: usize = 200;
 
+/// Room for some 500 mounts; more are read too.
+const MOUNT_TABLE_BYTES: usize = 64 << 10;
+
 fn fd(handle: &Handle) -> io::Result<BorrowedFd<'_>> {
     handle.fd().ok_or_else(|| io::Error::other("handle of another kernel"))
 }
@@ -232,7 +235,10 @@ impl Sys for RealSys {
     fn mounts_below(&self, dir: &Handle) -> io::Result<Vec<PathBuf>> {
         let target = fs::readlinkat(CWD, proc_path(fd(dir)?), Vec::new())?;
         let top = Path::new(OsStr::from_bytes(target.as_bytes()));
-        Ok(mountinfo::points_below(&std::fs::read("/proc/thread-self/mountinfo")?, top))
+        // In few reads: the kernel walks the table anew for each.
+        let mut table = Vec::with_capacity(MOUNT_TABLE_BYTES);
+        std::fs::File::open("/proc/thread-self/mountinfo")?.read_to_end(&mut table)?;
+        Ok(mountinfo::points_below(&table, top))
     }
 }
 

@@ -72,13 +72,13 @@ fn create(sys: &dyn Sys, volume: &Handle, path: &Path) -> io::Result<()> {
                 }
                 made_one = true;
                 let made = sys.open_at(&above, Path::new(part), Reach::Plain)?;
-                // Whoever swapped it meanwhile gets the new mode on something inside the volume, where a pod is root anyway
-                // only if it was before; a link or file is left alone.
                 let stat = sys.stat(&made)?;
                 if !stat.is_dir() {
                     return Err(ErrorKind::NotADirectory.into());
                 }
-                if stat.mode != mode {
+                // The pod may have put another directory in its place, which must not become open to all. Only one with
+                // something in it is worth that, and ours is empty.
+                if stat.mode != mode && sys.list(&made)?.is_empty() {
                     sys.set_mode(&made, mode)?;
                 }
                 made

@@ -254,7 +254,10 @@ fn files_get_their_modes_and_owners() {
             let data = ready.host_path;
             let got = ["own", "token", "sub/all"].map(|p| w.stat(data.join(p))).map(|s| (s.uid, s.gid, s.mode));
             assert_eq!(got, want, "{own:?}");
-            assert!(w.stat(data.join("in/side")).is_dir());
+            for dir in ["in/side", "..data", "sub"] {
+                let found = w.stat(data.join(dir));
+                assert!(found.is_dir() && found.mode & 0o755 == 0o755, "{dir} is {:o}", found.mode);
+            }
             assert_eq!(w.stat(&data).gid, own.fs_group.unwrap_or(0));
             w.volumes().tear_down("u").unwrap();
         }
