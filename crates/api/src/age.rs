@@ -1,6 +1,6 @@
 //! Ages as `kubectl get` shows them.
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// A duration in two or three significant figures: `45s`, `3m20s`, `5h`, `2d4h`, `400d`, `3y12d`.
 pub fn human(seconds: i64) -> String {
@@ -39,10 +39,6 @@ pub fn since(then: Option<Timestamp>, now: Timestamp) -> String {
 }
 
 pub(crate) fn age(then: Option<&Time>, now: Timestamp) -> String {
-    since(then.map(|t| t.0), now)
-}
-
-pub(crate) fn age_micro(then: Option<&MicroTime>, now: Timestamp) -> String {
     since(then.map(|t| t.0), now)
 }
 

@@ -2,14 +2,22 @@
 //!
 //! Absent on purpose: HTTP, storage, async.
 pub mod age;
+mod check;
 pub mod contract;
 pub mod field;
 pub mod kinds;
+pub mod meta;
+pub mod names;
 pub mod openapi;
+pub mod pod;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
 pub mod strategic;
 pub mod typed;
 pub mod types;
 
 pub use contract::*;
 pub use kinds::{KINDS, by_kind, find};
+pub use meta::{validate_metadata, validate_metadata_update};
+pub use quantity::Quantity;

@@ -16,6 +16,8 @@ pub trait Rules: Serialize + DeserializeOwned + 'static {
     const COLUMNS: &'static [Column];
     /// Whether `status` is a subresource: then writes of the main resource leave it alone.
     const STATUS: bool = false;
+    /// Whether a new object may bring its status along (nodes do).
+    const STATUS_AT_CREATE: bool = false;
     /// Whether changes of `spec` count up `metadata.generation`.
     const GENERATION: bool = false;
     /// Fields besides name and namespace that a field selector may name.
@@ -127,7 +129,7 @@ impl<T: Rules> Strategy for Typed<T> {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        if T::STATUS {
+        if T::STATUS && !T::STATUS_AT_CREATE {
             set_status(object, None);
         }
         Self::edit(object, T::prepare_create);

@@ -1,9 +1,14 @@
 //! Events, and their second face in `events.k8s.io`.
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
 use serde_json::{Map, Value};
 
-use crate::contract::{Face, FieldError, SelectableFields, Strategy};
-use crate::typed::Typed;
+use super::{NAME, col, wide};
+use crate::age::since;
+use crate::check::text;
+use crate::contract::{Column, Face, FieldError, SelectableFields, Strategy};
+use crate::field::{Errors, Path};
+use crate::typed::{Rules, Typed};
 
 /// `events.k8s.io` Events are the core Events under other field names.
 pub static EVENTS_FACE: Face = Face { group: "", plural: "events", read, write };
@@ -38,7 +43,7 @@ fn write(object: &mut Value) {
 /// The strategy of the second face: takes objects in either form, gives back the form it got, applies core's rules.
 pub struct EventsFace;
 
-type Core = Typed<k8s_openapi::api::core::v1::Event>;
+type Core = Typed<Event>;
 
 fn is_face(object: &Value) -> bool {
     object.get("apiVersion").and_then(Value::as_str) == Some("events.k8s.io/v1")
@@ -100,6 +105,133 @@ impl Strategy for EventsFace {
     }
     fn selectable_names(&self) -> &'static [&'static str] {
         Core::NEW.selectable_names()
+    }
+}
+
+/// Rules of events that carry `eventTime`: those made by newer clients.
+fn validate_new(event: &Event, e: &mut Errors) {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+    let involved = text(&event.involved_object.namespace);
+    if involved.is_empty() && !["default", "kube-system"].contains(&namespace) {
+        namespace_mismatch(involved, e);
+    }
+    let controller = text(&event.reporting_component);
+    e.need(&Path::top("reportingComponent"), controller);
+    e.label_key(&Path::top("reportingComponent"), controller);
+    for (field, value, max, needed) in [
+        ("reportingInstance", &event.reporting_instance, 128, true),
+        ("action", &event.action, 128, true),
+        ("reason", &event.reason, 128, true),
+        ("message", &event.message, 1024, false),
+    ] {
+        let at = Path::top(field);
+        if needed {
+            e.need(&at, text(value));
+        }
+        if text(value).len() > max {
+            e.invalid(&at, &"", &format!("can have at most {max} characters"));
+        }
+    }
+}
+
+fn namespace_mismatch(involved: &str, e: &mut Errors) {
+    let at = Path::top("involvedObject");
+    e.invalid(&at.field("namespace"), &involved, "does not match event.namespace");
+}
+
+impl Rules for Event {
+    const COLUMNS: &'static [Column] = &[
+        col("Last Seen", "string", "When the event was seen last."),
+        col("Type", "string", "Normal or Warning."),
+        col("Reason", "string", "What happened, in one word."),
+        col("Object", "string", "The object that it happened to."),
+        wide("Subobject", "string", "The part of that object."),
+        wide("Source", "string", "Who reports it."),
+        col("Message", "string", "What happened."),
+        wide("First Seen", "string", "When the event was seen first."),
+        wide("Count", "string", "How often the event was seen."),
+        Column { priority: 1, ..NAME },
+    ];
+    const SELECTABLE: &'static [&'static str] = &[
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "involvedObject.resourceVersion",
+        "involvedObject.fieldPath",
+        "reason",
+        "reportingComponent",
+        "source",
+        "type",
+    ];
+
+    fn default(&mut self) {}
+
+    fn validate(&self, e: &mut Errors) {
+        if self.event_time.is_some() {
+            return validate_new(self, e);
+        }
+        let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
+        let involved = text(&self.involved_object.namespace);
+        let fits = if involved.is_empty() { matches!(namespace, "" | "default") } else { namespace == involved };
+        if !fits {
+            namespace_mismatch(involved, e);
+        }
+    }
+
+    fn row(&self, now: Timestamp) -> Vec<Value> {
+        let event_time = self.event_time.as_ref().map(|t| t.0);
+        let first = self.first_timestamp.as_ref().map(|t| t.0).or(event_time);
+        let last = match &self.series {
+            Some(series) => series.last_observed_time.as_ref().map(|t| t.0),
+            None => self.last_timestamp.as_ref().map(|t| t.0).or(first),
+        };
+        let count = match &self.series {
+            Some(series) => series.count.unwrap_or(0),
+            None => self.count.filter(|c| *c != 0).unwrap_or(1),
+        };
+        let kind = text(&self.involved_object.kind).to_lowercase();
+        let object = match text(&self.involved_object.name) {
+            "" => kind,
+            name => format!("{kind}/{name}"),
+        };
+        let source = self.source.clone().unwrap_or_default();
+        let filled =
+            |a: &Option<String>, b: &Option<String>| if text(a).is_empty() { text(b) } else { text(a) }.to_owned();
+        let (component, host) =
+            (filled(&source.component, &self.reporting_component), filled(&source.host, &self.reporting_instance));
+        vec![
+            since(last, now).into(),
+            text(&self.type_).into(),
+            text(&self.reason).into(),
+            object.into(),
+            text(&self.involved_object.field_path).into(),
+            if host.is_empty() { component } else { format!("{component}, {host}") }.into(),
+            text(&self.message).trim().into(),
+            since(first, now).into(),
+            count.into(),
+            self.metadata.name.clone().into(),
+        ]
+    }
+
+    fn selectable(&self) -> SelectableFields {
+        let o = &self.involved_object;
+        let reporter = &self.reporting_component;
+        let component = self.source.as_ref().and_then(|s| s.component.clone()).filter(|c| !c.is_empty());
+        vec![
+            ("involvedObject.kind", text(&o.kind).to_owned()),
+            ("involvedObject.namespace", text(&o.namespace).to_owned()),
+            ("involvedObject.name", text(&o.name).to_owned()),
+            ("involvedObject.uid", text(&o.uid).to_owned()),
+            ("involvedObject.apiVersion", text(&o.api_version).to_owned()),
+            ("involvedObject.resourceVersion", text(&o.resource_version).to_owned()),
+            ("involvedObject.fieldPath", text(&o.field_path).to_owned()),
+            ("reason", text(&self.reason).to_owned()),
+            ("reportingComponent", text(reporter).to_owned()),
+            ("source", component.unwrap_or_else(|| text(reporter).to_owned())),
+            ("type", text(&self.type_).to_owned()),
+        ]
     }
 }
 

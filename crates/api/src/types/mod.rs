@@ -1,6 +1,25 @@
 //! The rules of each kind, by group.
+pub mod claim;
+pub mod cluster;
+mod config;
+mod container;
+mod env;
 pub mod event;
-mod pending;
+mod network;
+mod pod;
+pub(crate) mod pod_defaults;
+mod pod_row;
+mod pod_validation;
+mod probe;
+mod scheduling;
+mod sources;
+pub mod storage;
+mod volume;
+mod workload;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 
 use crate::contract::Column;
 
@@ -25,3 +44,57 @@ pub(crate) const NAME: Column = Column {
 
 /// The age column.
 pub(crate) const AGE: Column = col("Age", "string", "Time since the object was created.");
+
+/// `a=b,c=d`, as `kubectl` shows selectors.
+pub(crate) fn labels_text(labels: &Option<BTreeMap<String, String>>) -> String {
+    let pairs: Vec<String> = labels.iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+    if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
+}
+
+/// What differs between two values, a line for each field gone (`-`) and each field new (`+`).
+pub(crate) fn difference(old: &Value, new: &Value) -> String {
+    let mut lines = Vec::new();
+    compare("", old, new, &mut lines);
+    lines.join("\n")
+}
+
+fn compare(at: &str, old: &Value, new: &Value, lines: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(was), Value::Object(is)) => {
+            let inner = |key: &str| if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
+            for (key, value) in was {
+                compare(&inner(key), value, is.get(key).unwrap_or(&Value::Null), lines);
+            }
+            for (key, value) in is.iter().filter(|(key, _)| !was.contains_key(*key)) {
+                compare(&inner(key), &Value::Null, value, lines);
+            }
+        }
+        (Value::Array(was), Value::Array(is)) => {
+            for i in 0..was.len().max(is.len()) {
+                let get = |list: &[Value]| list.get(i).cloned().unwrap_or_default();
+                compare(&format!("{at}[{i}]"), &get(was), &get(is), lines);
+            }
+        }
+        _ if old != new => {
+            for (sign, value) in [('-', old), ('+', new)] {
+                if !value.is_null() {
+                    lines.push(format!("{sign} {at}: {value}"));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn differences_name_the_fields() {
+        let old = json!({"a": {"b": 1, "same": true}, "list": [1, 2], "gone": "x"});
+        let new = json!({"a": {"b": 2, "same": true}, "list": [1], "new": {"c": "d"}});
+        assert_eq!(difference(&old, &new), "- a.b: 1\n+ a.b: 2\n- list[1]: 2\n- gone: \"x\"\n+ new: {\"c\":\"d\"}");
+    }
+}
