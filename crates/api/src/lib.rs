@@ -21,3 +21,6 @@ pub use contract::*;
 pub use kinds::{KINDS, by_kind, find};
 pub use meta::{validate_metadata, validate_metadata_update};
 pub use quantity::Quantity;
+
+#[cfg(test)]
+mod cases;

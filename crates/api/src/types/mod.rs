@@ -10,6 +10,7 @@ mod pod;
 pub(crate) mod pod_defaults;
 mod pod_row;
 mod pod_validation;
+mod pod_warnings;
 mod probe;
 mod scheduling;
 mod sources;

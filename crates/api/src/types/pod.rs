@@ -108,7 +108,7 @@ impl Rules for Pod {
     }
 
     fn warnings(&self) -> Vec<String> {
-        super::pod_row::warnings(self)
+        super::pod_warnings::warnings(self)
     }
 
     fn row(&self, now: Timestamp) -> Vec<Value> {

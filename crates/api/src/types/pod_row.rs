@@ -1,4 +1,4 @@
-//! The row of a pod in `kubectl get`, and the warnings a pod earns.
+//! The row of a pod in `kubectl get`.
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodSpec, PodStatus};
 use serde_json::Value;
@@ -167,78 +167,4 @@ pub(crate) fn row(pod: &Pod, now: Timestamp) -> Vec<Value> {
         or_none(text(&status.nominated_node_name)),
         or_none(&if gates == 0 { String::new() } else { format!("{open}/{gates}") }),
     ]
-}
-
-/// What is allowed in a pod but surely not meant.
-pub(crate) fn warnings(pod: &Pod) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (key, says) in [
-        (
-            "scheduler.alpha.kubernetes.io/critical-pod",
-            "non-functional in v1.16+; use the \"priorityClassName\" field instead",
-        ),
-        ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
-    ] {
-        if pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(key)) {
-            warnings.push(format!("metadata.annotations[{key}]: {says}"));
-        }
-    }
-    let Some(spec) = &pod.spec else { return warnings };
-    for (i, v) in items(&spec.volumes).enumerate() {
-        let at = format!("spec.volumes[{i}]");
-        for (field, used, says) in [
-            (
-                "photonPersistentDisk",
-                v.photon_persistent_disk.is_some(),
-                "deprecated in v1.11, non-functional in v1.16+",
-            ),
-            ("scaleIO", v.scale_io.is_some(), "deprecated in v1.16, non-functional in v1.22+"),
-            ("storageos", v.storageos.is_some(), "deprecated in v1.22, non-functional in v1.25+"),
-        ] {
-            if used {
-                warnings.push(format!("{at}.{field}: {says}"));
-            }
-        }
-    }
-    duplicates(spec, &mut warnings);
-    if spec.termination_grace_period_seconds.is_some_and(|s| s < 0) {
-        warnings.push(
-            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
-                .to_owned(),
-        );
-    }
-    warnings
-}
-
-fn duplicates(spec: &PodSpec, warnings: &mut Vec<String>) {
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    for (field, list) in [("initContainers", init), ("containers", spec.containers.as_slice())] {
-        for (i, c) in list.iter().enumerate() {
-            let mut seen = std::collections::BTreeSet::new();
-            for (j, variable) in items(&c.env).enumerate() {
-                if !seen.insert(&variable.name) {
-                    warnings.push(format!(
-                        "spec.{field}[{i}].env[{j}]: hides previous definition of {:?}, which may be dropped when using apply",
-                        variable.name
-                    ));
-                }
-            }
-            for (resource, amount) in c.resources.iter().flat_map(|r| r.requests.iter().flatten()) {
-                if resource == "memory"
-                    && let Ok(q) = crate::quantity::Quantity::try_from(amount)
-                    && !q.is_whole()
-                {
-                    warnings.push(format!(
-                        "spec.{field}[{i}].resources.requests[memory]: fractional byte value {:?} is invalid, must be an integer",
-                        q.to_string()
-                    ));
-                }
-            }
-        }
-    }
-    for (i, secret) in items(&spec.image_pull_secrets).enumerate() {
-        if secret.name.is_empty() {
-            warnings.push(format!("spec.imagePullSecrets[{i}].name: invalid empty name \"\""));
-        }
-    }
 }
