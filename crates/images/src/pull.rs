@@ -166,8 +166,14 @@ impl Images {
         }
         let inner = self.inner.clone();
         let _work = blocking(move || inner.work()).await?;
-        let size = futures::stream::iter(diff_ids.iter().zip(&resolved.layers))
-            .map(|(diff_id, layer)| fetch_layer(&self.inner, &source, diff_id, layer, &progress))
+        // Owned parts: borrowed ones would tie this future to one thread.
+        let layers: Vec<(String, Descriptor)> = diff_ids.iter().cloned().zip(resolved.layers).collect();
+        let (store, source) = (self.inner.clone(), Arc::new(source));
+        let size = futures::stream::iter(layers)
+            .map({
+                let progress = progress.clone();
+                move |(diff_id, layer)| fetch_layer(store.clone(), source.clone(), diff_id, layer, progress.clone())
+            })
             .buffer_unordered(LAYERS_AT_ONCE)
             .try_fold(0, |sum, size| async move { Ok(sum + size) })
             .await?;
@@ -372,15 +378,15 @@ impl Source {
 
 /// Makes the layer present and returns its size.
 async fn fetch_layer(
-    inner: &Arc<Inner>,
-    source: &Source,
-    diff_id: &str,
-    layer: &Descriptor,
-    progress: &Arc<dyn Progress>,
+    inner: Arc<Inner>,
+    source: Arc<Source>,
+    diff_id: String,
+    layer: Descriptor,
+    progress: Arc<dyn Progress>,
 ) -> Result<u64, ImageError> {
-    hex(diff_id, &source.image)?;
+    hex(&diff_id, &source.image)?;
     let blob_name = hex(&layer.digest, &source.image)?.to_owned();
-    let (locked, id) = (inner.clone(), diff_id.to_owned());
+    let (locked, id) = (inner.clone(), diff_id.clone());
     let (_lock, present): (FileLock, _) = blocking(move || {
         let lock = locked.layers.lock(&id)?;
         let present = locked.layers.present(&id)?;
@@ -392,11 +398,10 @@ async fn fetch_layer(
         return Ok(record.size);
     }
     let path = inner.layers.partial().join(blob_name);
-    download(source, layer, &path, progress).await?;
-    let (inner, id, blob, progress) = (inner.clone(), diff_id.to_owned(), layer.digest.clone(), progress.clone());
+    download(&source, &layer, &path, &progress).await?;
     blocking(move || {
         let content = File::open(&path).map_err(file("open", &path))?;
-        let expected = Expected { diff_id: Some(&id), blob: Some(&blob) };
+        let expected = Expected { diff_id: Some(&diff_id), blob: Some(&layer.digest) };
         let unpacked = inner.layers.unpack(content, expected, &*progress);
         // Good or bad, it is of no more use: a bad one must not be resumed.
         std::fs::remove_file(&path).map_err(file("remove", &path))?;

@@ -433,3 +433,57 @@ async fn overlayfs_takes_the_layers() {
     unmount(&merged, UnmountFlags::DETACH).expect("unmount");
     assert_eq!(names, ["etc"], "bin is hidden by the upper layer's whiteout");
 }
+
+const CRASH_DIR: &str = "HOLDFAST_TEST_CRASH_DIR";
+
+/// Not a test of its own: the process that `killed_at_any_moment_...` kills.
+#[tokio::test]
+async fn imports_until_killed() {
+    let Ok(dir) = std::env::var(CRASH_DIR) else { return };
+    let dir = Path::new(&dir);
+    loop {
+        let images = Images::open(dir.join("images"), RegistryConfig::default()).expect("open");
+        for name in ["a.tar", "b.tar"] {
+            images.import(&dir.join(name), None, &()).await.expect("import");
+        }
+        for name in ["app:a", "app:b"] {
+            images.remove(name).expect("remove");
+        }
+        images.gc(&HashSet::new(), &GcPolicy::default()).expect("gc");
+    }
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_an_image_is_whole_or_absent() {
+    let world = World::new();
+    let files: Vec<Entry> = (0..50).map(|n| file(&format!("f{n}"), "content")).collect();
+    for tag in ["a", "b"] {
+        let made = image(&[layer(&files), layer(&[file("own", tag)])], gzip);
+        let note = json!({"io.containerd.image.name": format!("docker.io/library/app:{tag}")});
+        write_tar(&world.path(&format!("{tag}.tar")), &oci_parts(&made, &note));
+    }
+    for round in 0..25_u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args(["imports_until_killed", "--exact", "--nocapture"])
+            .env(CRASH_DIR, world.dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("start");
+        // Any moment will do; they differ from round to round.
+        std::thread::sleep(Duration::from_millis(5 + round * 7 % 60));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        let images = world.open();
+        for image in images.list().expect("a readable list") {
+            let lower = images.rootfs(&image).lower;
+            assert_eq!(lower.len(), 2);
+            assert!(lower[0].join("own").exists(), "{image:?}");
+            assert_eq!(fs::read_dir(&lower[1]).expect("layer").count(), 50, "{image:?}");
+        }
+        assert_eq!(fs::read_dir(world.store().join("tmp")).expect("read").count(), 0, "leftovers are removed");
+    }
+    let images = world.open();
+    for name in ["a.tar", "b.tar"] {
+        images.import(&world.path(name), None, &()).await.expect("import after all that");
+    }
+}

@@ -199,8 +199,12 @@ async fn pulls_at_once_share_their_work() {
     let dir = tempfile::tempdir().expect("dir");
     let images = open(&dir);
     let names = [1, 2, 3, 4].map(|n| format!("{}/app:{}", registry.host, if n % 2 == 0 { "1" } else { "same" }));
-    let all = futures::future::join_all(names.iter().map(|n| pull(&images, n, &[]))).await;
-    let ids: Vec<String> = all.into_iter().map(|i| i.expect("pull").id).collect();
+    let start = |name: &String| {
+        let (images, reference) = (images.clone(), normalize(name).expect("name"));
+        tokio::spawn(async move { images.pull(&reference, &[], Arc::new(())).await })
+    };
+    let all = futures::future::join_all(names.iter().map(start)).await;
+    let ids: Vec<String> = all.into_iter().map(|i| i.expect("join").expect("pull").id).collect();
     assert!(ids.windows(2).all(|p| p[0] == p[1]));
     let layers = registry.blobs.lock().iter().filter(|(d, _)| *d != ids[0]).count();
     assert_eq!(layers, 2, "each layer once, under whatever name");
