@@ -441,6 +441,8 @@ const CRASH_DIR: &str = "HOLDFAST_TEST_CRASH_DIR";
 async fn imports_until_killed() {
     let Ok(dir) = std::env::var(CRASH_DIR) else { return };
     let dir = Path::new(&dir);
+    // Never outlives the test that should kill it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("prctl");
     loop {
         let images = Images::open(dir.join("images"), RegistryConfig::default()).expect("open");
         for name in ["a.tar", "b.tar"] {
