@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use oci_client::{
     Client, RegistryOperation,
-    client::{BlobResponse, ClientConfig, ClientProtocol},
+    client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
     errors::{OciDistributionError, OciErrorCode},
     secrets::RegistryAuth,
 };
@@ -38,6 +38,8 @@ const ACCEPTED: &[&str] = &[
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
+/// A root certificate whose private key was never stored, so that it vouches for nobody.
+const NOBODY: &[u8] = include_bytes!("nobody.pem");
 /// Layers fetched at once: one image must not take the whole line.
 const LAYERS_AT_ONCE: usize = 3;
 /// How often a broken download is resumed.
@@ -55,7 +57,7 @@ pub struct RegistryConfig {
 /// A user of a registry.
 #[derive(Clone)]
 pub struct Credentials {
-    /// Host with optional port and path prefix; `https://index.docker.io/v1/` as in Docker's files is understood.
+    /// Host with optional port and path prefix, `*` within a label of the host; `https://index.docker.io/v1/` as in Docker's files is understood.
     pub registry: String,
     pub user: String,
     pub password: String,
@@ -76,13 +78,25 @@ impl Credentials {
         let bare = self.registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
         let (mine, prefix) = bare.split_once('/').unwrap_or((bare, ""));
         let hub = |h: &str| matches!(h, "docker.io" | "index.docker.io" | "registry-1.docker.io");
-        if mine != host && !(hub(mine) && hub(host)) {
+        if !host_matches(mine, host) && !(hub(mine) && hub(host)) {
             return None;
         }
         let prefix = if matches!(prefix, "v1" | "v2") { "" } else { prefix };
         let fits = prefix.is_empty() || path == prefix || path.strip_prefix(prefix).is_some_and(|r| r.starts_with('/'));
         fits.then_some(bare.len())
     }
+}
+
+/// `*.example.com` stands for one label in place of the star, as in image pull secrets elsewhere.
+fn host_matches(pattern: &str, host: &str) -> bool {
+    let (patterns, labels): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), host.split('.').collect());
+    let one = |(pattern, label): (&&str, &&str)| match pattern.split_once('*') {
+        None => pattern == label,
+        Some((before, after)) => {
+            label.len() >= before.len() + after.len() && label.starts_with(before) && label.ends_with(after)
+        }
+    };
+    patterns.len() == labels.len() && patterns.iter().zip(&labels).all(one)
 }
 
 /// What pulls share.
@@ -237,8 +251,9 @@ impl Source {
     fn new(name: &Reference, host: &str, plain: bool) -> Result<Self, ImageError> {
         // The first caller in the process decides; any provider will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = ClientConfig {
+        let config = |tls_certs_only| ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            tls_certs_only,
             connect_timeout: Some(Duration::from_secs(30)),
             read_timeout: Some(Duration::from_secs(60)),
             user_agent: concat!("holdfast/", env!("CARGO_PKG_VERSION")),
@@ -246,10 +261,16 @@ impl Source {
             ..ClientConfig::default()
         };
         let image = name.to_string();
-        let client = Client::try_from(config).map_err(|e| ImageError::Registry {
-            image: image.clone(),
-            why: format!("cannot make an HTTPS client (are CA certificates installed?): {}", base::chain(&e)),
-        })?;
+        let client = Client::try_from(config(vec![]))
+            .or_else(|e| {
+                // Without any CA certificate no client can be made, though plain HTTP needs none: trust one without a key.
+                let nobody = Certificate { encoding: CertificateEncoding::Pem, data: NOBODY.into() };
+                if plain { Client::try_from(config(vec![nobody])) } else { Err(e) }
+            })
+            .map_err(|e| ImageError::Registry {
+                image: image.clone(),
+                why: format!("no HTTPS without CA certificates; install them (ca-certificates): {}", base::chain(&e)),
+            })?;
         let (host, path) = (host.to_owned(), name.path().to_owned());
         let reference = match (name.digest(), name.tag()) {
             (Some(digest), _) => oci_client::Reference::with_digest(host, path, digest.into()),
@@ -497,6 +518,9 @@ mod tests {
         assert!(!fits("quay.io/a", "quay.io", "ab/b"));
         assert!(!fits("quay.io", "quay.io:5000", "a/b"));
         assert!(!fits("docker.io", "quay.io", "a/b"));
+        assert!(fits("*.example.com:5000", "my.example.com:5000", "a"));
+        assert!(!fits("*.example.com", "a.b.example.com", "a"));
+        assert!(!fits("*.example.com", "example.com", "a"));
     }
 
     #[test]

@@ -444,3 +444,38 @@ fn apply(fd: &OwnedFd, attributes: &Attributes) -> Result<(), Refusal> {
     }
     Ok(fs::futimens(fd, &attributes.times)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_or_refused() {
+        let cleaned = |path: &str| clean(path.as_bytes()).ok().map(|p| String::from_utf8(p).expect("text"));
+        let long = "a/".repeat(3000);
+        let cases = [
+            ("./a//b/./c/", Some("a/b/c")),
+            ("/etc/passwd", Some("etc/passwd")),
+            ("./", Some("")),
+            ("a..b/...", Some("a..b/...")),
+            ("..", None),
+            ("../a", None),
+            ("a/../b", None),
+            ("a/..", None),
+            ("a\0b", None),
+            (&long, None),
+        ];
+        for (path, expect) in cases {
+            assert_eq!(cleaned(path).as_deref(), expect, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn pax_times_keep_their_fraction() {
+        let read = |text| time(text).map(|t| (t.tv_sec, t.tv_nsec));
+        assert_eq!(read("1700000000.123"), Some((1_700_000_000, 123_000_000)));
+        assert_eq!(read("5"), Some((5, 0)));
+        assert_eq!(read("1.0000000019"), Some((1, 1)));
+        assert_eq!(read("x"), None);
+    }
+}

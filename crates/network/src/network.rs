@@ -241,6 +241,11 @@ impl Inner {
         if !new.forward(uid, ports)? {
             return Ok(());
         }
+        let ipv6 = |p: &&HostPort| p.specific_ip().is_some_and(|ip| ip.is_ipv6());
+        if let Some(port) = ports.iter().find(ipv6) {
+            let why = "pods have no IPv6 address; use an IPv4 hostIP or none".into();
+            return Err(NetworkError::NoForward { port: port.host_port, protocol: port.protocol.name(), why });
+        }
         if let (Egress::Unavailable(why), Some(port)) = (&self.egress, ports.first()) {
             let why = why.clone();
             return Err(NetworkError::NoForward { port: port.host_port, protocol: port.protocol.name(), why });

@@ -252,6 +252,9 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
         let busy = listener.local_addr().expect("address").port();
         let refused = net.forward("b", &[port(busy)]).await.expect_err("in use");
         assert!(matches!(refused, NetworkError::PortInUse { .. }), "{refused}");
+        let v6 = HostPort { host_ip: Some("::1".parse().expect("ip")), ..port(81) };
+        let refused = net.forward("b", &[v6]).await.expect_err("no IPv6");
+        assert!(matches!(refused, NetworkError::NoForward { .. }), "{refused}");
         net.detach("a").await.expect("detach");
         assert!(ask(at(gateway, 80)).is_err(), "gone with the pod");
         net.forward("b", &[port(80)]).await.expect("free again");
