@@ -411,6 +411,29 @@ mod tests {
         assert!(Cgroups::parse("25 24 0:22 / /proc rw - proc proc rw\n", "").is_none());
     }
 
+    /// On any host with a version 2 hierarchy, also one without controllers.
+    #[test]
+    fn a_version_2_group_lives_and_dies() {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let Some(line) = mounts.lines().find(|l| l.contains(" - cgroup2 ")) else { return };
+        let groups = Cgroups::V2(line.split(' ').nth(4).unwrap().into());
+        let root = format!("hfrt-unit-{}", std::process::id());
+        let group = format!("{root}/pod/container");
+        groups.create(&group, &Resources { pids_limit: Some(10), ..Resources::default() }).unwrap();
+        groups.restrict_devices(&group, &devices::defaults()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for mut door in groups.doors(&group).unwrap() {
+            door.write_all(child.id().to_string().as_bytes()).unwrap();
+        }
+        assert_eq!(groups.processes(&root), [child.id() as i32]);
+        // Collected at once, or the dead process would keep its group.
+        let waiter = std::thread::spawn(move || child.wait());
+        groups.remove(&root).unwrap();
+        waiter.join().unwrap().unwrap();
+        assert!(!groups.dir("", &root).unwrap().exists());
+        groups.remove(&root).unwrap();
+    }
+
     #[test]
     fn fields_are_whole_words() {
         assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "oom_kill"), 3);

@@ -157,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_accepts_the_program() {
+        match crate::kernel::load_device_program(&program(&defaults())) {
+            Ok(_) => {}
+            // A kernel without such programs, or a user that may not load them.
+            Err(e) => assert!(
+                matches!(e.raw_os_error(), Some(nix::libc::EPERM | nix::libc::EINVAL | nix::libc::ENOSYS)),
+                "{e}"
+            ),
+        }
+    }
+
+    #[test]
     fn rules_print_as_the_kernel_reads_them() {
         let texts: Vec<_> = defaults().iter().map(ToString::to_string).collect();
         assert_eq!(texts[..3], ["c *:* m", "b *:* m", "c 1:3 rwm"]);

@@ -1,4 +1,5 @@
 //! What a container sees, may do and may use.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 mod support;
 
 use std::{fs, os::unix::fs::symlink};

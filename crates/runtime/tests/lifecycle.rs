@@ -1,4 +1,5 @@
 //! The life of real containers, as root.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 mod support;
 
 use std::time::Duration;

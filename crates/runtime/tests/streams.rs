@@ -1,4 +1,5 @@
 //! Commands in containers, attachments, terminals, and connections into pods.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 mod support;
 
 use std::time::Duration;

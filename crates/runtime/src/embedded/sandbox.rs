@@ -3,6 +3,7 @@ use std::{
     fs::{self, File},
     io,
     path::Path,
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -26,7 +27,7 @@ const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
 
 impl Inner {
     /// Makes the sandbox or completes it. The caller holds the pod's lock.
-    pub(super) async fn make_sandbox(&self, spec: &SandboxSpec) -> Result<(), RuntimeError> {
+    pub(super) async fn make_sandbox(self: &Arc<Self>, spec: &SandboxSpec) -> Result<(), RuntimeError> {
         let uid = &spec.uid;
         if !is_plain_name(&uid.0) {
             return Err(RuntimeError::Other(format!("pod UID {:?} cannot be a directory's name", uid.0)));
@@ -54,7 +55,9 @@ impl Inner {
         let dir = self.pod_dir(uid);
         fs::create_dir_all(&dir).map_err(io_error(format!("make {}", dir.display())))?;
         records::write(&path, &record, false).map_err(io_error("write the pod's record"))?;
-        self.make_namespaces(spec, &dir)?;
+        let (inner, wanted, place) = (self.clone(), spec.clone(), dir.clone());
+        let made = tokio::task::spawn_blocking(move || inner.make_namespaces(&wanted, &place)).await;
+        made.map_err(|e| RuntimeError::Other(e.to_string()))??;
         if spec.share_process_namespace && !spec.host_pid && !record.hold.as_ref().is_some_and(ProcessRef::is_alive) {
             record.hold = Some(self.hold_pid_namespace(uid, &dir).await?);
             records::write(&path, &record, false).map_err(io_error("write the pod's record"))?;
@@ -139,10 +142,10 @@ impl Inner {
         for name in ["ipc", "uts", "shm"] {
             detach(&dir.join(name)).map_err(io_error(format!("unmount {}", dir.join(name).display())))?;
         }
-        if let Ok(Some(SandboxRecord { hold: Some(hold), .. })) = records::read(&dir.join(records::SANDBOX)) {
-            if hold.is_alive() {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(hold.pid), nix::sys::signal::Signal::SIGKILL);
-            }
+        if let Ok(Some(SandboxRecord { hold: Some(hold), .. })) = records::read(&dir.join(records::SANDBOX))
+            && hold.is_alive()
+        {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(hold.pid), nix::sys::signal::Signal::SIGKILL);
         }
         let (cgroups, group) = (self.cgroups.clone(), self.pod_group(uid));
         let removed = tokio::task::spawn_blocking(move || {

@@ -2,6 +2,7 @@
 //!
 //! The command dies with the connection to the daemon.
 use std::{
+    fs::File,
     io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
@@ -51,7 +52,7 @@ pub(super) fn main() -> io::Result<()> {
 
 /// The command's process and, with a terminal, its master.
 fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<(Pid, Option<OwnedFd>), String> {
-    enter(request).map_err(|e| e.to_string()).and_then(|doors| {
+    enter(request).map_err(|e| e.to_string()).and_then(|(doors, home)| {
         let (stdio, master) = stdio(request, fds).map_err(|e| e.to_string())?;
         let (channel, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
         let child = match kernel::fork().map_err(|e| e.to_string())? {
@@ -62,6 +63,8 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<(Pid, Option<OwnedF
             }
         };
         drop((theirs, stdio, doors));
+        // Else this process would keep the container's volumes mounted a moment longer than the container lives.
+        nix::sched::setns(home, CloneFlags::CLONE_NEWNS).map_err(|e| format!("leave the container: {e}"))?;
         match wire::recv::<String>(&channel) {
             Ok(Some((text, _))) => {
                 let _ = waitpid(child, None);
@@ -72,8 +75,8 @@ fn start(request: &ExecRequest, fds: Vec<OwnedFd>) -> Result<(Pid, Option<OwnedF
     })
 }
 
-/// Joins the container's namespaces. Returns the doors of its cgroup, opened before.
-fn enter(request: &ExecRequest) -> io::Result<Vec<std::fs::File>> {
+/// Joins the container's namespaces. Returns the doors of its cgroup and the mount namespace it came from.
+fn enter(request: &ExecRequest) -> io::Result<(Vec<File>, File)> {
     let pid = rustix::process::Pid::from_raw(request.init.pid).ok_or_else(gone)?;
     let init = pidfd_open(pid, PidfdFlags::empty())?;
     // Checked after opening: what the descriptor names is the process that has this start time.
@@ -81,6 +84,7 @@ fn enter(request: &ExecRequest) -> io::Result<Vec<std::fs::File>> {
         return Err(gone());
     }
     let doors = Cgroups::detect()?.doors(&request.cgroup)?;
+    let home = File::open("/proc/self/ns/mnt")?;
     init::set_oom_score(request.process.oom_score_adj);
     let all = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -89,7 +93,7 @@ fn enter(request: &ExecRequest) -> io::Result<Vec<std::fs::File>> {
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
     nix::sched::setns(init, all).map_err(|e| init::why(&e.into(), "enter the container".to_owned()))?;
-    Ok(doors)
+    Ok((doors, home))
 }
 
 fn gone() -> io::Error {
@@ -108,7 +112,7 @@ fn stdio(request: &ExecRequest, fds: Vec<OwnedFd>) -> io::Result<(Stdio, Option<
 }
 
 /// The child. Never returns.
-fn run(request: &ExecRequest, doors: Vec<std::fs::File>, stdio: &Stdio, channel: &UnixStream) -> ! {
+fn run(request: &ExecRequest, doors: Vec<File>, stdio: &Stdio, channel: &UnixStream) -> ! {
     let joined = doors.into_iter().try_for_each(|mut d| d.write_all(b"0"));
     let text = match joined.and_then(|()| Ok(rustix::process::setsid()?)) {
         Ok(_) => become_program(&request.process, &request.identity, stdio),

@@ -101,10 +101,11 @@ impl Log {
         if out.is_empty() {
             return;
         }
-        if self.size > 0 && self.size + out.len() as u64 > self.size_max {
-            if let Err(error) = self.rotate(now) {
-                eprintln!("rotate log {}: {error}", self.path.display());
-            }
+        if self.size > 0
+            && self.size + out.len() as u64 > self.size_max
+            && let Err(error) = self.rotate(now)
+        {
+            eprintln!("rotate log {}: {error}", self.path.display());
         }
         // A full disk must not stop the container: the entry is lost, and said so in the shim's own log.
         if let Some(file) = &mut self.file {

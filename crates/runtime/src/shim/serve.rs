@@ -143,10 +143,10 @@ impl Shim {
         // A child that died before the signal was caught.
         self.reap();
         loop {
-            if let Some((_, _, since)) = self.ended {
-                if self.outputs.is_empty() || since.elapsed() > DRAIN_MAX {
-                    return self.finish();
-                }
+            if let Some((_, _, since)) = self.ended
+                && (self.outputs.is_empty() || since.elapsed() > DRAIN_MAX)
+            {
+                return self.finish();
             }
             self.turn()?;
             self.clients.retain(|c| !c.gone);
@@ -219,17 +219,17 @@ impl Shim {
             match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
                 Ok(status) => {
                     let Some(pid) = status.pid() else { return };
-                    if pid.as_raw() == self.state.init.pid {
-                        if let Some(code) = super::exit_code(status) {
-                            // The child's last word, if it could not become the program, came before its death.
-                            if matches!(self.phase, Phase::Starting) {
-                                self.channel_speaks();
-                            }
-                            self.ended = Some((code, Timestamp::now(), Instant::now()));
-                            // In a shared PID namespace the program's children would live on, holding its output.
-                            if !self.cgroups.kill(&self.launch.cgroup) {
-                                eprintln!("some processes of the container do not die");
-                            }
+                    if pid.as_raw() == self.state.init.pid
+                        && let Some(code) = super::exit_code(status)
+                    {
+                        // The child's last word, if it could not become the program, came before its death.
+                        if matches!(self.phase, Phase::Starting) {
+                            self.channel_speaks();
+                        }
+                        self.ended = Some((code, Timestamp::now(), Instant::now()));
+                        // In a shared PID namespace the program's children would live on, holding its output.
+                        if !self.cgroups.kill(&self.launch.cgroup) {
+                            eprintln!("some processes of the container do not die");
                         }
                     }
                 }

@@ -1,4 +1,5 @@
 //! A runtime of its own for each test: private directory, network, cgroup; all gone at the end, whatever happens.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 use std::{
     collections::BTreeMap,
