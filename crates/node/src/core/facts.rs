@@ -87,8 +87,16 @@ pub struct Trouble {
     pub reason: String,
     pub message: String,
     pub retry_at: Option<Timestamp>,
-    /// Shown as waiting reason and message from the moment that the wait begins.
-    pub later: Option<(String, String)>,
+    /// What is shown instead after a while, if the next try is still to come.
+    pub later: Option<Later>,
+}
+
+/// The second face of a trouble: `ErrImagePull` becomes `ImagePullBackOff`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Later {
+    pub from: Timestamp,
+    pub reason: String,
+    pub message: String,
 }
 
 /// Back-off of a container that keeps ending.
@@ -96,6 +104,8 @@ pub struct Trouble {
 pub struct Crash {
     pub delay: Duration,
     pub updated_at: Timestamp,
+    /// The end that this restart answers.
+    pub ended_at: Timestamp,
 }
 
 impl Crash {
@@ -112,12 +122,16 @@ impl Crash {
     }
 
     /// The back-off after one more restart.
+    /// Counting one end twice changes nothing.
     pub fn next(this: Option<&Self>, ended_at: Timestamp, now: Timestamp) -> Self {
+        if let Some(same) = this.filter(|c| c.ended_at == ended_at) {
+            return *same;
+        }
         let delay = match this.filter(|c| !c.expired(ended_at)) {
             None => CRASH_FIRST,
             Some(c) => (2 * c.delay).min(CRASH_CAP),
         };
-        Self { delay, updated_at: now }
+        Self { delay, updated_at: now, ended_at }
     }
 }
 
@@ -148,6 +162,8 @@ pub struct End {
 pub enum Op {
     /// Making or removing the sandbox.
     Sandbox,
+    /// Bringing the work on volumes to an end.
+    Volumes,
     Start(String),
     Stop(ContainerId),
     Remove(ContainerId),

@@ -64,7 +64,7 @@ pub fn finish(f: &Facts<'_>, end: End, d: &mut Decision) {
     let cause = end.cause.clone();
     let stopping = stop_containers(f, &end, d);
     d.end = Some(end);
-    let at_work = |op: &Op| matches!(op, Op::Start(_) | Op::Stop(_) | Op::Sandbox | Op::Remove(_));
+    let at_work = |op: &Op| matches!(op, Op::Start(_) | Op::Stop(_) | Op::Sandbox | Op::Remove(_) | Op::Volumes);
     if stopping || f.busy.iter().any(at_work) {
         return;
     }

@@ -201,15 +201,16 @@ fn states(f: &Facts<'_>, d: &Decision, m: &Member, h: &History, stopped: bool) -
         let text = if length.as_secs() >= 60 { text.replacen(&format!("{}s", length.as_secs()), &minutes(length.as_secs()), 1) } else { text };
         return (wait("CrashLoopBackOff", Some(text)), last);
     }
-    if let Some(t) = trouble {
+    let comes_again = ended.is_none_or(|c| m.kind == Kind::Sidecar || restarts(f, &m.container, c.code().unwrap_or(0)));
+    if let Some(t) = trouble.filter(|_| comes_again) {
         let (reason, message) = match &t.later {
-            Some((reason, message)) if t.retry_at.is_some_and(|at| at > f.now) => (reason, message),
+            Some(l) if l.from <= f.now => (&l.reason, &l.message),
             _ => (&t.reason, &t.message),
         };
         return (wait(reason, Some(message.clone()).filter(|m| !m.is_empty())), last);
     }
     match (ended, stopped) {
-        (Some(c), _) if c.present || stopped || !restarts(f, &m.container, c.code().unwrap_or(0)) => {
+        (Some(c), _) if c.present || stopped || !comes_again => {
             (was(Some(c)), was(h.previous.as_ref()))
         }
         (None, true) if initialized(f) && m.kind != Kind::Ephemeral => {

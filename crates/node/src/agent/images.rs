@@ -1,0 +1,186 @@
+//! Making sure that a container's image is there, with upstream's pull policies, back-off and words.
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use base::chain;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Api;
+use parking_lot::Mutex;
+use runtime::{ImageInfo, RuntimeError};
+
+use super::{Shared, identity};
+use crate::{
+    core::facts::{Later, Trouble, later},
+    spec::{
+        container::{Member, field_path},
+        credentials::registry_auth,
+    },
+};
+
+const FIRST: Duration = Duration::from_secs(10);
+const CAP: Duration = Duration::from_secs(300);
+/// How long the failure itself is shown before the wait is.
+const SHOW_FIRST: Duration = Duration::from_secs(2);
+
+struct Waiting {
+    delay: Duration,
+    until: Timestamp,
+}
+
+/// State of pulls on this node.
+#[derive(Default)]
+pub struct Images {
+    /// By pod UID and image.
+    waiting: Mutex<HashMap<(String, String), Waiting>>,
+    /// One pull at a time, as upstream by default.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Images {
+    /// Forgets a pod's failures.
+    pub fn forget(&self, pod_uid: &str) {
+        self.waiting.lock().retain(|(uid, _), _| uid != pod_uid);
+    }
+}
+
+/// `Always` for `:latest` and untagged names, else `IfNotPresent`, unless the container says.
+fn policy(member: &Member) -> String {
+    let c = &member.container;
+    if let Some(policy) = c.image_pull_policy.clone().filter(|p| !p.is_empty()) {
+        return policy;
+    }
+    let name = c.image.as_deref().unwrap_or_default();
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let latest = !last.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest");
+    if latest { "Always" } else { "IfNotPresent" }.into()
+}
+
+fn trouble(reason: &str, message: String, retry_at: Timestamp) -> Trouble {
+    Trouble { reason: reason.into(), message, retry_at: Some(retry_at), later: None }
+}
+
+/// Finds or pulls the container's image. Failures have been told as events.
+pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<ImageInfo, Trouble> {
+    let image = member.container.image.clone().unwrap_or_default();
+    let tell = |warning, reason: &str, message: String| {
+        let path = field_path(member.kind, &member.container.name);
+        shared.events.pod(pod, Some(path), warning, reason, message);
+    };
+    let now = shared.clock.now();
+    let present = match shared.runtime.image(&image).await {
+        Ok(found) => found,
+        Err(RuntimeError::BadImageName { why, .. }) => {
+            let text = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {why}");
+            tell(true, "InspectFailed", text.clone());
+            return Err(trouble("InvalidImageName", text, later(now, CAP)));
+        }
+        Err(error) => {
+            let text = format!("Failed to inspect image {image:?}: {}", chain(&error));
+            tell(true, "InspectFailed", text.clone());
+            return Err(trouble("ImageInspectError", text, later(now, FIRST)));
+        }
+    };
+    let policy = policy(member);
+    match present {
+        Some(info) if policy != "Always" => {
+            tell(false, "Pulled", format!("Container image {image:?} already present on machine"));
+            return Ok(info);
+        }
+        None if policy == "Never" => {
+            let text = format!("Container image {image:?} is not present with pull policy of Never");
+            tell(true, "ErrImageNeverPull", text.clone());
+            return Err(trouble("ErrImageNeverPull", text, later(now, FIRST)));
+        }
+        _ => {}
+    }
+    tell(false, "Pulling", format!("Pulling image {image:?}"));
+    let asked = tokio::time::Instant::now();
+    let auth = registry_auth(&secrets(shared, pod).await);
+    let turn = shared.images.turn.lock().await;
+    let began = tokio::time::Instant::now();
+    let result = shared.runtime.pull(&image, &auth).await;
+    drop(turn);
+    let key = (identity(pod).2.to_owned(), image.clone());
+    match result {
+        Ok(info) => {
+            shared.images.waiting.lock().remove(&key);
+            let text = format!(
+                "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {} bytes.",
+                short(began.elapsed()),
+                short(asked.elapsed()),
+                info.size_bytes
+            );
+            tell(false, "Pulled", text);
+            Ok(info)
+        }
+        Err(error) => {
+            let why = chain(&error);
+            tell(true, "Failed", format!("Failed to pull image {image:?}: {why}"));
+            tell(true, "Failed", "Error: ErrImagePull".into());
+            let now = shared.clock.now();
+            let until = {
+                let mut waiting = shared.images.waiting.lock();
+                let entry = waiting.entry(key).or_insert(Waiting { delay: FIRST / 2, until: now });
+                entry.delay = (entry.delay * 2).min(CAP);
+                entry.until = later(now, entry.delay);
+                entry.until
+            };
+            let back_off = format!("Back-off pulling image {image:?}");
+            Err(Trouble {
+                reason: "ErrImagePull".into(),
+                message: why.clone(),
+                retry_at: Some(until),
+                later: Some(Later {
+                    from: later(now, SHOW_FIRST),
+                    reason: "ImagePullBackOff".into(),
+                    message: format!("{back_off}: ErrImagePull: {why}"),
+                }),
+            })
+        }
+    }
+}
+
+/// Go's way to print a short time.
+fn short(d: Duration) -> String {
+    if d.as_secs() > 0 { format!("{:.3}s", d.as_secs_f64()) } else { format!("{}ms", d.as_millis()) }
+}
+
+/// The pod's pull secrets that exist.
+async fn secrets(shared: &Shared, pod: &Pod) -> Vec<Secret> {
+    let api: Api<Secret> = shared.api(identity(pod).1);
+    let names = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.clone()).unwrap_or_default();
+    let mut found = Vec::new();
+    for name in names.into_iter().map(|r| r.name).filter(|n| !n.is_empty()) {
+        match api.get_opt(&name).await {
+            Ok(Some(secret)) => found.push(secret),
+            Ok(None) => {
+                let text = format!(
+                    "Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed."
+                );
+                shared.events.pod(pod, None, true, "FailedToRetrieveImagePullSecret", text);
+            }
+            Err(error) => tracing::warn!(error = chain(&error), name, "could not read an image pull secret"),
+        }
+    }
+    found
+}
+
+#[test]
+fn default_policies() {
+    for (image, set, want) in [
+        ("nginx", None, "Always"),
+        ("nginx:latest", None, "Always"),
+        ("nginx:1", None, "IfNotPresent"),
+        ("r.test:5000/nginx", None, "Always"),
+        ("nginx@sha256:00", None, "IfNotPresent"),
+        ("nginx", Some("Never"), "Never"),
+    ] {
+        let container = k8s_openapi::api::core::v1::Container {
+            image: Some(image.into()),
+            image_pull_policy: set.map(Into::into),
+            ..Default::default()
+        };
+        let member = Member { kind: crate::spec::container::Kind::Main, container, target: None };
+        assert_eq!(policy(&member), want, "{image}");
+    }
+}

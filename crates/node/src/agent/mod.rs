@@ -1,0 +1,64 @@
+//! The effects: watching the API, driving the runtime and the volumes, telling the API what happened.
+pub mod events;
+pub mod evict;
+pub mod grpc_health;
+pub mod hooks;
+pub mod images;
+pub mod objects;
+pub mod pod_files;
+pub mod pod_volumes;
+pub mod prober;
+pub mod request;
+pub mod rotate;
+pub mod start;
+pub mod status_writer;
+pub mod stop;
+mod work;
+pub mod worker;
+
+use std::sync::Arc;
+
+use base::Clock;
+use k8s_openapi::api::core::v1::Pod;
+use runtime::Runtime;
+use volumes::PodVolumes;
+
+use crate::{Config, machine::Capacity};
+
+/// What all parts of one node share.
+pub struct Shared {
+    pub config: Config,
+    pub client: kube::Client,
+    pub runtime: Arc<dyn Runtime>,
+    pub volumes: Arc<PodVolumes>,
+    pub clock: Arc<dyn Clock>,
+    pub events: events::Recorder,
+    pub objects: objects::Objects,
+    pub images: images::Images,
+    pub capacity: Capacity,
+}
+
+impl Shared {
+    /// Addresses of the node as text, primary first.
+    pub fn host_ips(&self) -> Vec<String> {
+        self.config.addresses.iter().map(ToString::to_string).collect()
+    }
+    /// The typed API of one namespace.
+    pub fn api<K>(&self, namespace: &str) -> kube::Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        <K as kube::Resource>::DynamicType: Default,
+    {
+        kube::Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+/// Name, namespace and UID of a pod's object.
+pub fn identity(pod: &Pod) -> (&str, &str, &str) {
+    let m = &pod.metadata;
+    (
+        m.name.as_deref().unwrap_or_default(),
+        m.namespace.as_deref().unwrap_or_default(),
+        m.uid.as_deref().unwrap_or_default(),
+    )
+}

@@ -1,0 +1,331 @@
+//! Keeps one pod's volumes ready and current: looks up what they name, sets them up, and again whenever that changes.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use base::Backoff;
+use futures::future::join_all;
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount, Volume},
+};
+use kube::api::PostParams;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use volumes::{Inputs, Need, Next, Ready, Resolved, VolumeError, needs, resolve};
+
+use super::{
+    Shared, identity,
+    objects::{Known, Watched},
+};
+use crate::spec::security::ownership;
+
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_CAP: Duration = Duration::from_secs(10);
+/// Upstream renews tokens after 80 % of their life, or after a day.
+const TOKEN_LIFE_PERCENT: u32 = 80;
+const TOKEN_MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// The pod's volumes as they are now.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    pub ready: BTreeMap<String, Ready>,
+    /// Every volume of the pod is in `ready`.
+    pub all: bool,
+}
+
+struct Token {
+    value: String,
+    renew_at: Instant,
+}
+
+#[derive(Default)]
+struct Held {
+    config_maps: BTreeMap<String, Arc<Watched<ConfigMap>>>,
+    secrets: BTreeMap<String, Arc<Watched<Secret>>>,
+    claims: BTreeMap<String, Arc<Watched<PersistentVolumeClaim>>>,
+    volumes: BTreeMap<String, Arc<Watched<PersistentVolume>>>,
+}
+
+struct Keeper {
+    shared: Arc<Shared>,
+    pods: watch::Receiver<Arc<Pod>>,
+    view: watch::Sender<View>,
+    changed: Arc<Notify>,
+    held: Held,
+    tokens: BTreeMap<Need, Token>,
+    done: BTreeMap<String, Resolved>,
+    /// The failure last told about, per volume.
+    told: BTreeMap<String, String>,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+}
+
+/// Runs until cancelled; what is being set up is finished first, so that a tear-down may follow.
+pub async fn keep(
+    shared: Arc<Shared>,
+    pods: watch::Receiver<Arc<Pod>>,
+    view: watch::Sender<View>,
+    cancel: CancellationToken,
+) {
+    let mut keeper = Keeper {
+        shared,
+        pods,
+        view,
+        changed: Arc::new(Notify::new()),
+        held: Held::default(),
+        tokens: BTreeMap::new(),
+        done: BTreeMap::new(),
+        told: BTreeMap::new(),
+        backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
+        retry_at: None,
+    };
+    loop {
+        let pod = keeper.pods.borrow_and_update().clone();
+        keeper.round(&pod).await;
+        if cancel.is_cancelled() {
+            return;
+        }
+        let token = keeper.tokens.values().map(|t| t.renew_at).min();
+        let wake = [keeper.retry_at, token].into_iter().flatten().min();
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = keeper.changed.notified() => {}
+            changed = keeper.pods.changed() => if changed.is_err() { return },
+            () = timer => {}
+        }
+    }
+}
+
+impl Keeper {
+    async fn round(&mut self, pod: &Arc<Pod>) {
+        self.retry_at = None;
+        let list: Vec<Volume> = pod.spec.as_ref().and_then(|s| s.volumes.clone()).unwrap_or_default();
+        let wanted: BTreeMap<String, Vec<Need>> = list.iter().map(|v| (v.name.clone(), needs(pod, v))).collect();
+        let all: BTreeSet<&Need> = wanted.values().flatten().collect();
+        let mut inputs = Inputs {
+            node_cpu_milli: self.shared.capacity.cpu_milli,
+            node_memory_bytes: self.shared.capacity.memory_bytes,
+            ..Inputs::default()
+        };
+        let unknown = self.look_up(pod, &all, &mut inputs);
+        let failed_tokens = self.fetch_tokens(pod, &all, &mut inputs).await;
+        let mut todo = Vec::new();
+        let mut failures = Vec::new();
+        for volume in &list {
+            let needs = &wanted[&volume.name];
+            // A look-up that has not been answered yet will wake us.
+            if needs.iter().any(|n| unknown.contains(n)) {
+                continue;
+            }
+            if let Some(error) = needs.iter().find_map(|n| failed_tokens.get(n)) {
+                failures.push((volume.name.clone(), error.clone(), "FailedMount", Next::Retry { after: RETRY_FIRST }));
+                continue;
+            }
+            match resolve(pod, volume, &inputs) {
+                Ok(resolved) if self.done.get(&volume.name) == Some(&resolved) => {}
+                Ok(resolved) => todo.push((volume.name.clone(), resolved)),
+                Err(VolumeError::NotRead { .. }) => {}
+                Err(error) => failures.push(failure(&volume.name, &error)),
+            }
+        }
+        failures.extend(self.set_up(pod, todo).await);
+        self.conclude(pod, &list, failures);
+    }
+
+    /// Fills in what the watches know; gives back what they do not know yet.
+    fn look_up(&mut self, pod: &Pod, all: &BTreeSet<&Need>, inputs: &mut Inputs) -> BTreeSet<Need> {
+        let (_, namespace, _) = identity(pod);
+        let objects = &self.shared.objects;
+        let mut unknown = BTreeSet::new();
+        for need in all {
+            let answered = match need {
+                Need::ConfigMap(name) => {
+                    let make = || objects.config_map(namespace, name, &self.changed);
+                    let w = self.held.config_maps.entry(name.clone()).or_insert_with(make);
+                    put(&mut inputs.config_maps, name, w.get())
+                }
+                Need::Secret(name) => {
+                    let make = || objects.secret(namespace, name, &self.changed);
+                    let w = self.held.secrets.entry(name.clone()).or_insert_with(make);
+                    put(&mut inputs.secrets, name, w.get())
+                }
+                Need::Claim(name) => {
+                    let make = || objects.claim(namespace, name, &self.changed);
+                    let w = self.held.claims.entry(name.clone()).or_insert_with(make);
+                    let claim = w.get();
+                    let bound = match &claim {
+                        Known::There(c) => c.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|v| !v.is_empty()),
+                        _ => None,
+                    };
+                    let claim_known = put(&mut inputs.claims, name, claim);
+                    claim_known
+                        && bound.is_none_or(|v| {
+                            let make = || objects.volume(&v, &self.changed);
+                            let w = self.held.volumes.entry(v.clone()).or_insert_with(make);
+                            put(&mut inputs.volumes, &v, w.get())
+                        })
+                }
+                Need::Token { .. } => true,
+            };
+            if !answered {
+                unknown.insert((*need).clone());
+            }
+        }
+        unknown
+    }
+
+    /// Fetches missing and ageing tokens; gives back what could not be had. An old token stays in use till it is replaced.
+    async fn fetch_tokens(
+        &mut self,
+        pod: &Pod,
+        all: &BTreeSet<&Need>,
+        inputs: &mut Inputs,
+    ) -> BTreeMap<Need, String> {
+        let mut failed = BTreeMap::new();
+        self.tokens.retain(|need, _| all.contains(need));
+        for need in all {
+            let Need::Token { audience, expiration_seconds } = need else { continue };
+            if self.tokens.get(need).is_none_or(|t| t.renew_at <= Instant::now()) {
+                match request_token(&self.shared, pod, audience.as_deref(), *expiration_seconds).await {
+                    Ok(token) => {
+                        self.tokens.insert((*need).clone(), token);
+                    }
+                    Err(error) => match self.tokens.get_mut(need) {
+                        Some(old) => old.renew_at = Instant::now() + RETRY_CAP,
+                        None => {
+                            let account = account(pod);
+                            let namespace = identity(pod).1;
+                            let why = format!("failed to fetch token: serviceaccount {namespace}/{account}: {error}");
+                            failed.insert((*need).clone(), why);
+                        }
+                    },
+                }
+            }
+            if let Some(token) = self.tokens.get(need) {
+                inputs.tokens.insert((*need).clone(), token.value.clone());
+            }
+        }
+        failed
+    }
+
+    /// Sets volumes up, all at once.
+    async fn set_up(&mut self, pod: &Pod, todo: Vec<(String, Resolved)>) -> Vec<Failure> {
+        let own = ownership(pod);
+        let uid = identity(pod).2.to_owned();
+        let jobs = todo.into_iter().map(|(name, resolved)| {
+            let (volumes, uid) = (self.shared.volumes.clone(), uid.clone());
+            async move {
+                let job = tokio::task::spawn_blocking(move || {
+                    let result = volumes.set_up(&uid, &name, &resolved, own);
+                    (name, resolved, result)
+                });
+                job.await
+            }
+        });
+        let mut failures = Vec::new();
+        for done in join_all(jobs).await {
+            match done {
+                Ok((name, resolved, Ok(ready))) => {
+                    self.done.insert(name.clone(), resolved);
+                    self.view.send_modify(|v| {
+                        v.ready.insert(name, ready);
+                    });
+                }
+                Ok((name, _, Err(error))) => failures.push(failure(&name, &error)),
+                Err(error) => tracing::error!(%error, "setting up a volume broke off; this is a bug in the volume's code"),
+            }
+        }
+        failures
+    }
+
+    /// Tells about failures, plans the retry, publishes.
+    fn conclude(&mut self, pod: &Pod, list: &[Volume], failures: Vec<Failure>) {
+        let retry = failures.iter().any(|(_, _, _, next)| matches!(next, Next::Retry { .. }));
+        let failed: BTreeSet<_> = failures.iter().map(|(name, ..)| name.clone()).collect();
+        self.told.retain(|name, _| failed.contains(name));
+        for (name, why, reason, next) in failures {
+            let message = format!("MountVolume.SetUp failed for volume {name:?} : {why}");
+            let new = self.told.get(&name) != Some(&message);
+            if new || matches!(next, Next::Retry { .. }) {
+                self.shared.events.pod(pod, None, true, reason, message.clone());
+            }
+            self.told.insert(name, message);
+        }
+        if retry {
+            self.retry_at = Some(Instant::now() + self.backoff.delay());
+        } else {
+            self.backoff.reset();
+        }
+        let all = list.iter().all(|v| self.done.contains_key(&v.name));
+        self.view.send_if_modified(|v| std::mem::replace(&mut v.all, all) != all);
+    }
+}
+
+type Failure = (String, String, &'static str, Next);
+
+fn failure(name: &str, error: &VolumeError) -> Failure {
+    (name.to_owned(), base::chain(error), error.reason().unwrap_or("FailedMount"), error.next())
+}
+
+/// False if the answer is not known yet.
+fn put<K: Clone>(into: &mut BTreeMap<String, Option<K>>, name: &str, known: Known<K>) -> bool {
+    let found = match known {
+        Known::Unknown => return false,
+        Known::Absent => None,
+        Known::There(object) => Some((*object).clone()),
+    };
+    into.insert(name.to_owned(), found);
+    true
+}
+
+fn account(pod: &Pod) -> String {
+    let named = pod.spec.as_ref().and_then(|s| s.service_account_name.clone());
+    named.filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into())
+}
+
+async fn request_token(
+    shared: &Shared,
+    pod: &Pod,
+    audience: Option<&str>,
+    expiration_seconds: i64,
+) -> Result<Token, String> {
+    let (name, namespace, uid) = identity(pod);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            audiences: Some(audience.map(str::to_owned).into_iter().collect()),
+            expiration_seconds: Some(expiration_seconds),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Pod".into()),
+                name: Some(name.into()),
+                uid: Some(uid.into()),
+            }),
+        }),
+        ..TokenRequest::default()
+    };
+    let api = shared.api::<ServiceAccount>(namespace);
+    let answer: TokenRequest = api
+        .create_subresource("token", &account(pod), &PostParams::default(), &request)
+        .await
+        .map_err(|e| base::chain(&e))?;
+    let status = answer.status.unwrap_or_default();
+    let (Some(value), Some(expires)) = (status.token, status.expiration_timestamp) else {
+        return Err("the API answered without a token".into());
+    };
+    let life = expires.0.duration_since(shared.clock.now());
+    let life = Duration::try_from(life).unwrap_or(Duration::ZERO);
+    let renew = (life * TOKEN_LIFE_PERCENT / 100).clamp(RETRY_CAP, TOKEN_MOST);
+    Ok(Token { value, renew_at: Instant::now() + renew })
+}

@@ -1,0 +1,342 @@
+//! The node as a whole: registration, the pods that belong here, their workers, and what was left behind by others.
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use base::{Clock, Layout, chain};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    runtime::{WatchStreamExt, watcher},
+};
+use parking_lot::Mutex;
+use runtime::{ContainerState, PodUid, Runtime};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use volumes::PodVolumes;
+
+use crate::{
+    agent::{
+        Shared, evict,
+        events::Recorder,
+        identity,
+        images::Images,
+        objects::Objects,
+        rotate,
+        worker::{Mail, View, Worker},
+    },
+    machine::Capacity,
+    register,
+    spec::dns::ClusterDns,
+};
+
+/// What a node is told about itself.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node_name: String,
+    pub layout: Layout,
+    /// `InternalIP` addresses, the primary one first; also `status.hostIP` of pods. Must not be empty.
+    pub addresses: Vec<IpAddr>,
+    /// `None`: pods use the host's name servers.
+    pub cluster_dns: Option<ClusterDns>,
+    /// `cluster.local`
+    pub cluster_domain: String,
+    /// Where containers reach the API server (`KUBERNETES_SERVICE_HOST` and `_PORT`).
+    pub api_address: Option<(String, u16)>,
+    /// `kubeletVersion`, for example `v1.36.2`.
+    pub version: String,
+    /// `containerRuntimeVersion`, for example `holdfast://0.1.0`.
+    pub runtime_version: String,
+    /// Port of the node's endpoints, told in `daemonEndpoints`.
+    pub kubelet_port: u16,
+    pub max_pods: u32,
+    /// `None`: the machine's.
+    pub cpu_milli: Option<i64>,
+    /// `None`: the machine's.
+    pub memory_bytes: Option<i64>,
+    /// More labels for the node.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// A node with defaults for everything that can have one.
+    pub fn new(node_name: impl Into<String>, layout: Layout, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            layout,
+            addresses,
+            cluster_dns: None,
+            cluster_domain: "cluster.local".into(),
+            api_address: None,
+            version: "v1.36.2".into(),
+            runtime_version: concat!("holdfast://", env!("CARGO_PKG_VERSION")).into(),
+            kubelet_port: 10250,
+            max_pods: 110,
+            cpu_milli: None,
+            memory_bytes: None,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// Why a node cannot run at all. What can heal is retried instead.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("node {node} has no address; give it one that pods and clients can reach")]
+    NoAddress { node: String },
+    #[error("node {node} cannot tell which pods already run here")]
+    Runtime {
+        node: String,
+        #[source]
+        source: runtime::RuntimeError,
+    },
+    #[error("node {node} is running already")]
+    Running { node: String },
+}
+
+/// One pod's worker, seen from outside.
+pub(crate) struct Handle {
+    pub mail: mpsc::UnboundedSender<Mail>,
+    pub view: watch::Receiver<View>,
+}
+
+/// The workers by pod UID.
+pub(crate) type Workers = Arc<Mutex<HashMap<String, Handle>>>;
+
+/// A node agent.
+pub struct Node {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) workers: Workers,
+    recorder: Mutex<Option<AbortOnDropHandle<()>>>,
+    running: AtomicBool,
+}
+
+impl Node {
+    /// A node that does nothing before [`Node::run`]. Must be called within a tokio runtime.
+    pub fn new(
+        config: Config,
+        client: kube::Client,
+        runtime: Arc<dyn Runtime>,
+        volumes: Arc<PodVolumes>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let (events, writing) = Recorder::new(client.clone(), config.node_name.clone(), clock.clone());
+        let shared = Shared {
+            capacity: Capacity::of(&config),
+            objects: Objects::new(client.clone()),
+            images: Images::default(),
+            config,
+            client,
+            runtime,
+            volumes,
+            clock,
+            events,
+        };
+        Arc::new(Self {
+            shared: Arc::new(shared),
+            workers: Workers::default(),
+            recorder: Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(writing)))),
+            running: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs until `shutdown`; containers keep running after that.
+    ///
+    /// # Errors
+    /// Only what no waiting can heal.
+    pub async fn run(self: &Arc<Self>, shutdown: CancellationToken) -> Result<(), NodeError> {
+        let node = self.shared.config.node_name.clone();
+        if self.shared.config.addresses.is_empty() {
+            return Err(NodeError::NoAddress { node });
+        }
+        if self.running.swap(true, Ordering::SeqCst) {
+            return Err(NodeError::Running { node });
+        }
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            result = self.work() => result,
+        };
+        self.workers.lock().clear();
+        self.running.store(false, Ordering::SeqCst);
+        drop(self.recorder.lock().take());
+        result
+    }
+
+    async fn work(self: &Arc<Self>) -> Result<(), NodeError> {
+        // Before anything can start: its news must not be missed.
+        let news = self.shared.runtime.events();
+        let fail = |source| NodeError::Runtime { node: self.shared.config.node_name.clone(), source };
+        self.shared.runtime.list().await.map_err(fail)?;
+        let mut tasks = JoinSet::new();
+        let shared = self.shared.clone();
+        tasks.spawn(async move {
+            let node = register::register(&shared).await;
+            tokio::join!(register::report(shared.clone(), node.clone()), register::renew_lease(shared, node));
+        });
+        tasks.spawn(forward_news(self.workers.clone(), news));
+        tasks.spawn(evict::watch(self.shared.clone(), self.workers.clone()));
+        tasks.spawn(rotate::watch(self.shared.clone(), self.workers.clone()));
+        self.watch_pods().await;
+        Ok(())
+    }
+
+    /// Follows the pods that belong here, for ever.
+    async fn watch_pods(self: &Arc<Self>) {
+        let pods: Api<Pod> = Api::all(self.shared.client.clone());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.shared.config.node_name));
+        let mut stream = watcher(pods, config).default_backoff().boxed();
+        // Owned here, so that all workers end with this future.
+        let mut running: JoinSet<String> = JoinSet::new();
+        let mut listed: BTreeSet<String> = BTreeSet::new();
+        let mut swept: Option<AbortOnDropHandle<()>> = None;
+        loop {
+            let event = tokio::select! {
+                Some(ended) = running.join_next() => {
+                    match ended {
+                        Ok(uid) => drop(self.workers.lock().remove(&uid)),
+                        Err(error) => tracing::error!(%error, "a pod's worker broke off; this is a bug"),
+                    }
+                    continue;
+                }
+                event = stream.next() => event,
+            };
+            match event {
+                Some(Ok(watcher::Event::Init)) => listed.clear(),
+                Some(Ok(watcher::Event::InitApply(pod))) => {
+                    listed.insert(identity(&pod).2.to_owned());
+                    self.deliver(pod, &mut running);
+                }
+                Some(Ok(watcher::Event::InitDone)) => {
+                    self.dismiss_all_but(&listed);
+                    // Only a full list tells what was left behind.
+                    if swept.is_none() {
+                        let task = sweep(self.shared.clone(), listed.clone());
+                        swept = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+                    }
+                }
+                Some(Ok(watcher::Event::Apply(pod))) => self.deliver(pod, &mut running),
+                Some(Ok(watcher::Event::Delete(pod))) => self.dismiss(identity(&pod).2),
+                Some(Err(error)) => tracing::warn!(error = chain(&error), "watching the node's pods; it is tried again"),
+                None => return,
+            }
+        }
+    }
+
+    fn deliver(&self, pod: Pod, running: &mut JoinSet<String>) {
+        let uid = identity(&pod).2.to_owned();
+        let pod = Arc::new(pod);
+        let mut workers = self.workers.lock();
+        if let Some(handle) = workers.get(&uid) {
+            if handle.mail.send(Mail::Pod(pod.clone())).is_ok() {
+                return;
+            }
+        }
+        let (mail, inbox) = mpsc::unbounded_channel();
+        let (worker, view) = Worker::new(self.shared.clone(), pod, inbox);
+        workers.insert(uid.clone(), Handle { mail, view });
+        running.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    fn dismiss(&self, uid: &str) {
+        if let Some(handle) = self.workers.lock().get(uid) {
+            // A worker that has ended needs no word.
+            let _ = handle.mail.send(Mail::Gone);
+        }
+    }
+
+    fn dismiss_all_but(&self, listed: &BTreeSet<String>) {
+        for (uid, handle) in self.workers.lock().iter().filter(|(uid, _)| !listed.contains(*uid)) {
+            tracing::debug!(uid, "the pod is gone from the API");
+            let _ = handle.mail.send(Mail::Gone);
+        }
+    }
+}
+
+/// Wakes the worker that a change in the runtime concerns.
+async fn forward_news(workers: Workers, mut news: tokio::sync::broadcast::Receiver<runtime::RuntimeEvent>) {
+    loop {
+        match news.recv().await {
+            Ok(event) => {
+                if let Some(handle) = workers.lock().get(&event.pod.0) {
+                    let _ = handle.mail.send(Mail::Runtime);
+                }
+            }
+            Err(RecvError::Lagged(_)) => {
+                for handle in workers.lock().values() {
+                    let _ = handle.mail.send(Mail::Runtime);
+                }
+            }
+            Err(RecvError::Closed) => {
+                tracing::error!("the runtime's news have ended; container exits will be noticed late");
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+/// How long the containers of a pod that nobody knows get to end, as upstream.
+const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+
+/// Removes what is here of pods that the API no longer has.
+async fn sweep(shared: Arc<Shared>, listed: BTreeSet<String>) {
+    let sandboxes = match shared.runtime.list().await {
+        Ok(list) => list,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "could not look for pods that were left behind");
+            return;
+        }
+    };
+    for sandbox in sandboxes.into_iter().filter(|s| !listed.contains(&s.spec.uid.0)) {
+        tracing::info!(uid = sandbox.spec.uid.0, name = sandbox.spec.name, "removing a pod that the API no longer has");
+        let running = sandbox.containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
+        futures::future::join_all(running.map(|c| shared.runtime.stop(&c.id, ORPHAN_GRACE))).await;
+        remove_orphan(&shared, &sandbox.spec.uid).await;
+    }
+    let volumes = shared.volumes.clone();
+    let on_disk = tokio::task::spawn_blocking(move || volumes.pods()).await;
+    match on_disk {
+        Ok(Ok(uids)) => {
+            for uid in uids.into_iter().filter(|uid| !listed.contains(uid)) {
+                remove_orphan(&shared, &PodUid(uid)).await;
+            }
+        }
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "could not look for volumes that were left behind"),
+        Err(error) => tracing::error!(%error, "looking for volumes broke off; this is a bug"),
+    }
+    let Ok(mut logs) = tokio::fs::read_dir(shared.config.layout.logs()).await else { return };
+    while let Ok(Some(entry)) = logs.next_entry().await {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // `<namespace>_<pod>_<uid>`; names of namespaces and pods have no underscores.
+        let uid = name.rsplit('_').next().unwrap_or_default();
+        if name.matches('_').count() == 2 && !listed.contains(uid) {
+            if let Err(error) = tokio::fs::remove_dir_all(entry.path()).await {
+                tracing::warn!(%error, name, "could not remove logs that were left behind");
+            }
+        }
+    }
+}
+
+async fn remove_orphan(shared: &Shared, uid: &PodUid) {
+    if let Err(error) = shared.runtime.remove_sandbox(uid).await {
+        tracing::warn!(error = chain(&error), uid = uid.0, "could not remove a sandbox that was left behind");
+        return;
+    }
+    let (volumes, uid) = (shared.volumes.clone(), uid.0.clone());
+    let done = tokio::task::spawn_blocking(move || volumes.tear_down(&uid)).await;
+    if let Ok(Err(error)) = done {
+        tracing::warn!(error = chain(&error), "could not remove volumes that were left behind");
+    }
+}
