@@ -1,6 +1,7 @@
 //! The node's own endpoints, as the API server calls them: logs, exec, attach, port-forward, and what tools look at.
 mod logs;
 mod query;
+mod streams;
 mod summary;
 
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{any, get},
 };
 use k8s_openapi::{List, api::core::v1::Pod};
 
@@ -35,6 +36,12 @@ impl Node {
             .route("/pods", get(pods))
             .route("/stats/summary", get(summary::summary))
             .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::logs))
+            .route("/exec/{namespace}/{pod}/{container}", any(streams::exec))
+            .route("/exec/{namespace}/{pod}/{uid}/{container}", any(streams::exec))
+            .route("/attach/{namespace}/{pod}/{container}", any(streams::attach))
+            .route("/attach/{namespace}/{pod}/{uid}/{container}", any(streams::attach))
+            .route("/portForward/{namespace}/{pod}", any(streams::port_forward))
+            .route("/portForward/{namespace}/{pod}/{uid}", any(streams::port_forward))
             .with_state(self.clone())
     }
 
