@@ -28,7 +28,11 @@ impl Capacity {
 
     /// As the API lists it.
     pub fn list(&self) -> BTreeMap<String, Quantity> {
-        let cpu = if self.cpu_milli % 1000 == 0 { (self.cpu_milli / 1000).to_string() } else { format!("{}m", self.cpu_milli) };
+        let cpu = if self.cpu_milli % 1000 == 0 {
+            (self.cpu_milli / 1000).to_string()
+        } else {
+            format!("{}m", self.cpu_milli)
+        };
         [
             ("cpu", cpu),
             ("memory", format!("{}Ki", self.memory_bytes / 1024)),

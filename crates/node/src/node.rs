@@ -27,9 +27,9 @@ use volumes::PodVolumes;
 
 use crate::{
     agent::{
-        Shared, evict,
+        Shared,
         events::Recorder,
-        identity,
+        evict, identity,
         images::Images,
         objects::Objects,
         rotate,
@@ -226,7 +226,9 @@ impl Node {
                 }
                 Some(Ok(watcher::Event::Apply(pod))) => self.deliver(pod, &mut running),
                 Some(Ok(watcher::Event::Delete(pod))) => self.dismiss(identity(&pod).2),
-                Some(Err(error)) => tracing::warn!(error = chain(&error), "watching the node's pods; it is tried again"),
+                Some(Err(error)) => {
+                    tracing::warn!(error = chain(&error), "watching the node's pods; it is tried again")
+                }
                 None => return,
             }
         }

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus},
+        core::v1::{
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+        },
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
 };
@@ -89,11 +91,8 @@ async fn write_status(shared: &Shared, before: Option<&NodeStatus>) -> Result<No
 
 async fn status(shared: &Shared, before: Option<&NodeStatus>) -> NodeStatus {
     let config = &shared.config;
-    let mut addresses: Vec<NodeAddress> = config
-        .addresses
-        .iter()
-        .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
-        .collect();
+    let mut addresses: Vec<NodeAddress> =
+        config.addresses.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() }).collect();
     addresses.push(NodeAddress { type_: "Hostname".into(), address: config.node_name.clone() });
     let mut images = shared.runtime.images().await.unwrap_or_else(|error| {
         tracing::warn!(error = chain(&error), "could not list images");

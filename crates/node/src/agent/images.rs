@@ -70,7 +70,8 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
     let present = match shared.runtime.image(&image).await {
         Ok(found) => found,
         Err(RuntimeError::BadImageName { why, .. }) => {
-            let text = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {why}");
+            let text =
+                format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {why}");
             tell(true, "InspectFailed", text.clone());
             return Err(trouble("InvalidImageName", text, later(now, CAP)));
         }

@@ -23,7 +23,10 @@ pub fn write(shared: &Shared, pod: &Pod, sandbox: &SandboxStatus, keep: bool) ->
     let own = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let hostname = if host_network { own("/etc/hostname") } else { format!("{}\n", names.hostname) };
     let files = [
-        ("etc-hosts", hosts::hosts_file(pod, &ips, &names, &if host_network { own("/etc/hosts") } else { String::new() })),
+        (
+            "etc-hosts",
+            hosts::hosts_file(pod, &ips, &names, &if host_network { own("/etc/hosts") } else { String::new() }),
+        ),
         ("resolv.conf", dns::resolv_conf(pod, &host_resolv_conf(), shared.config.cluster_dns.as_ref())),
         ("hostname", hostname),
     ];

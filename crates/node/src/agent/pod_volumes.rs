@@ -166,7 +166,9 @@ impl Keeper {
                     let w = self.held.claims.entry(name.clone()).or_insert_with(make);
                     let claim = w.get();
                     let bound = match &claim {
-                        Known::There(c) => c.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|v| !v.is_empty()),
+                        Known::There(c) => {
+                            c.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|v| !v.is_empty())
+                        }
                         _ => None,
                     };
                     let claim_known = put(&mut inputs.claims, name, claim);
@@ -187,12 +189,7 @@ impl Keeper {
     }
 
     /// Fetches missing and ageing tokens; gives back what could not be had. An old token stays in use till it is replaced.
-    async fn fetch_tokens(
-        &mut self,
-        pod: &Pod,
-        all: &BTreeSet<&Need>,
-        inputs: &mut Inputs,
-    ) -> BTreeMap<Need, String> {
+    async fn fetch_tokens(&mut self, pod: &Pod, all: &BTreeSet<&Need>, inputs: &mut Inputs) -> BTreeMap<Need, String> {
         let mut failed = BTreeMap::new();
         self.tokens.retain(|need, _| all.contains(need));
         for need in all {
@@ -244,7 +241,9 @@ impl Keeper {
                     });
                 }
                 Ok((name, _, Err(error))) => failures.push(failure(&name, &error)),
-                Err(error) => tracing::error!(%error, "setting up a volume broke off; this is a bug in the volume's code"),
+                Err(error) => {
+                    tracing::error!(%error, "setting up a volume broke off; this is a bug in the volume's code")
+                }
             }
         }
         failures

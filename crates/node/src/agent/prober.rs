@@ -69,7 +69,12 @@ enum Reply {
 }
 
 /// Starts the container's probes.
-pub fn spawn(shared: &Arc<Shared>, target: Target, health: Health, verdicts: mpsc::UnboundedSender<Verdict>) -> Probers {
+pub fn spawn(
+    shared: &Arc<Shared>,
+    target: Target,
+    health: Health,
+    verdicts: mpsc::UnboundedSender<Verdict>,
+) -> Probers {
     let (started, _) = watch::channel(health.started);
     let target = Arc::new(target);
     let tasks = ALL
@@ -79,7 +84,9 @@ pub fn spawn(shared: &Arc<Shared>, target: Target, health: Health, verdicts: mps
         .map(|(kind, probe)| {
             let (shared, target, verdicts) = (shared.clone(), target.clone(), verdicts.clone());
             let gate = started.subscribe();
-            AbortOnDropHandle::new(tokio::spawn(async move { watch_one(&shared, &target, kind, &probe, gate, verdicts).await }))
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                watch_one(&shared, &target, kind, &probe, gate, verdicts).await
+            }))
         })
         .collect();
     Probers { started, _tasks: tasks }
@@ -158,7 +165,8 @@ async fn ask(shared: &Shared, target: &Target, probe: &Probe) -> Reply {
         let port = request::port(&target.member.container, &IntOrString::Int(grpc.port));
         let Ok(port) = port else { return Reply::Error(format!("invalid port number: {}", grpc.port)) };
         let service = grpc.service.as_deref().unwrap_or_default();
-        return match tokio::time::timeout(timeout, crate::agent::grpc_health::check(&target.host, port, service)).await {
+        return match tokio::time::timeout(timeout, crate::agent::grpc_health::check(&target.host, port, service)).await
+        {
             Ok(Ok(())) => Reply::Good,
             Ok(Err(why)) => Reply::Bad(why),
             Err(_) => Reply::Bad(format!("timeout: health rpc did not complete within {}s", timeout.as_secs())),

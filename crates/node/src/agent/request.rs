@@ -109,7 +109,8 @@ async fn once(
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let address = host_port(bare, port);
-    let stream = TcpStream::connect(&address).await.map_err(|e| format!("dial tcp {address}: connect: {}", plain(&e)))?;
+    let stream =
+        TcpStream::connect(&address).await.map_err(|e| format!("dial tcp {address}: connect: {}", plain(&e)))?;
     let mut request = Request::get(uri.path_and_query().map_or("/", |p| p.as_str()));
     let headers = request.headers_mut().ok_or("the request cannot be built")?;
     headers.insert(header::HOST, HeaderValue::from_str(&address).map_err(|e| e.to_string())?);

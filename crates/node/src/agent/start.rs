@@ -89,7 +89,11 @@ impl Start {
         Some(self.create_and_start(env, watching).await)
     }
 
-    async fn create_and_start(&self, env: Result<Vec<(String, String)>, String>, watching: Watching) -> Result<ContainerId, Failed> {
+    async fn create_and_start(
+        &self,
+        env: Result<Vec<(String, String)>, String>,
+        watching: Watching,
+    ) -> Result<ContainerId, Failed> {
         const CONFIG: &str = "CreateContainerConfigError";
         let env = match env {
             Ok(env) => env,
@@ -279,15 +283,17 @@ fn mounts(
             Some(sub) => Some(sub?),
             None => mount.sub_path.clone().filter(|s| !s.is_empty()),
         };
-        let path = shared
-            .volumes
-            .mount_path(uid, &c.name, index, volume, sub.as_deref())
-            .map_err(|e: VolumeError| if e.reason() == Some("CreateContainerConfigError") { e.to_string() } else { chain(&e) })?;
+        let path =
+            shared.volumes.mount_path(uid, &c.name, index, volume, sub.as_deref()).map_err(|e: VolumeError| {
+                if e.reason() == Some("CreateContainerConfigError") { e.to_string() } else { chain(&e) }
+            })?;
         list.push(container::volume_mount(mount, path, volume.read_only)?);
     }
     let taken: Vec<PathBuf> = list.iter().map(|m| m.container_path.clone()).collect();
     let dir = shared.config.layout.pods().join(uid);
-    for (file, target) in [("etc-hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")] {
+    for (file, target) in
+        [("etc-hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")]
+    {
         if !taken.iter().any(|p| p == Path::new(target)) {
             list.push(plain(dir.join(file), target));
         }

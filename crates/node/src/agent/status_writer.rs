@@ -78,7 +78,8 @@ mod tests {
     fn patches_touch_the_nodes_own_parts_only() {
         let before = status(json!({"phase": "Pending", "reason": "X", "podIPs": [{"ip": "10.0.0.1"}],
             "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "gate", "status": "True"}]}));
-        let after = status(json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.2"}], "hostIPs": [{"ip": "192.0.2.1"}],
+        let after =
+            status(json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.2"}], "hostIPs": [{"ip": "192.0.2.1"}],
             "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "gate", "status": "True"},
                            {"type": "Ready", "status": "True"}]}));
         let p = patch("u", &before, &after);
@@ -86,7 +87,8 @@ mod tests {
         assert_eq!(p["status"]["reason"], Value::Null);
         assert!(p["status"].as_object().expect("object").contains_key("reason"));
         assert_eq!(p["status"]["podIPs"], json!([{"ip": "10.0.0.2"}, {"$patch": "replace"}]));
-        let kinds: Vec<_> = p["status"]["conditions"].as_array().expect("list").iter().map(|c| c["type"].clone()).collect();
+        let kinds: Vec<_> =
+            p["status"]["conditions"].as_array().expect("list").iter().map(|c| c["type"].clone()).collect();
         assert_eq!(kinds, ["Ready"]);
     }
 

@@ -31,9 +31,7 @@ pub(super) fn job(w: &mut Worker, action: Action, now: Timestamp) -> Job {
                 let text = "Pod sandbox changed, it will be killed and re-created.";
                 shared.events.pod(&pod, None, false, "SandboxChanged", text.into());
             }
-            Box::pin(async move {
-                Outcome::Sandbox(shared.runtime.remove_sandbox(&uid).await.map_err(|e| chain(&e)))
-            })
+            Box::pin(async move { Outcome::Sandbox(shared.runtime.remove_sandbox(&uid).await.map_err(|e| chain(&e))) })
         }
         Action::Start { name, attempt, after } => start(w, name, attempt, after, now),
         Action::Stop { id, name, grace, message } => {

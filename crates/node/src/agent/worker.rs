@@ -111,7 +111,11 @@ pub struct Worker {
 
 impl Worker {
     /// A worker, and what others may see of it.
-    pub fn new(shared: Arc<Shared>, pod: Arc<Pod>, mail: mpsc::UnboundedReceiver<Mail>) -> (Self, watch::Receiver<View>) {
+    pub fn new(
+        shared: Arc<Shared>,
+        pod: Arc<Pod>,
+        mail: mpsc::UnboundedReceiver<Mail>,
+    ) -> (Self, watch::Receiver<View>) {
         let status = pod.status.clone().unwrap_or_default();
         let view = View { pod: pod.clone(), status: status.clone(), sandbox: None, volumes: BTreeMap::new() };
         let (view, seen) = watch::channel(view);
@@ -239,7 +243,8 @@ impl Worker {
             let layout = self.shared.config.layout.clone();
             let file = container::message_path(&layout, identity(&self.pod).2, &c.name, c.attempt);
             let fallback = member.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
-            let log = (fallback && *exit_code != 0).then(|| container::log_path(&layout, &self.pod, &c.name, c.attempt));
+            let log =
+                (fallback && *exit_code != 0).then(|| container::log_path(&layout, &self.pod, &c.name, c.attempt));
             let read = tokio::task::spawn_blocking(move || message::read(&file, log.as_deref())).await;
             self.messages.insert(c.id.clone(), read.unwrap_or_default());
         }

@@ -111,8 +111,9 @@ fn ready(f: &Facts<'_>, s: &PodStatus, containers: &Verdict) -> Verdict {
         let api = f.pod.status.as_ref().and_then(|s| s.conditions.as_ref()).or(s.conditions.as_ref());
         match api.into_iter().flatten().find(|c| c.type_ == *t) {
             None => closed.push(format!("corresponding condition of pod readiness gate {t:?} does not exist.")),
-            Some(c) if c.status != "True" => closed
-                .push(format!("the status of pod readiness gate {t:?} is not \"True\", but {}", c.status)),
+            Some(c) if c.status != "True" => {
+                closed.push(format!("the status of pod readiness gate {t:?} is not \"True\", but {}", c.status))
+            }
             Some(_) => {}
         }
     }

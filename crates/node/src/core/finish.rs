@@ -120,6 +120,8 @@ fn stop_containers(f: &Facts<'_>, end: &End, d: &mut Decision) -> bool {
 /// The newest incarnations of containers that still run, by name.
 pub fn any_running(f: &Facts<'_>) -> bool {
     f.members.iter().any(|m| {
-        history::present(f, &m.container.name).first().is_some_and(|c| matches!(c.state, ContainerState::Running { .. }))
+        history::present(f, &m.container.name)
+            .first()
+            .is_some_and(|c| matches!(c.state, ContainerState::Running { .. }))
     })
 }

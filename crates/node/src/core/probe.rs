@@ -72,7 +72,8 @@ pub struct Counter {
 impl Counter {
     /// Thresholds of the probe, with the API's defaults.
     pub fn new(probe: &Probe) -> Self {
-        let at_least_one = |v: Option<i32>, default: u32| v.and_then(|v| u32::try_from(v).ok()).unwrap_or(default).max(1);
+        let at_least_one =
+            |v: Option<i32>, default: u32| v.and_then(|v| u32::try_from(v).ok()).unwrap_or(default).max(1);
         Self {
             success_threshold: at_least_one(probe.success_threshold, 1),
             failure_threshold: at_least_one(probe.failure_threshold, 3),

@@ -182,7 +182,8 @@ fn container(f: &Facts<'_>, d: &Decision, m: &Member, stopped: bool) -> Containe
 /// `state` and `lastState`.
 fn states(f: &Facts<'_>, d: &Decision, m: &Member, h: &History, stopped: bool) -> (ContainerState, ContainerState) {
     let name = &m.container.name;
-    let was = |i: Option<&Incarnation>| ContainerState { terminated: i.and_then(terminated), ..ContainerState::default() };
+    let was =
+        |i: Option<&Incarnation>| ContainerState { terminated: i.and_then(terminated), ..ContainerState::default() };
     let wait = |reason: &str, message: Option<String>| ContainerState {
         waiting: Some(ContainerStateWaiting { reason: Some(reason.into()), message }),
         ..ContainerState::default()
@@ -197,8 +198,13 @@ fn states(f: &Facts<'_>, d: &Decision, m: &Member, h: &History, stopped: bool) -
     // Where a waiting container's last run is shown.
     let last = was(ended.or(h.previous.as_ref()));
     if let (Some(length), false) = (d.backing_off.get(name), stopped) {
-        let text = format!("back-off {}s restarting failed container={name} pod={}", length.as_secs(), pod_label(f.pod));
-        let text = if length.as_secs() >= 60 { text.replacen(&format!("{}s", length.as_secs()), &minutes(length.as_secs()), 1) } else { text };
+        let text =
+            format!("back-off {}s restarting failed container={name} pod={}", length.as_secs(), pod_label(f.pod));
+        let text = if length.as_secs() >= 60 {
+            text.replacen(&format!("{}s", length.as_secs()), &minutes(length.as_secs()), 1)
+        } else {
+            text
+        };
         return (wait("CrashLoopBackOff", Some(text)), last);
     }
     let comes_again = ended.is_none_or(|c| m.kind == Kind::Sidecar || restarts(f, &m.container, c.code().unwrap_or(0)));
@@ -210,9 +216,7 @@ fn states(f: &Facts<'_>, d: &Decision, m: &Member, h: &History, stopped: bool) -
         return (wait(reason, Some(message.clone()).filter(|m| !m.is_empty())), last);
     }
     match (ended, stopped) {
-        (Some(c), _) if c.present || stopped || !comes_again => {
-            (was(Some(c)), was(h.previous.as_ref()))
-        }
+        (Some(c), _) if c.present || stopped || !comes_again => (was(Some(c)), was(h.previous.as_ref())),
         (None, true) if initialized(f) && m.kind != Kind::Ephemeral => {
             let lost = k8s_openapi::api::core::v1::ContainerStateTerminated {
                 exit_code: 137,

@@ -81,7 +81,9 @@ fn options(query: &Query, now: Timestamp) -> Result<Options, String> {
 fn runs(view: &View, container: &str, attempt: u32) -> bool {
     let all = view.sandbox.iter().flat_map(|s| &s.containers);
     all.into_iter().any(|c| {
-        c.name == container && c.attempt == attempt && matches!(c.state, ContainerState::Running { .. } | ContainerState::Created)
+        c.name == container
+            && c.attempt == attempt
+            && matches!(c.state, ContainerState::Running { .. } | ContainerState::Created)
     })
 }
 
@@ -160,7 +162,11 @@ mod tests {
                 true,
                 Ok(4),
             ),
-            (waits("ContainerCreating"), false, Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating")),
+            (
+                waits("ContainerCreating"),
+                false,
+                Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
+            ),
             (
                 waits("ErrImagePull"),
                 false,
@@ -190,8 +196,15 @@ mod tests {
         assert_eq!((o.follow, o.tail_lines, o.timestamps, o.limit_bytes), (true, Some(5), true, Some(9)));
         assert_eq!((o.since, o.stderr), ("2026-01-02T00:00:00Z".parse().ok(), Some(true)));
         assert_eq!(read("sinceTime=2026-01-01T00:00:00Z").expect("fine").since, "2026-01-01T00:00:00Z".parse().ok());
-        for q in ["tailLines=-1", "limitBytes=0", "sinceSeconds=0", "sinceTime=x", "stream=x", "tailLines=x",
-            "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z"] {
+        for q in [
+            "tailLines=-1",
+            "limitBytes=0",
+            "sinceSeconds=0",
+            "sinceTime=x",
+            "stream=x",
+            "tailLines=x",
+            "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z",
+        ] {
             assert!(read(q).is_err(), "{q}");
         }
     }

@@ -240,7 +240,10 @@ mod tests {
                 json!({"readOnly": true, "recursiveReadOnly": "Enabled", "mountPropagation": "HostToContainer"}),
                 Err("not compatible with propagation \"HostToContainer\""),
             ),
-            (json!({"readOnly": true, "recursiveReadOnly": "Maybe"}), Err("unknown recursive read-only mode \"Maybe\"")),
+            (
+                json!({"readOnly": true, "recursiveReadOnly": "Maybe"}),
+                Err("unknown recursive read-only mode \"Maybe\""),
+            ),
         ] {
             let mut m = json!({"name": "v", "mountPath": "/v"});
             m.as_object_mut().expect("object").extend(mount.as_object().expect("object").clone());
@@ -262,7 +265,10 @@ mod tests {
             "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]}}}))
         .expect("valid");
         let s = sandbox(&pod, "cluster.local");
-        assert_eq!(s.host_ports.iter().map(|p| (p.host_port, p.container_port)).collect::<Vec<_>>(), [(8080, 80), (99, 9)]);
+        assert_eq!(
+            s.host_ports.iter().map(|p| (p.host_port, p.container_port)).collect::<Vec<_>>(),
+            [(8080, 80), (99, 9)]
+        );
         assert_eq!((s.hostname.as_str(), s.sysctls.len()), ("p", 1));
         let all = members(&pod);
         assert_eq!(all.iter().map(|m| m.kind).collect::<Vec<_>>(), [Kind::Sidecar, Kind::Main]);

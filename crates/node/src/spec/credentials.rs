@@ -42,7 +42,10 @@ fn reads_both_formats_and_skips_rubbish() {
         ..Secret::default()
     };
     let all = [
-        secret(".dockerconfigjson", r#"{"auths":{"r.test":{"auth":"dTpwOnc="},"q.test":{"username":"a","password":"b"}}}"#),
+        secret(
+            ".dockerconfigjson",
+            r#"{"auths":{"r.test":{"auth":"dTpwOnc="},"q.test":{"username":"a","password":"b"}}}"#,
+        ),
         secret(".dockercfg", r#"{"https://index.docker.io/v1/":{"auth":"eDp5"}}"#),
         secret(".dockerconfigjson", "not json"),
         secret(".dockerconfigjson", r#"{"auths":{"bad.test":{"auth":"?"}}}"#),

@@ -78,7 +78,11 @@ fn for_cluster(pod: &Pod, host: &str, dns: &ClusterDns) -> Resolver {
     let domain = &dns.domain;
     let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
     add_new(&mut searches, Resolver::parse(host).searches.into_iter());
-    Resolver { servers: dns.servers.iter().map(ToString::to_string).collect(), searches, options: vec!["ndots:5".into()] }
+    Resolver {
+        servers: dns.servers.iter().map(ToString::to_string).collect(),
+        searches,
+        options: vec!["ndots:5".into()],
+    }
 }
 
 fn add_new(list: &mut Vec<String>, more: impl Iterator<Item = String>) {
@@ -104,14 +108,21 @@ fn policies() {
         (serde_json::json!({"hostNetwork": true}), Some(&dns), own),
         (serde_json::json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), Some(&dns), cluster),
         (serde_json::json!({"dnsPolicy": "Default"}), Some(&dns), own),
-        (serde_json::json!({"dnsPolicy": "None", "dnsConfig": config}), Some(&dns),
-            "search x.test\nnameserver 192.0.2.7\noptions timeout:9 edns0\n"),
-        (serde_json::json!({"dnsPolicy": "Default", "dnsConfig": config}), None,
-            "search corp.test x.test\nnameserver 192.0.2.1\nnameserver 192.0.2.7\noptions rotate timeout:9 edns0\n"),
+        (
+            serde_json::json!({"dnsPolicy": "None", "dnsConfig": config}),
+            Some(&dns),
+            "search x.test\nnameserver 192.0.2.7\noptions timeout:9 edns0\n",
+        ),
+        (
+            serde_json::json!({"dnsPolicy": "Default", "dnsConfig": config}),
+            None,
+            "search corp.test x.test\nnameserver 192.0.2.1\nnameserver 192.0.2.7\noptions rotate timeout:9 edns0\n",
+        ),
     ] {
         let mut s = serde_json::json!({"containers": []});
         s.as_object_mut().expect("object").extend(spec.as_object().expect("object").clone());
-        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "ns"}, "spec": s})).expect("valid");
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"metadata": {"namespace": "ns"}, "spec": s})).expect("valid");
         assert_eq!(resolv_conf(&pod, host, dns), want, "{spec}");
     }
 }

@@ -59,7 +59,11 @@ pub fn hosts_file(pod: &Pod, ips: &[String], names: &Names, host_file: &str) -> 
     if !aliases.is_empty() {
         text += "\n# Entries added by HostAliases.\n";
         for alias in aliases {
-            text += &format!("{}\t{}\n", alias.ip, alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t"));
+            text += &format!(
+                "{}\t{}\n",
+                alias.ip,
+                alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")
+            );
         }
     }
     text
