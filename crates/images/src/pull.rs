@@ -78,7 +78,7 @@ impl Credentials {
         let bare = self.registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
         let (mine, prefix) = bare.split_once('/').unwrap_or((bare, ""));
         let hub = |h: &str| matches!(h, "docker.io" | "index.docker.io" | "registry-1.docker.io");
-        if !host_matches(mine, host) && !(hub(mine) && hub(host)) {
+        if !(host_matches(mine, host) || hub(mine) && hub(host)) {
             return None;
         }
         let prefix = if matches!(prefix, "v1" | "v2") { "" } else { prefix };
