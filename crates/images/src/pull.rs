@@ -408,7 +408,7 @@ async fn fetch_layer(
     hex(&diff_id, &source.image)?;
     let blob_name = hex(&layer.digest, &source.image)?.to_owned();
     let (locked, id) = (inner.clone(), diff_id.clone());
-    let (_lock, present): (FileLock, _) = blocking(move || {
+    let (lock, present): (FileLock, _) = blocking(move || {
         let lock = locked.layers.lock(&id)?;
         let present = locked.layers.present(&id)?;
         Ok((lock, present))
@@ -421,6 +421,8 @@ async fn fetch_layer(
     let path = inner.layers.partial().join(blob_name);
     download(&source, &layer, &path, &progress).await?;
     blocking(move || {
+        // Held to the end even if nobody waits for this pull any more.
+        let _lock = lock;
         let content = File::open(&path).map_err(file("open", &path))?;
         let expected = Expected { diff_id: Some(&diff_id), blob: Some(&layer.digest) };
         let unpacked = inner.layers.unpack(content, expected, &*progress);
