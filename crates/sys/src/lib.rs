@@ -61,6 +61,7 @@ pub enum Reach {
     Parent,
 }
 
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     Directory,
@@ -91,6 +92,7 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// Whether this is a directory.
     pub fn is_dir(&self) -> bool {
         self.kind == FileKind::Directory
     }
@@ -125,6 +127,7 @@ pub struct Bind {
     pub propagation: Propagation,
 }
 
+/// Which mounts of a bind refuse writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadOnly {
     #[default]
@@ -141,12 +144,15 @@ pub enum Propagation {
     /// As the source has it.
     #[default]
     Inherit,
+    /// Nowhere.
     Private,
     /// Receives what happens at the source, sends nothing back.
     Slave,
+    /// Both ways.
     Shared,
 }
 
+/// What happens to a mount that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
     /// Fails with `EBUSY` while in use.
@@ -166,18 +172,22 @@ pub trait Sys: Send + Sync {
     fn open(&self, path: &Path) -> io::Result<Handle>;
     /// Opens something below `dir`. `EAGAIN` of a racing rename was retried a bounded number of times.
     fn open_at(&self, dir: &Handle, path: &Path, reach: Reach) -> io::Result<Handle>;
+    /// What a handle holds; of a link, the link itself.
     fn stat(&self, at: &Handle) -> io::Result<Stat>;
     /// `stat` of one name without following it.
     fn stat_at(&self, dir: &Handle, name: &OsStr) -> io::Result<Stat>;
     /// All names but `.` and `..`, in no order.
     fn list(&self, dir: &Handle) -> io::Result<Vec<Entry>>;
+    /// The whole content of a regular file.
     fn read_file(&self, file: &Handle) -> io::Result<Vec<u8>>;
+    /// Where a link leads; `EINVAL` for anything else.
     fn read_link(&self, dir: &Handle, name: &OsStr) -> io::Result<PathBuf>;
 
     /// The process's umask applies: follow with `set_mode` where the mode must be exact.
     fn make_dir(&self, dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()>;
     /// Makes a regular file with exactly this mode; fails with `EEXIST` if the name is taken, by a link too.
     fn write_new(&self, dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()>;
+    /// Makes a symbolic link; `target` may not exist.
     fn make_link(&self, dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()>;
     /// Atomically gives `from` the name `to`, replacing what had it.
     fn rename(&self, dir: &Handle, from: &OsStr, to: &OsStr) -> io::Result<()>;

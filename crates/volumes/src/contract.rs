@@ -11,19 +11,16 @@ use sys::Sys;
 /// What a pod volume is made of, resolved: every API object that it names has been read. One variant per mechanism.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
+    /// Empty at first, gone with the pod.
     EmptyDir {
         medium: Medium,
+        /// Exact for memory; for a disk, enforced by whoever watches its usage.
         limit_bytes: Option<u64>,
     },
-    HostPath {
-        path: PathBuf,
-        kind: HostPathType,
-    },
+    /// A path of the node, as it is.
+    HostPath { path: PathBuf, kind: HostPathType },
     /// `local` persistent volume.
-    Local {
-        path: PathBuf,
-        read_only: bool,
-    },
+    Local { path: PathBuf, read_only: bool },
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,
@@ -33,6 +30,7 @@ pub enum Source {
     },
 }
 
+/// Where an `emptyDir` keeps its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
     Disk,
@@ -52,8 +50,10 @@ pub enum HostPathType {
     BlockDevice,
 }
 
+/// One file of a `Files` volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
+    /// Its content.
     pub data: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
@@ -74,6 +74,7 @@ pub struct Ownership {
 pub struct Ready {
     /// The pod volume's name.
     pub volume: String,
+    /// What containers bind, unless by a sub-path.
     pub host_path: PathBuf,
     /// The volume can only be mounted read-only (`persistentVolumeClaim.readOnly`, ROX).
     pub read_only: bool,
@@ -83,6 +84,7 @@ pub struct Ready {
 pub trait VolumePlugin: Sync + Send {
     /// Stable name used in directory names and metrics (`kubernetes.io~empty-dir`); never change it after release.
     fn name(&self) -> &'static str;
+    /// Whether this plugin makes such sources into volumes; exactly one plugin does.
     fn accepts(&self, source: &Source) -> bool;
     /// Makes the volume ready in `dir` (which only this volume uses) and says which host path to mount.
     /// Idempotent: must finish whatever an earlier, failed call began. Called again when the source's content changed.
