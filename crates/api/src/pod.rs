@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use crate::check::items;
+use crate::field::{Errors, Path};
 use crate::quantity::Quantity;
 
 pub use crate::types::pod_defaults::is_latest;
@@ -128,6 +129,36 @@ pub fn is_terminal(pod: &Pod) -> bool {
 /// Whether a pod counts as ready.
 pub fn is_ready(pod: &Pod) -> bool {
     pod.status.as_ref().is_some_and(|s| items(&s.conditions).any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// The mistakes in a change of a pod's ephemeral containers, made through their subresource: they can be added, never
+/// changed or removed. Both are the whole pod, `new` with defaults filled in.
+pub fn validate_ephemeral_change(new: &serde_json::Value, old: &serde_json::Value) -> Vec<crate::FieldError> {
+    let mut e = Errors::new();
+    let read = |v| <Pod as serde::Deserialize>::deserialize(v);
+    match (read(new), read(old)) {
+        (Ok(new), Ok(old)) => {
+            let (is, was) = (new.spec.unwrap_or_default(), old.spec.unwrap_or_default());
+            let name = new.metadata.name.unwrap_or_default();
+            crate::types::pod_validation::spec(&Path::top("spec"), &is, &name, &mut e);
+            let at = Path::top("spec");
+            let at = at.field("ephemeralContainers");
+            for kept in items(&was.ephemeral_containers) {
+                let name = &kept.name;
+                match items(&is.ephemeral_containers).find(|c| c.name == *name) {
+                    None => e.forbidden(&at, &format!("existing ephemeral containers {name:?} may not be removed\n")),
+                    Some(c) if c != kept => {
+                        let json = |c| serde_json::to_value(c).unwrap_or_default();
+                        let diff = crate::types::difference(&json(kept), &json(c));
+                        e.forbidden(&at, &format!("existing ephemeral containers {name:?} may not be changed\n{diff}"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => e.unreadable(&error),
+    }
+    e.finish()
 }
 
 /// Adds what every pod tolerates for a while unless it says otherwise: a node that is not ready or cannot be reached.

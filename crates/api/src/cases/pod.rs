@@ -297,3 +297,30 @@ fn init_containers() {
     init(json!({"livenessProbe": {"tcpSocket": {"port": 1}}}), &[("spec.initContainers[0].livenessProbe", FORBIDDEN)]);
     init(json!({"lifecycle": {}}), &[("spec.initContainers[0].lifecycle", FORBIDDEN)]);
 }
+
+#[test]
+fn ephemeral_containers_are_only_added() {
+    let pod_with = |list: Value| {
+        let mut p = created("Pod", pod(json!({})));
+        p["spec"]["ephemeralContainers"] = list;
+        kind("Pod").strategy.default(&mut p);
+        p
+    };
+    let check = |new: Value, old: Value, want: &[(&str, &'static str)]| {
+        let errors = crate::pod::validate_ephemeral_change(&pod_with(new), &pod_with(old));
+        let got: Vec<(&str, &'static str)> = errors.iter().map(|e| (e.field.as_str(), e.reason)).collect();
+        assert_eq!(got, want, "{errors:#?}");
+    };
+    const LIST: &str = "spec.ephemeralContainers";
+    let e = |name: &str, image: &str| json!({"name": name, "image": image});
+    check(json!([e("e", "i")]), json!([]), &[]);
+    check(json!([e("e", "i"), e("f", "i")]), json!([e("e", "i")]), &[]);
+    check(json!([]), json!([e("e", "i")]), &[(LIST, FORBIDDEN)]);
+    check(json!([e("e", "j")]), json!([e("e", "i")]), &[(LIST, FORBIDDEN)]);
+    check(json!([e("c", "i")]), json!([]), &[("spec.ephemeralContainers[0].name", DUPLICATE)]);
+    check(json!([e("e", "")]), json!([]), &[("spec.ephemeralContainers[0].image", REQUIRED)]);
+    let target = json!([{"name": "e", "image": "i", "targetContainerName": "nobody"}]);
+    check(target, json!([]), &[("spec.ephemeralContainers[0].targetContainerName", NOT_FOUND)]);
+    let ports = json!([{"name": "e", "image": "i", "ports": [{"containerPort": 80}]}]);
+    check(ports, json!([]), &[("spec.ephemeralContainers[0].ports", FORBIDDEN)]);
+}

@@ -40,6 +40,29 @@ fn write(object: &mut Value) {
     rename(object, "v1", |k| RENAMED.iter().find(|(_, face)| *face == k).map(|(core, _)| *core));
 }
 
+/// Fields that a selector may name on the second face; core's names are understood there too.
+const FACE_SELECTABLE: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "regarding.apiVersion",
+    "regarding.resourceVersion",
+    "regarding.fieldPath",
+    "reportingController",
+    "reason",
+    "type",
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reportingComponent",
+    "source",
+];
+
 /// The strategy of the second face: takes objects in either form, gives back the form it got, applies core's rules.
 pub struct EventsFace;
 
@@ -104,7 +127,7 @@ impl Strategy for EventsFace {
         Core::NEW.selectable(&as_core(object))
     }
     fn selectable_names(&self) -> &'static [&'static str] {
-        Core::NEW.selectable_names()
+        FACE_SELECTABLE
     }
 }
 
@@ -217,21 +240,31 @@ impl Rules for Event {
 
     fn selectable(&self) -> SelectableFields {
         let o = &self.involved_object;
-        let reporter = &self.reporting_component;
-        let component = self.source.as_ref().and_then(|s| s.component.clone()).filter(|c| !c.is_empty());
-        vec![
-            ("involvedObject.kind", text(&o.kind).to_owned()),
-            ("involvedObject.namespace", text(&o.namespace).to_owned()),
-            ("involvedObject.name", text(&o.name).to_owned()),
-            ("involvedObject.uid", text(&o.uid).to_owned()),
-            ("involvedObject.apiVersion", text(&o.api_version).to_owned()),
-            ("involvedObject.resourceVersion", text(&o.resource_version).to_owned()),
-            ("involvedObject.fieldPath", text(&o.field_path).to_owned()),
-            ("reason", text(&self.reason).to_owned()),
-            ("reportingComponent", text(reporter).to_owned()),
-            ("source", component.unwrap_or_else(|| text(reporter).to_owned())),
-            ("type", text(&self.type_).to_owned()),
-        ]
+        let reporter = text(&self.reporting_component);
+        let component = self.source.as_ref().map_or("", |s| text(&s.component));
+        // Under both faces' names: what is stored is found through either.
+        let fields: [(&'static str, &str); 19] = [
+            ("involvedObject.kind", text(&o.kind)),
+            ("involvedObject.namespace", text(&o.namespace)),
+            ("involvedObject.name", text(&o.name)),
+            ("involvedObject.uid", text(&o.uid)),
+            ("involvedObject.apiVersion", text(&o.api_version)),
+            ("involvedObject.resourceVersion", text(&o.resource_version)),
+            ("involvedObject.fieldPath", text(&o.field_path)),
+            ("reason", text(&self.reason)),
+            ("reportingComponent", reporter),
+            ("source", if component.is_empty() { reporter } else { component }),
+            ("type", text(&self.type_)),
+            ("regarding.kind", text(&o.kind)),
+            ("regarding.namespace", text(&o.namespace)),
+            ("regarding.name", text(&o.name)),
+            ("regarding.uid", text(&o.uid)),
+            ("regarding.apiVersion", text(&o.api_version)),
+            ("regarding.resourceVersion", text(&o.resource_version)),
+            ("regarding.fieldPath", text(&o.field_path)),
+            ("reportingController", reporter),
+        ];
+        fields.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
     }
 }
 

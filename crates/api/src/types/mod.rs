@@ -9,7 +9,7 @@ mod network;
 mod pod;
 pub(crate) mod pod_defaults;
 mod pod_row;
-mod pod_validation;
+pub(crate) mod pod_validation;
 mod pod_warnings;
 mod probe;
 mod scheduling;
