@@ -128,11 +128,9 @@ impl Errors {
         self.valued(at, "FieldValueNotFound", "Not found", value, "");
     }
 
-    /// `supported` is listed sorted, as upstream does.
+    /// `supported` is listed in the order given: upstream's, which is mostly sorted.
     pub fn not_supported(&mut self, at: &Path<'_>, value: &impl Serialize, supported: &[&str]) {
-        let mut sorted = supported.to_vec();
-        sorted.sort_unstable();
-        let list: Vec<String> = sorted.iter().map(|s| format!("{s:?}")).collect();
+        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
         self.valued(at, "FieldValueNotSupported", "Unsupported value", value, &detail);
     }
@@ -174,7 +172,7 @@ mod tests {
         e.required(&at, "why");
         e.invalid(&at, &-5, "too small");
         e.invalid(&at, &"a\"b", "");
-        e.not_supported(&at, &"x", &["b", "a"]);
+        e.not_supported(&at, &"x", &["a", "b"]);
         e.too_many(&at, 3, 1);
         e.too_long(&at, 9);
         let got: Vec<_> = e.finish().into_iter().map(|e| e.message).collect();

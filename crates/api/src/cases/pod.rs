@@ -324,3 +324,64 @@ fn ephemeral_containers_are_only_added() {
     let ports = json!([{"name": "e", "image": "i", "ports": [{"containerPort": 80}]}]);
     check(ports, json!([]), &[("spec.ephemeralContainers[0].ports", FORBIDDEN)]);
 }
+
+#[test]
+fn messages_are_upstreams() {
+    let message = |name: &str, body: Value| kind(name).strategy.validate(&created(name, body))[0].message.clone();
+    for (name, body, want) in [
+        (
+            "Pod",
+            pod(json!({"restartPolicy": "X"})),
+            "Unsupported value: \"X\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ),
+        ("Pod", pod(json!({"containers": []})), "Required value"),
+        ("Pod", one(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]})), "Not found: \"v\""),
+        (
+            "Pod",
+            one(json!({"ports": [{"containerPort": 70000}]})),
+            "Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
+        (
+            "Pod",
+            one(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})),
+            "Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        ),
+        (
+            "Pod",
+            pod(json!({"volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]})),
+            "Invalid value: \"/a/../b\": must not contain '..'",
+        ),
+        (
+            "Pod",
+            pod(json!({"volumes": [{"name": "v", "emptyDir": {}, "nfs": {"server": "s", "path": "/"}}]})),
+            "Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            "PersistentVolume",
+            super::volumes::pv(json!({"accessModes": ["X"]})),
+            "Unsupported value: \"X\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \"ReadWriteOncePod\"",
+        ),
+        (
+            "PersistentVolumeClaim",
+            super::volumes::pvc(json!({"resources": {"requests": {"storage": "0"}}})),
+            "Invalid value: \"0\": must be greater than zero",
+        ),
+        (
+            "PersistentVolumeClaim",
+            super::volumes::pvc(json!({"accessModes": null})),
+            "Required value: at least 1 access mode is required",
+        ),
+        (
+            "StorageClass",
+            json!({"provisioner": "a", "reclaimPolicy": "Recycle"}),
+            "Unsupported value: \"Recycle\": supported values: \"Delete\", \"Retain\"",
+        ),
+        (
+            "ConfigMap",
+            json!({"data": {"a/b": ""}}),
+            "Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name', or 'KEY_NAME', or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        ),
+    ] {
+        assert_eq!(message(name, body), want);
+    }
+}

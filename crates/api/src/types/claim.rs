@@ -16,15 +16,15 @@ use crate::typed::Rules;
 
 /// Annotation that named the class before the field did; it still counts.
 pub const BETA_STORAGE_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-pub(crate) const ACCESS_MODES: &[&str] = &["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"];
+pub(crate) const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub(crate) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 
 const ALLOCATION_STATES: &[&str] = &[
     "ControllerResizeInProgress",
     "ControllerResizeInfeasible",
-    "NodeResizePending",
     "NodeResizeInProgress",
     "NodeResizeInfeasible",
+    "NodeResizePending",
 ];
 
 pub(crate) fn default_spec(spec: &mut PersistentVolumeClaimSpec) {
@@ -319,7 +319,7 @@ fn complete_data_sources(spec: &mut PersistentVolumeClaimSpec, drop: bool) {
     use k8s_openapi::api::core::v1::{TypedLocalObjectReference, TypedObjectReference};
     const SNAPSHOT: (&str, &str) = ("snapshot.storage.k8s.io", "VolumeSnapshot");
     let fits = |s: &TypedLocalObjectReference| {
-        (text(&s.api_group) == "" && s.kind == "PersistentVolumeClaim")
+        (text(&s.api_group).is_empty() && s.kind == "PersistentVolumeClaim")
             || (text(&s.api_group), s.kind.as_str()) == SNAPSHOT
     };
     if drop && spec.data_source_ref.is_none() && spec.data_source.as_ref().is_some_and(|s| !fits(s)) {

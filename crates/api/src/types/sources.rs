@@ -8,7 +8,7 @@ use crate::field::{Errors, Path};
 use crate::names;
 
 const HOST_PATH_TYPES: &[&str] =
-    &["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
+    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 const TWO_SOURCES: &str = "may not specify more than 1 volume type";
 
 /// Runs the checks of each source that is set; only the first one may be, as upstream reports it.
@@ -470,7 +470,7 @@ fn ephemeral(at: &Path<'_>, s: &core::EphemeralVolumeSource, e: &mut Errors) {
 }
 
 const FILE_FIELDS: &[&str] =
-    &["metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations", "metadata.uid"];
+    &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
 /// One file of the downward API; upstream names no item in the path.
 fn downward_file(at: &Path<'_>, file: &core::DownwardAPIVolumeFile, e: &mut Errors) {
