@@ -479,7 +479,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Opens a stream; returns it if nobody wants it.
     fn open(&self, state: &mut State, id: u32, fin: bool, headers: Headers) -> Option<Incoming> {
-        if id % 2 == 0 || id <= state.last_id {
+        if id.is_multiple_of(2) || id <= state.last_id {
             state.reset(id, PROTOCOL_ERROR);
             return None;
         }

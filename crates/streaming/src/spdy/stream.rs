@@ -53,9 +53,10 @@ impl AsyncRead for SpdyStream {
             state.took(self.id, took);
             return Poll::Ready(Ok(()));
         }
-        if stream.reset {
+        if stream.reset && !stream.fin_sent {
             return Poll::Ready(Err(lost()));
         }
+        // Clients also use a reset to say that they need no more of a stream that the server has ended.
         if stream.ended || buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }

@@ -103,6 +103,20 @@ async fn a_reset_breaks_one_stream_only() {
 }
 
 #[tokio::test]
+async fn a_reset_after_the_end_is_an_end() {
+    let (ours, theirs) = duplex(1 << 20);
+    let (_session, mut incoming) = Session::spawn(ours);
+    let mut client = Spdy::new(theirs);
+    let id = client.open(&[]).await;
+    let mut stream = incoming.recv().await.unwrap().stream;
+    stream.write_all(b"all").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(client.read_all(&[id]).await[0], b"all");
+    client.send(&Frame::Reset { id, status: 5 }).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn garbage_ends_the_connection() {
     let (ours, mut theirs) = duplex(1024);
     let (session, mut incoming) = Session::spawn(ours);
