@@ -151,7 +151,7 @@ fn validate_change(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim, e: 
         let at = Path::top("metadata");
         if was.clone().unwrap_or_default() != is.clone().unwrap_or_default() {
             let at = at.field("annotations");
-            e.invalid(&at.key(BETA_STORAGE_CLASS), &is.unwrap_or_default(), crate::check::IMMUTABLE);
+            e.invalid(&at.field(BETA_STORAGE_CLASS), &is.unwrap_or_default(), crate::check::IMMUTABLE);
         }
         if old_spec.storage_class_name.is_none() && (was.is_none() || was == new_spec.storage_class_name) {
             changed.storage_class_name = None;

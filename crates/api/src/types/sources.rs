@@ -556,6 +556,20 @@ fn projection<'s>(
             e.not_reserved(&whole.field("path"), &token.path);
         }
     }
+    count += credentials(at, source, &mut claim, e);
+    if count > 1 {
+        e.forbidden(at, "may not specify more than 1 volume type per source");
+    }
+}
+
+/// The sources that only signers fill: trust bundles and certificates. Says how many of them are set.
+fn credentials<'s>(
+    at: &Path<'_>,
+    source: &'s core::VolumeProjection,
+    claim: &mut impl FnMut(&'s str, &str, &mut Errors),
+    e: &mut Errors,
+) -> usize {
+    let mut count = 0;
     if let Some(bundle) = &source.cluster_trust_bundle {
         count += 1;
         let at = at.field("clusterTrustBundle");
@@ -584,7 +598,5 @@ fn projection<'s>(
             claim(text(path), text(path), e);
         }
     }
-    if count > 1 {
-        e.forbidden(at, "may not specify more than 1 volume type per source");
-    }
+    count
 }
