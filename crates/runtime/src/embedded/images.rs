@@ -69,10 +69,7 @@ impl ImageSource for Images {
         let entries = auth.entries.iter().cloned();
         let credentials: Vec<_> =
             entries.map(|(registry, user, password)| images::Credentials { registry, user, password }).collect();
-        let (store, handle) = (self.clone(), tokio::runtime::Handle::current());
-        // On a thread of its own: unpacking is heavy, and the compiler cannot see that this future may move between threads.
-        let work = move || handle.block_on(Self::pull(&store, &reference, &credentials, Arc::new(())));
-        let pulled = tokio::task::spawn_blocking(work).await.map_err(|e| RuntimeError::Other(e.to_string()))?;
+        let pulled = Self::pull(self, &reference, &credentials, Arc::new(())).await;
         pulled.map(describe).map_err(|e| RuntimeError::Pull { image: name.to_owned(), source: Box::new(e) })
     }
 
