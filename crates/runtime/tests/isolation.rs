@@ -182,6 +182,19 @@ async fn images_cannot_lure_mounts_outside() {
 }
 
 #[tokio::test]
+async fn an_image_cannot_have_a_proc_of_its_own() {
+    let world = World::new().await;
+    world.sandbox().await;
+    let at = |p: &str| world.dir.path().join(p);
+    fs::remove_dir(at("base/proc")).unwrap();
+    symlink("tmp", at("base/proc")).unwrap();
+    let error = world.runtime.create(&PodUid(POD.to_owned()), &world.spec("true")).await.unwrap_err().to_string();
+    assert!(error.contains("/proc of the image must be a directory"), "{error}");
+    assert!(world.runtime.list().await.unwrap()[0].containers.is_empty(), "nothing half-made is left");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn devices_are_given_and_withheld() {
     let world = World::new().await;
     world.sandbox().await;

@@ -151,8 +151,9 @@ impl Inner {
     }
 
     /// Runs the program.
-    pub(super) async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+    pub(super) async fn start_container(self: &Arc<Self>, id: &ContainerId) -> Result<(), RuntimeError> {
         let found = self.find(id)?;
+        self.ensure_watched(&found.record).await?;
         let start_failed = |why: String| RuntimeError::Start { container: found.record.spec.name.clone(), why };
         let reply = match ShimConnection::connect(&self.container_dir(id)).await.map_err(io_error("reach the shim"))? {
             Some(mut shim) => shim.ask(&Request::Start).await.map_err(io_error("ask the shim"))?,
@@ -172,11 +173,16 @@ impl Inner {
     }
 
     /// Asks the program to end and kills it after `grace`.
-    pub(super) async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {
+    pub(super) async fn stop_container(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
         let found = self.find(id)?;
         if found.exit.is_some() || !found.alive {
             return Ok(());
         }
+        self.ensure_watched(&found.record).await?;
         if !grace.is_zero() && found.state.as_ref().is_some_and(|s| s.started_at.is_some()) {
             self.ask(id, &Request::Signal(found.record.stop_signal)).await?;
             if self.await_end(id, grace).await? {
@@ -201,6 +207,18 @@ impl Inner {
         }
     }
 
+    /// Follows a container that is not followed yet: one that an earlier daemon's shim was still making at the time of
+    /// adoption.
+    async fn ensure_watched(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), RuntimeError> {
+        if !self.watched.lock().contains_key(&record.id) {
+            let shim = ShimConnection::connect(&self.container_dir(&record.id)).await;
+            if let Some(connection) = shim.map_err(io_error("reach the shim"))? {
+                self.watch(record, connection);
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for the container's end; false if it takes longer than `limit`.
     async fn await_end(&self, id: &ContainerId, limit: Duration) -> Result<bool, RuntimeError> {
         let watcher = self.watched.lock().get(id).cloned();
@@ -211,7 +229,7 @@ impl Inner {
     }
 
     /// Removes a container in whatever state it is.
-    pub(super) async fn remove_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+    pub(super) async fn remove_container(self: &Arc<Self>, id: &ContainerId) -> Result<(), RuntimeError> {
         let dir = self.container_dir(id);
         let Some(found) = Found::read(&dir, &self.boot).map_err(io_error("read the container's record"))? else {
             return self.erase(&dir, "").await;

@@ -129,7 +129,7 @@ impl Inner {
     }
 
     /// Removes all of a sandbox, however much of it exists. The caller holds the pod's lock.
-    pub(super) async fn unmake_sandbox(&self, uid: &PodUid) -> Result<(), RuntimeError> {
+    pub(super) async fn unmake_sandbox(self: &Arc<Self>, uid: &PodUid) -> Result<(), RuntimeError> {
         if !is_plain_name(&uid.0) {
             return Ok(());
         }

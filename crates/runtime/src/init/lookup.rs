@@ -93,12 +93,22 @@ fn follow(path: &Path, link: &Path) -> PathBuf {
 
 /// The file `path` (of any type but directory), made empty with its parents if missing.
 pub(super) fn file(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    make_file(root, path, LINKS_MAX)
+}
+
+fn make_file(root: &OwnedFd, path: &Path, links_left: u32) -> io::Result<OwnedFd> {
     match open(root, path, OFlags::PATH) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let (parent, name) = parent(root, path, LINKS_MAX)?;
+            let (parent, name) = parent(root, path, links_left)?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
             match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-                Ok(_) | Err(Errno::EXIST) => {}
+                Ok(_) => {}
+                Err(Errno::EXIST) if links_left > 0 => {
+                    if let Ok(link) = rustix::fs::readlinkat(&parent, name, Vec::new()) {
+                        let link = PathBuf::from(OsStr::from_bytes(link.as_bytes()));
+                        make_file(root, &follow(path, &link), links_left - 1)?;
+                    }
+                }
                 Err(e) => return Err(e.into()),
             }
             open(root, path, OFlags::PATH)
@@ -158,6 +168,10 @@ mod tests {
         assert!(at("root/a/b/c/file").is_file());
         symlink("../run", at("root/etc/run")).unwrap();
         symlink("/loop", at("root/loop")).unwrap();
+        symlink("/run/net/resolv.conf", at("root/etc/resolv.conf")).unwrap();
+        file(&fd, Path::new("/etc/resolv.conf")).unwrap();
+        assert!(at("root/run/net/resolv.conf").is_file(), "so it is for files");
+        file(&fd, Path::new("/loop")).unwrap_err();
         directory(&fd, Path::new("/etc/run/secrets")).unwrap();
         assert!(at("root/run/secrets").is_dir(), "what a dangling link names is made");
         directory(&fd, Path::new("/loop/x")).unwrap_err();

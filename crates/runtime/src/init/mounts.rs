@@ -186,11 +186,15 @@ fn attach_volume(root: &OwnedFd, mount: &Mount, source: &OwnedFd) -> io::Result<
     }
     let path = &mount.container_path;
     let target = if lookup::is_directory(source)? { lookup::directory(root, path)? } else { lookup::file(root, path)? };
-    // An image could have made the mount point a link into /proc; a mount there would deceive the kernel's own checks.
-    if rustix::fs::fstatfs(&target)?.f_type as u64 == PROC && path.as_path() != Path::new("/proc") {
+    // An image could have made the mount point a link into /proc; a mount there would deceive whoever trusts /proc.
+    if is_proc(&target)? && !(path.as_path() == Path::new("/proc") && is_proc(source)?) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a mount point inside /proc is not allowed"));
     }
     attach_at(&target, source)
+}
+
+fn is_proc(fd: &OwnedFd) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == PROC)
 }
 
 fn show_cgroups(
@@ -272,6 +276,12 @@ pub(super) fn protect(root: &OwnedFd, launch: &Launch) -> io::Result<()> {
     let read_only = MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() };
     let flags = OFlags::PATH | OFlags::NOFOLLOW;
     if !launch.privileged && !launch.unmasked_proc {
+        // What follows hides by path, so the path must lead to the real thing: an image may have a link there.
+        if !is_proc(&lookup::open(root, "/proc".as_ref(), flags)?)? {
+            return Err(io::Error::other(
+                "/proc of the image must be a directory, so that the kernel's can be mounted on it",
+            ));
+        }
         let null = lookup::open(root, "/dev/null".as_ref(), flags)?;
         for path in MASKED {
             let Some(target) = existing(root, path, flags)? else { continue };

@@ -91,8 +91,8 @@ impl ImageSource for Images {
 pub struct World {
     pub dir: tempfile::TempDir,
     pub runtime: Embedded,
-    network: Arc<Network>,
-    name: String,
+    pub network: Arc<Network>,
+    pub name: String,
 }
 
 pub const POD: &str = "0e9b1c1e-0000-4000-8000-000000000001";
