@@ -31,6 +31,8 @@ mod selector;
 mod serve;
 mod status;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod token;
 mod watch;
 mod write;

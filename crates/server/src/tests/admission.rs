@@ -1,0 +1,67 @@
+use serde_json::{Value, json};
+
+use super::{Client, PODS, pod};
+
+#[tokio::test]
+async fn pods_get_account_token_tolerations_and_priority() {
+    let c = Client::new().await;
+    let made = c.ok("POST", PODS, pod("p")).await;
+    let spec = &made["spec"];
+    assert_eq!((&spec["serviceAccountName"], &spec["priority"]), (&json!("default"), &json!(0)));
+    let volume = &spec["volumes"][0];
+    assert!(volume["name"].as_str().unwrap().starts_with("kube-api-access-"));
+    assert_eq!(volume["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
+    assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], volume["name"]);
+    assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
+    let mut plain = pod("q");
+    plain["spec"]["automountServiceAccountToken"] = false.into();
+    assert!(c.ok("POST", PODS, plain).await["spec"]["volumes"].is_null());
+    let mut other = pod("r");
+    other["spec"]["serviceAccountName"] = "no".into();
+    assert_eq!(
+        c.fails("POST", PODS, other).await,
+        "403 Forbidden: pods \"r\" is forbidden: error looking up service account default/no: serviceaccount \"no\" not found"
+    );
+    let mut important = pod("s");
+    important["spec"]["priorityClassName"] = "no".into();
+    assert!(c.fails("POST", PODS, important).await.contains("no PriorityClass with name no was found"));
+}
+
+#[tokio::test]
+async fn claims_get_the_newest_default_class_and_protection() {
+    let c = Client::new().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+    };
+    let before = c.ok("POST", claims, claim("a")).await;
+    assert_eq!(before["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    assert!(before["spec"]["storageClassName"].is_null());
+    for name in ["one", "two"] {
+        let annotations = json!({"storageclass.kubernetes.io/is-default-class": if name == "one" { "true" } else { "false" }});
+        let class = json!({"metadata": {"name": name, "annotations": annotations}, "provisioner": "example.com/p"});
+        c.ok("POST", "/apis/storage.k8s.io/v1/storageclasses", class).await;
+    }
+    assert_eq!(c.ok("POST", claims, claim("b")).await["spec"]["storageClassName"], "one");
+    let mut none = claim("c");
+    none["spec"]["storageClassName"] = "".into();
+    assert_eq!(c.ok("POST", claims, none).await["spec"]["storageClassName"], "");
+}
+
+#[tokio::test]
+async fn namespaces_end_only_when_finalized() {
+    let c = Client::new().await;
+    c.ok("POST", "/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await;
+    let marked = c.ok("DELETE", "/api/v1/namespaces/n", Value::Null).await;
+    assert_eq!(marked["status"]["phase"], "Terminating");
+    let reply = c.call("POST", "/api/v1/namespaces/n/configmaps", json!({"metadata": {"name": "m"}})).await;
+    assert_eq!(
+        reply.json["message"],
+        "configmaps \"m\" is forbidden: unable to create new content in namespace n because it is being terminated"
+    );
+    assert_eq!(reply.json["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    let mut done = marked.clone();
+    done["spec"]["finalizers"] = json!([]);
+    c.ok("PUT", "/api/v1/namespaces/n/finalize", done).await;
+    assert_eq!(c.call("GET", "/api/v1/namespaces/n", Value::Null).await.code, 404);
+}

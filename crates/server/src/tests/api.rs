@@ -1,0 +1,319 @@
+use serde_json::{Value, json};
+
+use super::{Client, MAPS, PODS, map, pod, revision};
+
+#[tokio::test]
+async fn errors_are_worded_as_upstream() {
+    let c = Client::new().await;
+    c.ok("POST", MAPS, map("m")).await;
+    let one = format!("{MAPS}/m");
+    let stale = json!({"metadata": {"name": "m", "resourceVersion": "1"}});
+    let versioned = json!({"metadata": {"name": "n", "resourceVersion": "5"}});
+    for (method, path, body, want) in [
+        ("GET", format!("{MAPS}/no"), Value::Null, "404 NotFound: configmaps \"no\" not found"),
+        (
+            "GET",
+            "/apis/storage.k8s.io/v1/storageclasses/no".into(),
+            Value::Null,
+            "404 NotFound: storageclasses.storage.k8s.io \"no\" not found",
+        ),
+        ("GET", "/api/v1/nonsense".into(), Value::Null, "404 NotFound: the server could not find the requested resource"),
+        ("POST", MAPS.into(), map("m"), "409 AlreadyExists: configmaps \"m\" already exists"),
+        ("POST", MAPS.into(), versioned, "400 BadRequest: resourceVersion should not be set on objects to be created"),
+        (
+            "POST",
+            "/api/v1/namespaces/no/configmaps".into(),
+            map("m"),
+            "404 NotFound: namespaces \"no\" not found",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/kube-system/configmaps".into(),
+            json!({"metadata": {"name": "m", "namespace": "default"}}),
+            "400 BadRequest: the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            "PUT",
+            one.clone(),
+            stale,
+            "409 Conflict: Operation cannot be fulfilled on configmaps \"m\": the object has been modified; please apply your changes to the latest version and try again",
+        ),
+        (
+            "PUT",
+            one.clone(),
+            json!({"metadata": {"name": "x"}}),
+            "400 BadRequest: the name of the object (x) does not match the name on the URL (m)",
+        ),
+        ("PUT", format!("{MAPS}/no"), json!({"metadata": {"name": "no"}}), "404 NotFound: configmaps \"no\" not found"),
+        (
+            "POST",
+            one.clone(),
+            map("m"),
+            "405 MethodNotAllowed: the server does not allow this method on the requested resource",
+        ),
+        (
+            "PUT",
+            MAPS.into(),
+            map("m"),
+            "405 MethodNotAllowed: the server does not allow this method on the requested resource",
+        ),
+        (
+            "POST",
+            MAPS.into(),
+            json!({"metadata": {}}),
+            "422 Invalid: ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required",
+        ),
+        (
+            "PATCH",
+            one.clone(),
+            json!([{"op": "test", "path": "/data/a", "value": "2"}]),
+            "422 Invalid: the server rejected our request due to an error in our request",
+        ),
+        ("DELETE", "/api/v1/namespaces/default".into(), Value::Null, "403 Forbidden: namespaces \"default\" is forbidden: this namespace may not be deleted"),
+        ("GET", format!("{MAPS}?labelSelector=a%20b"), Value::Null, "400 BadRequest: unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+        ("GET", format!("{MAPS}?continue=nonsense&limit=1"), Value::Null, "400 BadRequest: continue key is not valid: Invalid last symbol 101, offset 7."),
+        (
+            "GET",
+            format!("{MAPS}?fieldSelector=spec.x%3D1"),
+            Value::Null,
+            "400 BadRequest: Unable to find \"v1, Kind=ConfigMap\" that match label selector \"\", field selector \"spec.x=1\": field label not supported: spec.x",
+        ),
+    ] {
+        assert_eq!(c.fails(method, &path, body).await, want);
+    }
+}
+
+#[tokio::test]
+async fn bodies_in_unknown_forms_are_refused() {
+    let c = Client::new().await;
+    for (content_type, accept, body, want) in [
+        ("application/json", "application/json", "{\"kind\": ", 400),
+        ("application/json", "application/json", "[]", 400),
+        ("application/xml", "application/json", "<a/>", 415),
+        ("application/json", "text/html", "{\"metadata\":{\"name\":\"a\"}}", 406),
+        ("application/yaml", "application/json", "metadata: {name: y}\ndata: {a: \"1\"}\n", 201),
+        ("application/yaml", "application/json", "a: [", 400),
+        ("application/yaml", "application/json", "- a\n", 400),
+    ] {
+        let reply = c.raw("POST", MAPS, content_type, accept, body).await;
+        assert_eq!(reply.code, want, "{content_type} {body}: {}", reply.text);
+    }
+    let long = format!("{{\"metadata\":{{\"name\":\"l\"}},\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(3 << 20));
+    assert_eq!(c.raw("POST", MAPS, "application/json", "application/json", &long).await.code, 413);
+    assert_eq!(c.raw("PATCH", &format!("{MAPS}/y"), "application/apply-patch+yaml", "*/*", "{}").await.code, 415);
+    let yaml = c.raw("GET", &format!("{MAPS}/y"), "", "application/yaml", "").await;
+    assert!(yaml.text.contains("kind: ConfigMap"), "{}", yaml.text);
+}
+
+#[tokio::test]
+async fn the_server_owns_its_part_of_metadata() {
+    let c = Client::new().await;
+    let mut sent = map("m");
+    sent["metadata"]["uid"] = "u".into();
+    sent["metadata"]["creationTimestamp"] = "2001-01-01T00:00:00Z".into();
+    sent["metadata"]["deletionTimestamp"] = "2001-01-01T00:00:00Z".into();
+    let made = c.ok("POST", MAPS, sent).await;
+    let m = &made["metadata"];
+    assert!(m["uid"] != "u" && m["creationTimestamp"].as_str().unwrap() > "2020" && m["deletionTimestamp"].is_null());
+    let generated = c.ok("POST", MAPS, json!({"metadata": {"generateName": "g-"}})).await;
+    assert_eq!(generated["metadata"]["name"].as_str().unwrap().len(), 7);
+    // Same state, same revision; other state, newer revision; identity stays.
+    let path = format!("{MAPS}/m");
+    let same = c.ok("PUT", &path, made.clone()).await;
+    assert_eq!(same, made);
+    let patch = json!({"data": {"b": "2"}, "metadata": {"creationTimestamp": "2001-01-01T00:00:00Z"}});
+    let changed = c.ok("PATCH", &path, patch).await;
+    assert!(revision(&changed) > revision(&made));
+    assert_eq!(changed["metadata"]["uid"], m["uid"]);
+    assert_eq!(changed["metadata"]["creationTimestamp"], m["creationTimestamp"]);
+    assert_eq!(changed["data"], json!({"a": "1", "b": "2"}));
+    let stranger = json!({"metadata": {"uid": "other"}});
+    assert!(c.fails("PATCH", &path, stranger).await.starts_with("409 Conflict: "));
+}
+
+#[tokio::test]
+async fn unknown_fields_warn_fail_or_pass() {
+    let c = Client::new().await;
+    let mut odd = map("m");
+    odd["datum"] = json!(1);
+    let strict = c.call("POST", &format!("{MAPS}?fieldValidation=Strict"), odd.clone()).await;
+    assert_eq!(
+        strict.json["message"],
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"datum\""
+    );
+    let off = c.call("POST", &format!("{MAPS}?fieldValidation=Ignore&dryRun=All"), odd.clone()).await;
+    assert!(off.code == 201 && !off.headers.contains_key("warning") && off.json.get("datum").is_none());
+    let warn = c.call("POST", MAPS, odd).await;
+    assert_eq!(warn.headers["warning"], "299 - \"unknown field \\\"datum\\\"\"");
+    let patch = c.call("PATCH", &format!("{MAPS}/m?fieldValidation=Strict"), json!({"x": 1})).await;
+    assert_eq!((patch.code, patch.json["details"]["causes"][0]["field"].as_str()), (422, Some("patch")));
+}
+
+#[tokio::test]
+async fn dry_runs_store_nothing() {
+    let c = Client::new().await;
+    let dry = |path: &str| format!("{path}?dryRun=All");
+    assert_eq!(c.ok("POST", &dry(MAPS), map("m")).await["metadata"]["name"], "m");
+    assert!(c.fails("GET", &format!("{MAPS}/m"), Value::Null).await.starts_with("404"));
+    let made = c.ok("POST", MAPS, map("m")).await;
+    let path = format!("{MAPS}/m");
+    assert_eq!(c.ok("PATCH", &dry(&path), json!({"data": {"a": "9"}})).await["data"]["a"], "9");
+    assert_eq!(c.call("DELETE", &dry(&path), Value::Null).await.code, 200);
+    assert_eq!(c.ok("GET", &path, Value::Null).await, made);
+    assert!(c.fails("POST", &dry(MAPS), map("m")).await.starts_with("409"));
+}
+
+#[tokio::test]
+async fn deletion_respects_finalizers_and_preconditions() {
+    let c = Client::new().await;
+    let made = c.ok("POST", MAPS, map("m")).await;
+    let path = format!("{MAPS}/m");
+    let when = |p: Value| json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": p});
+    assert!(c.fails("DELETE", &path, when(json!({"uid": "x"}))).await.starts_with("409 Conflict"));
+    assert!(c.fails("DELETE", &path, when(json!({"resourceVersion": "1"}))).await.starts_with("409 Conflict"));
+    let gone = c.ok("DELETE", &path, when(json!({"uid": made["metadata"]["uid"]}))).await;
+    assert_eq!(
+        (&gone["status"], &gone["details"]["name"], &gone["details"]["uid"]),
+        (&json!("Success"), &json!("m"), &made["metadata"]["uid"])
+    );
+    let mut held = map("held");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    c.ok("POST", MAPS, held).await;
+    let path = format!("{MAPS}/held");
+    let marked = c.ok("DELETE", &path, Value::Null).await;
+    assert!(marked["kind"] == "ConfigMap" && marked["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(c.ok("DELETE", &path, Value::Null).await["metadata"], marked["metadata"]);
+    let more = json!({"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}});
+    assert!(c.fails("PATCH", &path, more).await.contains("no new finalizers can be added"));
+    c.ok("PATCH", &path, json!({"metadata": {"finalizers": null}})).await;
+    assert!(c.fails("GET", &path, Value::Null).await.starts_with("404"));
+    // Orphaning is left to the garbage collector.
+    c.ok("POST", MAPS, map("o")).await;
+    let orphan = c.ok("DELETE", &format!("{MAPS}/o?propagationPolicy=Orphan"), Value::Null).await;
+    assert_eq!(orphan["metadata"]["finalizers"], json!(["orphan"]));
+}
+
+#[tokio::test]
+async fn pods_are_given_time_to_end() {
+    let c = Client::new().await;
+    let path = format!("{PODS}/p");
+    c.ok("POST", PODS, pod("p")).await;
+    assert!(c.fails("GET", &format!("{path}/exec?command=x"), Value::Null).await.contains("does not have a host assigned"));
+    c.ok("POST", &format!("{path}/binding"), json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}})).await;
+    let again = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "other"}});
+    assert_eq!(
+        c.fails("POST", &format!("{path}/binding"), again).await,
+        "409 Conflict: Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n\""
+    );
+    let running = json!({"status": {"phase": "Running"}});
+    c.ok("PATCH", &format!("{path}/status"), running).await;
+    let marked = c.ok("DELETE", &path, Value::Null).await;
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+    let shorter = c.ok("DELETE", &format!("{path}?gracePeriodSeconds=5"), Value::Null).await;
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    let longer = c.ok("DELETE", &format!("{path}?gracePeriodSeconds=50"), Value::Null).await;
+    assert_eq!(longer["metadata"], shorter["metadata"]);
+    let gone = c.ok("DELETE", &format!("{path}?gracePeriodSeconds=0"), Value::Null).await;
+    assert_eq!(gone["kind"], "Pod");
+    assert!(c.fails("GET", &path, Value::Null).await.starts_with("404"));
+    // Nobody runs it: nothing to wait for. An eviction is a deletion.
+    c.ok("POST", PODS, pod("q")).await;
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "q"}});
+    let evicted = c.call("POST", &format!("{PODS}/q/eviction"), eviction).await;
+    assert_eq!((evicted.code, evicted.json["status"].as_str()), (201, Some("Success")));
+    assert!(c.fails("GET", &format!("{PODS}/q"), Value::Null).await.starts_with("404"));
+}
+
+#[tokio::test]
+async fn pages_are_of_one_moment() {
+    let c = Client::new().await;
+    for i in 0..5 {
+        c.ok("POST", MAPS, map(&format!("m{i}"))).await;
+    }
+    let names = |list: &Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().into()).collect()
+    };
+    let first = c.ok("GET", &format!("{MAPS}?limit=2"), Value::Null).await;
+    assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["m0".into(), "m1".into()], &json!(3)));
+    c.ok("DELETE", &format!("{MAPS}/m2"), Value::Null).await;
+    c.ok("POST", MAPS, map("m9")).await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = c.ok("GET", &format!("{MAPS}?limit=2&continue={token}"), Value::Null).await;
+    assert_eq!(names(&second), ["m2", "m3"]);
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let token = second["metadata"]["continue"].as_str().unwrap();
+    let third = c.ok("GET", &format!("{MAPS}?limit=2&continue={token}"), Value::Null).await;
+    assert_eq!(names(&third), ["m4"]);
+    assert!(third["metadata"].get("continue").is_none());
+    let exact = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", revision(&first));
+    assert_eq!(names(&c.ok("GET", &exact, Value::Null).await), ["m0", "m1", "m2", "m3", "m4"]);
+    let future = c.call("GET", &format!("{MAPS}?resourceVersion=100000"), Value::Null).await;
+    assert_eq!((future.code, future.json["details"]["causes"][0]["reason"].as_str()), (504, Some("ResourceVersionTooLarge")));
+    let all = c.ok("GET", "/api/v1/configmaps?fieldSelector=metadata.name%3Dm3,metadata.namespace%3Ddefault", Value::Null).await;
+    assert_eq!(names(&all), ["m3"]);
+    c.ok("DELETE", &format!("{MAPS}?fieldSelector=metadata.name!%3Dm0"), Value::Null).await;
+    assert_eq!(names(&c.ok("GET", MAPS, Value::Null).await), ["m0"]);
+}
+
+#[tokio::test]
+async fn other_forms() {
+    let c = Client::new().await;
+    c.ok("POST", MAPS, map("m")).await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let t = c.raw("GET", MAPS, "", table, "").await.json;
+    assert_eq!((&t["kind"], &t["columnDefinitions"][0]["name"]), (&json!("Table"), &json!("Name")));
+    assert_eq!((&t["rows"][0]["cells"][0], &t["rows"][0]["object"]["kind"]), (&json!("m"), &json!("PartialObjectMetadata")));
+    let none = c.raw("GET", &format!("{MAPS}/m?includeObject=None"), "", table, "").await.json;
+    assert!(none["rows"][0].get("object").is_none());
+    let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let p = c.raw("GET", MAPS, "", partial, "").await.json;
+    assert_eq!(p["kind"], "PartialObjectMetadataList");
+    assert!(p["items"][0].get("data").is_none());
+}
+
+#[tokio::test]
+async fn events_have_two_faces() {
+    let c = Client::new().await;
+    let core = "/api/v1/namespaces/default/events";
+    let face = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "default"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "reason": "R", "message": "M", "type": "Normal",
+        "source": {"component": "c"},
+    });
+    c.ok("POST", core, event).await;
+    let seen = c.ok("GET", &format!("{face}/e"), Value::Null).await;
+    assert_eq!((&seen["apiVersion"], &seen["note"], &seen["regarding"]["name"]), (&json!("events.k8s.io/v1"), &json!("M"), &json!("p")));
+    let list = c.ok("GET", face, Value::Null).await;
+    assert_eq!((&list["apiVersion"], &list["items"][0]["note"]), (&json!("events.k8s.io/v1"), &json!("M")));
+    c.ok("PATCH", &format!("{face}/e"), json!({"note": "N"})).await;
+    assert_eq!(c.ok("GET", &format!("{core}/e"), Value::Null).await["message"], "N");
+    let selected = c.ok("GET", &format!("{core}?fieldSelector=involvedObject.name%3Dp"), Value::Null).await;
+    assert_eq!(selected["items"].as_array().unwrap().len(), 1);
+    // Forgotten an hour after they were last seen.
+    let hours = |h| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(h);
+    crate::sweep::once(c.server.inner(), hours(0)).await;
+    assert_eq!(c.call("GET", &format!("{core}/e"), Value::Null).await.code, 200);
+    crate::sweep::once(c.server.inner(), hours(2)).await;
+    assert_eq!(c.call("GET", &format!("{core}/e"), Value::Null).await.code, 404);
+}
+
+#[tokio::test]
+async fn discovery_and_health() {
+    let c = Client::new().await;
+    let v1 = c.ok("GET", "/api/v1", Value::Null).await;
+    let pods = v1["resources"].as_array().unwrap().iter().find(|r| r["name"] == "pods").unwrap();
+    assert_eq!((&pods["kind"], &pods["namespaced"], &pods["shortNames"]), (&json!("Pod"), &json!(true), &json!(["po"])));
+    for path in ["/api", "/apis", "/apis/storage.k8s.io", "/apis/storage.k8s.io/v1", "/version", "/openapi/v3", "/openapi/v3/api/v1"] {
+        assert_eq!(c.call("GET", path, Value::Null).await.code, 200, "{path}");
+    }
+    for path in ["/apis/nonsense", "/apis/storage.k8s.io/v9", "/nowhere", "/openapi/v3/api/v7"] {
+        assert_eq!(c.call("GET", path, Value::Null).await.code, 404, "{path}");
+    }
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let all = c.raw("GET", "/api", "", accept, "").await;
+    assert_eq!(all.json["apiVersion"], "apidiscovery.k8s.io/v2");
+    assert!(all.headers["content-type"].to_str().unwrap().contains("as=APIGroupDiscoveryList"));
+    assert_eq!(c.call("GET", "/readyz", Value::Null).await.text, "ok");
+    assert!(c.call("GET", "/livez?verbose", Value::Null).await.text.ends_with("livez check passed\n"));
+}
