@@ -249,8 +249,8 @@ fn match_namespace(kind: &Kind, namespace: &str, object: &mut Value) -> ApiResul
                 "the namespace of the provided object does not match the namespace sent on the request",
             ));
         }
-        // Validation refuses a namespace on what has none.
-        _ => {}
+        Scope::Namespace => {}
+        Scope::Cluster => object::set_meta(object, "namespace", ""),
     }
     Ok(())
 }
@@ -332,7 +332,7 @@ fn match_identity(at: &At<'_>, new: &mut Value, old: &Value) -> ApiResult<()> {
         return Err(ApiError::bad_request(message));
     }
     let namespace = object::meta(new, "namespace");
-    if namespace.is_empty() {
+    if namespace.is_empty() || at.kind.scope == Scope::Cluster {
         object::set_meta(new, "namespace", at.namespace);
     } else if namespace != at.namespace {
         return Err(ApiError::bad_request(format!(

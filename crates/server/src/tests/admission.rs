@@ -31,14 +31,13 @@ async fn pods_get_account_token_tolerations_and_priority() {
 async fn claims_get_the_newest_default_class_and_protection() {
     let c = Client::new().await;
     let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
-    let claim = |name: &str| {
-        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
-    };
+    let claim = |name: &str| json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     let before = c.ok("POST", claims, claim("a")).await;
     assert_eq!(before["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
     assert!(before["spec"]["storageClassName"].is_null());
     for name in ["one", "two"] {
-        let annotations = json!({"storageclass.kubernetes.io/is-default-class": if name == "one" { "true" } else { "false" }});
+        let annotations =
+            json!({"storageclass.kubernetes.io/is-default-class": if name == "one" { "true" } else { "false" }});
         let class = json!({"metadata": {"name": name, "annotations": annotations}, "provisioner": "example.com/p"});
         c.ok("POST", "/apis/storage.k8s.io/v1/storageclasses", class).await;
     }

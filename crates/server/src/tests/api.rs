@@ -17,15 +17,15 @@ async fn errors_are_worded_as_upstream() {
             Value::Null,
             "404 NotFound: storageclasses.storage.k8s.io \"no\" not found",
         ),
-        ("GET", "/api/v1/nonsense".into(), Value::Null, "404 NotFound: the server could not find the requested resource"),
+        (
+            "GET",
+            "/api/v1/nonsense".into(),
+            Value::Null,
+            "404 NotFound: the server could not find the requested resource",
+        ),
         ("POST", MAPS.into(), map("m"), "409 AlreadyExists: configmaps \"m\" already exists"),
         ("POST", MAPS.into(), versioned, "400 BadRequest: resourceVersion should not be set on objects to be created"),
-        (
-            "POST",
-            "/api/v1/namespaces/no/configmaps".into(),
-            map("m"),
-            "404 NotFound: namespaces \"no\" not found",
-        ),
+        ("POST", "/api/v1/namespaces/no/configmaps".into(), map("m"), "404 NotFound: namespaces \"no\" not found"),
         (
             "POST",
             "/api/v1/namespaces/kube-system/configmaps".into(),
@@ -69,9 +69,24 @@ async fn errors_are_worded_as_upstream() {
             json!([{"op": "test", "path": "/data/a", "value": "2"}]),
             "422 Invalid: the server rejected our request due to an error in our request",
         ),
-        ("DELETE", "/api/v1/namespaces/default".into(), Value::Null, "403 Forbidden: namespaces \"default\" is forbidden: this namespace may not be deleted"),
-        ("GET", format!("{MAPS}?labelSelector=a%20b"), Value::Null, "400 BadRequest: unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
-        ("GET", format!("{MAPS}?continue=nonsense&limit=1"), Value::Null, "400 BadRequest: continue key is not valid: Invalid last symbol 101, offset 7."),
+        (
+            "DELETE",
+            "/api/v1/namespaces/default".into(),
+            Value::Null,
+            "403 Forbidden: namespaces \"default\" is forbidden: this namespace may not be deleted",
+        ),
+        (
+            "GET",
+            format!("{MAPS}?labelSelector=a%20b"),
+            Value::Null,
+            "400 BadRequest: unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt",
+        ),
+        (
+            "GET",
+            format!("{MAPS}?continue=nonsense&limit=1"),
+            Value::Null,
+            "400 BadRequest: continue key is not valid: expected value at line 1 column 1",
+        ),
         (
             "GET",
             format!("{MAPS}?fieldSelector=spec.x%3D1"),
@@ -91,7 +106,7 @@ async fn bodies_in_unknown_forms_are_refused() {
         ("application/json", "application/json", "[]", 400),
         ("application/xml", "application/json", "<a/>", 415),
         ("application/json", "text/html", "{\"metadata\":{\"name\":\"a\"}}", 406),
-        ("application/yaml", "application/json", "metadata: {name: y}\ndata: {a: \"1\"}\n", 201),
+        ("application/yaml", "application/json", "metadata: {name: yam}\ndata: {a: \"1\"}\n", 201),
         ("application/yaml", "application/json", "a: [", 400),
         ("application/yaml", "application/json", "- a\n", 400),
     ] {
@@ -100,8 +115,8 @@ async fn bodies_in_unknown_forms_are_refused() {
     }
     let long = format!("{{\"metadata\":{{\"name\":\"l\"}},\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(3 << 20));
     assert_eq!(c.raw("POST", MAPS, "application/json", "application/json", &long).await.code, 413);
-    assert_eq!(c.raw("PATCH", &format!("{MAPS}/y"), "application/apply-patch+yaml", "*/*", "{}").await.code, 415);
-    let yaml = c.raw("GET", &format!("{MAPS}/y"), "", "application/yaml", "").await;
+    assert_eq!(c.raw("PATCH", &format!("{MAPS}/yam"), "application/apply-patch+yaml", "*/*", "{}").await.code, 415);
+    let yaml = c.raw("GET", &format!("{MAPS}/yam"), "", "application/yaml", "").await;
     assert!(yaml.text.contains("kind: ConfigMap"), "{}", yaml.text);
 }
 
@@ -198,8 +213,15 @@ async fn pods_are_given_time_to_end() {
     let c = Client::new().await;
     let path = format!("{PODS}/p");
     c.ok("POST", PODS, pod("p")).await;
-    assert!(c.fails("GET", &format!("{path}/exec?command=x"), Value::Null).await.contains("does not have a host assigned"));
-    c.ok("POST", &format!("{path}/binding"), json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}})).await;
+    assert!(
+        c.fails("GET", &format!("{path}/exec?command=x"), Value::Null).await.contains("does not have a host assigned")
+    );
+    c.ok(
+        "POST",
+        &format!("{path}/binding"),
+        json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}}),
+    )
+    .await;
     let again = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "other"}});
     assert_eq!(
         c.fails("POST", &format!("{path}/binding"), again).await,
@@ -248,8 +270,13 @@ async fn pages_are_of_one_moment() {
     let exact = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", revision(&first));
     assert_eq!(names(&c.ok("GET", &exact, Value::Null).await), ["m0", "m1", "m2", "m3", "m4"]);
     let future = c.call("GET", &format!("{MAPS}?resourceVersion=100000"), Value::Null).await;
-    assert_eq!((future.code, future.json["details"]["causes"][0]["reason"].as_str()), (504, Some("ResourceVersionTooLarge")));
-    let all = c.ok("GET", "/api/v1/configmaps?fieldSelector=metadata.name%3Dm3,metadata.namespace%3Ddefault", Value::Null).await;
+    assert_eq!(
+        (future.code, future.json["details"]["causes"][0]["reason"].as_str()),
+        (504, Some("ResourceVersionTooLarge"))
+    );
+    let all = c
+        .ok("GET", "/api/v1/configmaps?fieldSelector=metadata.name%3Dm3,metadata.namespace%3Ddefault", Value::Null)
+        .await;
     assert_eq!(names(&all), ["m3"]);
     c.ok("DELETE", &format!("{MAPS}?fieldSelector=metadata.name!%3Dm0"), Value::Null).await;
     assert_eq!(names(&c.ok("GET", MAPS, Value::Null).await), ["m0"]);
@@ -262,7 +289,10 @@ async fn other_forms() {
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
     let t = c.raw("GET", MAPS, "", table, "").await.json;
     assert_eq!((&t["kind"], &t["columnDefinitions"][0]["name"]), (&json!("Table"), &json!("Name")));
-    assert_eq!((&t["rows"][0]["cells"][0], &t["rows"][0]["object"]["kind"]), (&json!("m"), &json!("PartialObjectMetadata")));
+    assert_eq!(
+        (&t["rows"][0]["cells"][0], &t["rows"][0]["object"]["kind"]),
+        (&json!("m"), &json!("PartialObjectMetadata"))
+    );
     let none = c.raw("GET", &format!("{MAPS}/m?includeObject=None"), "", table, "").await.json;
     assert!(none["rows"][0].get("object").is_none());
     let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
@@ -283,7 +313,10 @@ async fn events_have_two_faces() {
     });
     c.ok("POST", core, event).await;
     let seen = c.ok("GET", &format!("{face}/e"), Value::Null).await;
-    assert_eq!((&seen["apiVersion"], &seen["note"], &seen["regarding"]["name"]), (&json!("events.k8s.io/v1"), &json!("M"), &json!("p")));
+    assert_eq!(
+        (&seen["apiVersion"], &seen["note"], &seen["regarding"]["name"]),
+        (&json!("events.k8s.io/v1"), &json!("M"), &json!("p"))
+    );
     let list = c.ok("GET", face, Value::Null).await;
     assert_eq!((&list["apiVersion"], &list["items"][0]["note"]), (&json!("events.k8s.io/v1"), &json!("M")));
     c.ok("PATCH", &format!("{face}/e"), json!({"note": "N"})).await;
@@ -303,8 +336,19 @@ async fn discovery_and_health() {
     let c = Client::new().await;
     let v1 = c.ok("GET", "/api/v1", Value::Null).await;
     let pods = v1["resources"].as_array().unwrap().iter().find(|r| r["name"] == "pods").unwrap();
-    assert_eq!((&pods["kind"], &pods["namespaced"], &pods["shortNames"]), (&json!("Pod"), &json!(true), &json!(["po"])));
-    for path in ["/api", "/apis", "/apis/storage.k8s.io", "/apis/storage.k8s.io/v1", "/version", "/openapi/v3", "/openapi/v3/api/v1"] {
+    assert_eq!(
+        (&pods["kind"], &pods["namespaced"], &pods["shortNames"]),
+        (&json!("Pod"), &json!(true), &json!(["po"]))
+    );
+    for path in [
+        "/api",
+        "/apis",
+        "/apis/storage.k8s.io",
+        "/apis/storage.k8s.io/v1",
+        "/version",
+        "/openapi/v3",
+        "/openapi/v3/api/v1",
+    ] {
         assert_eq!(c.call("GET", path, Value::Null).await.code, 200, "{path}");
     }
     for path in ["/apis/nonsense", "/apis/storage.k8s.io/v9", "/nowhere", "/openapi/v3/api/v7"] {

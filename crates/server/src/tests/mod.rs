@@ -84,8 +84,18 @@ impl Client {
     pub async fn fails(&self, method: &str, path: &str, body: Value) -> String {
         let reply = self.call(method, path, body).await;
         let j = &reply.json;
-        assert_eq!((j["kind"].as_str(), j["code"].as_u64()), (Some("Status"), Some(reply.code.into())), "{}", reply.text);
-        format!("{} {}: {}", reply.code, j["reason"].as_str().unwrap_or_default(), j["message"].as_str().unwrap_or_default())
+        assert_eq!(
+            (j["kind"].as_str(), j["code"].as_u64()),
+            (Some("Status"), Some(reply.code.into())),
+            "{}",
+            reply.text
+        );
+        format!(
+            "{} {}: {}",
+            reply.code,
+            j["reason"].as_str().unwrap_or_default(),
+            j["message"].as_str().unwrap_or_default()
+        )
     }
 
     pub async fn watch(&self, path: &str) -> Watch {

@@ -68,7 +68,8 @@ async fn binding_moves_a_pod_between_node_selectors() {
 async fn streamed_lists_end_with_a_marked_bookmark() {
     let c = Client::new().await;
     c.ok("POST", MAPS, map("m")).await;
-    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
+    let query =
+        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
     let mut w = c.watch(&format!("{MAPS}?{query}")).await;
     assert_eq!(w.line().await, "ADDED m");
     let mark = w.next().await.unwrap();
