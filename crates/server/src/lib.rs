@@ -114,9 +114,11 @@ impl std::fmt::Debug for ApiServer {
 impl ApiServer {
     /// Opens store and certificates in the data directory, making what is missing.
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        let store = Store::open(&config.layout.store(), config.store, facets::derive)?;
         let names = pki::Pki::names(&config.listen_names, SERVICE_IP);
-        let pki = pki::Pki::open(&config.layout.pki(), &names)?;
+        let pki_dir = config.layout.pki();
+        // The store first: its lock keeps a second process from the keys.
+        let store = Store::open(&config.layout.store(), config.store, facets::derive)?;
+        let pki = pki::Pki::open(&pki_dir, &names)?;
         Ok(Self::assemble(store, pki)?)
     }
 
@@ -138,12 +140,14 @@ impl ApiServer {
     /// Makes the namespaces that always exist and starts forgetting old events. Call once, inside a runtime.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
         let kind = api::find("", "v1", "namespaces").ok_or_else(ApiError::no_such_resource)?;
-        for name in NAMESPACES {
-            if self.inner.store.get(&object::key(kind, "", name)).is_some() {
-                continue;
-            }
+        // Together: one sync of the disk makes them all durable.
+        let missing = NAMESPACES.iter().filter(|name| self.inner.store.get(&object::key(kind, "", name)).is_none());
+        let made = futures::future::join_all(missing.map(|name| {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            match self.inner.create(kind, "", namespace, false).await {
+            self.inner.create(kind, "", namespace, false)
+        }));
+        for result in made.await {
+            match result {
                 Err(e) if e.reason != "AlreadyExists" => return Err(e),
                 _ => {}
             }
