@@ -40,8 +40,7 @@ async fn main() -> Result<(), Failure> {
     let layout = base::Layout::new(args.next().ok_or("usage: throughput DATA_DIR [OBJECTS]")?);
     let count: usize = args.next().map_or(Ok(5000), |n| n.parse())?;
     let start = Instant::now();
-    let server =
-        ApiServer::open(Config { layout, listen_names: Vec::new(), store: store::Options::default() })?;
+    let server = ApiServer::open(Config { layout, listen_names: Vec::new(), store: store::Options::default() })?;
     server.bootstrap().await?;
     println!("open and bootstrap: {:?}", start.elapsed());
     let s = server.clone();
