@@ -1,0 +1,231 @@
+//! The controllers on a real API server in this process: what a user would see.
+use std::{sync::Arc, time::Duration};
+
+use engine::{Engine, Settings};
+use http::Request;
+use kube::Client;
+use serde_json::{Value, json};
+use server::{ApiServer, Config, Identity};
+use tokio::sync::oneshot;
+
+struct Cluster {
+    server: ApiServer,
+    client: Client,
+    engine: Arc<Engine>,
+    stop: Option<oneshot::Sender<()>>,
+    running: tokio::task::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+impl Cluster {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            layout: base::Layout::new(dir.path()),
+            listen_names: Vec::new(),
+            store: store::Options::default(),
+        };
+        let server = ApiServer::open(config).unwrap();
+        server.bootstrap().await.unwrap();
+        let client = Client::new(server.service(Identity::component("system:test")), "default");
+        let root_ca: Arc<str> = server.ca_certificate().into();
+        let engine = Arc::new(Engine::new(client.clone(), Settings { root_ca: Some(root_ca) }));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runs = engine.clone();
+        let running = tokio::spawn(async move { runs.run(async { drop(stopped.await) }).await });
+        engine.ready().await;
+        Self { server, client, engine, stop: Some(stop), running, _dir: dir }
+    }
+
+    async fn stop(mut self) {
+        drop(self.stop.take());
+        tokio::time::timeout(LONG, self.running).await.expect("stops").unwrap();
+        for (name, stats) in self.engine.stats() {
+            assert_eq!(stats.failures, 0, "{name}: {stats:?}");
+        }
+        self.server.close().await;
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Value) -> Value {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", if method == "PATCH" { "application/merge-patch+json" } else { "application/json" })
+            .body(if body.is_null() { Vec::new() } else { body.to_string().into_bytes() })
+            .unwrap();
+        match self.client.request_text(request).await {
+            Ok(text) => serde_json::from_str(&text).unwrap(),
+            Err(kube::Error::Api(status)) if status.code == 404 => Value::Null,
+            Err(error) => panic!("{method} {path}: {error}"),
+        }
+    }
+
+    async fn make(&self, path: &str, object: Value) -> Value {
+        self.send("POST", path, object).await
+    }
+
+    async fn delete(&self, path: &str) {
+        self.send("DELETE", path, Value::Null).await;
+    }
+
+    async fn wait(&self, path: &str, what: &str, until: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let found = tokio::time::timeout(LONG, async {
+            loop {
+                last = self.send("GET", path, Value::Null).await;
+                if until(&last) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        if found.await.is_err() {
+            panic!("{path}: not {what}: {last:#}; {:?}", self.engine.stats());
+        }
+        last
+    }
+
+    async fn event(&self, reason: &str, words: &str) -> Value {
+        let is = |e: &Value| e["reason"] == reason && e["message"].as_str().is_some_and(|m| m.contains(words));
+        let list = self
+            .wait("/api/v1/namespaces/ns/events", reason, |l| l["items"].as_array().is_some_and(|a| a.iter().any(is)))
+            .await;
+        list["items"].as_array().unwrap().iter().find(|e| is(e)).cloned().unwrap()
+    }
+}
+
+const NS: &str = "/api/v1/namespaces/ns";
+const CLAIMS: &str = "/api/v1/namespaces/ns/persistentvolumeclaims";
+const PODS: &str = "/api/v1/namespaces/ns/pods";
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+
+fn namespace() -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}})
+}
+fn volume(name: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+        "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "storageClassName": "k",
+                 "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/data"}},
+    })
+}
+fn claim(name: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"resources": {"requests": {"storage": size}}, "accessModes": ["ReadWriteOnce"],
+                 "storageClassName": "k"},
+    })
+}
+fn pod(name: &str, claim: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {
+            "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}],
+        },
+    })
+}
+fn node() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+        "status": {"capacity": {"cpu": "4", "memory": "8Gi", "pods": "10"},
+                   "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"},
+                   "conditions": [{"type": "Ready", "status": "True"}]},
+    })
+}
+fn phase(phase: &'static str) -> impl Fn(&Value) -> bool {
+    move |o| o["status"]["phase"] == phase
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_with_a_claim_from_start_to_end() {
+    let cluster = Cluster::start().await;
+    cluster.make("/api/v1/namespaces", namespace()).await;
+    cluster.wait(&format!("{NS}/serviceaccounts/default"), "made", |o| !o.is_null()).await;
+    let map = cluster.wait(&format!("{NS}/configmaps/kube-root-ca.crt"), "made", |o| !o.is_null()).await;
+    assert_eq!(map["data"]["ca.crt"], cluster.server.ca_certificate());
+    cluster.make("/api/v1/nodes", node()).await;
+    cluster.make(PODS, pod("p", "c")).await;
+    cluster.event("FailedScheduling", "0/1 nodes are available: persistentvolumeclaim \"c\" not found.").await;
+    cluster.make(CLAIMS, claim("c", "1Gi")).await;
+    cluster.event("FailedScheduling", "pod has unbound immediate PersistentVolumeClaims.").await;
+    cluster.event("ProvisioningFailed", "storageclass.storage.k8s.io \"k\" not found").await;
+    cluster.make(VOLUMES, volume("v", "2Gi")).await;
+    let bound = cluster.wait(&format!("{CLAIMS}/c"), "Bound", phase("Bound")).await;
+    assert_eq!((&bound["spec"]["volumeName"], &bound["status"]["capacity"]["storage"]), (&json!("v"), &json!("2Gi")));
+    cluster.wait(&format!("{PODS}/p"), "scheduled", |p| p["spec"]["nodeName"] == "n").await;
+    let event = cluster.event("Scheduled", "Successfully assigned ns/p to n").await;
+    assert_eq!((&event["type"], &event["source"]["component"]), (&json!("Normal"), &json!("default-scheduler")));
+    // In use: the claim stays until the pod is gone.
+    cluster.delete(&format!("{CLAIMS}/c")).await;
+    let going = cluster.wait(&format!("{CLAIMS}/c"), "going", |c| !c["metadata"]["deletionTimestamp"].is_null()).await;
+    assert_eq!(going["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    cluster.make(PODS, pod("q", "c")).await;
+    cluster.event("FailedScheduling", "persistentvolumeclaim \"c\" is being deleted").await;
+    cluster.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await;
+    cluster.wait(&format!("{CLAIMS}/c"), "gone", Value::is_null).await;
+    cluster.wait(&format!("{VOLUMES}/v"), "Released", phase("Released")).await;
+    cluster.delete(&format!("{VOLUMES}/v")).await;
+    cluster.wait(&format!("{VOLUMES}/v"), "gone", Value::is_null).await;
+    cluster.delete(NS).await;
+    cluster.wait(NS, "gone", Value::is_null).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_claims_get_a_volume_each() {
+    const MANY: usize = 40;
+    let cluster = Cluster::start().await;
+    cluster.make("/api/v1/namespaces", namespace()).await;
+    let one = async |i: usize| {
+        if i % 2 == 0 {
+            cluster.make(VOLUMES, volume(&format!("v{i}"), "1Gi")).await;
+            cluster.make(CLAIMS, claim(&format!("c{i}"), "1Gi")).await;
+        } else {
+            cluster.make(CLAIMS, claim(&format!("c{i}"), "1Gi")).await;
+            cluster.make(VOLUMES, volume(&format!("v{i}"), "1Gi")).await;
+        }
+    };
+    futures::future::join_all((0..MANY).map(one)).await;
+    let mut used = std::collections::BTreeSet::new();
+    for i in 0..MANY {
+        let claim = cluster.wait(&format!("{CLAIMS}/c{i}"), "Bound", phase("Bound")).await;
+        assert!(used.insert(claim["spec"]["volumeName"].as_str().unwrap().to_owned()));
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_owned_goes_and_namespaces_end() {
+    let cluster = Cluster::start().await;
+    cluster.make("/api/v1/namespaces", namespace()).await;
+    let maps = format!("{NS}/configmaps");
+    for (name, query) in [("back", "Background"), ("fore", "Foreground"), ("orphan", "Orphan")] {
+        let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        let owner = cluster.make(&maps, map(name)).await;
+        let mut kid = map(&format!("{name}-kid"));
+        kid["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": owner["metadata"]["uid"],
+            "blockOwnerDeletion": true,
+        }]);
+        cluster.make(&maps, kid).await;
+        cluster.delete(&format!("{maps}/{name}?propagationPolicy={query}")).await;
+        cluster.wait(&format!("{maps}/{name}"), "gone", Value::is_null).await;
+        let kid = format!("{maps}/{name}-kid");
+        if query == "Orphan" {
+            cluster.wait(&kid, "orphaned", |k| k["metadata"]["ownerReferences"].is_null()).await;
+        } else {
+            cluster.wait(&kid, "gone", Value::is_null).await;
+        }
+    }
+    let held = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "finalizers": ["example.com/x"]}});
+    cluster.make(&format!("{NS}/secrets"), held).await;
+    cluster.make(CLAIMS, claim("c", "1Gi")).await;
+    cluster.delete(NS).await;
+    cluster.wait(NS, "waiting", |n| n["status"]["conditions"].to_string().contains("example.com/x in 1")).await;
+    cluster.send("PATCH", &format!("{NS}/secrets/s"), json!({"metadata": {"finalizers": null}})).await;
+    cluster.wait(NS, "gone", Value::is_null).await;
+    cluster.stop().await;
+}
