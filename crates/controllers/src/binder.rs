@@ -117,7 +117,10 @@ fn choose(claim: Claim<'_>, world: &World) -> Decision {
     let late = !class_name.is_empty() && binds_late(class);
     let place = if late { Place::Unknown } else { Place::Anywhere };
     if let Some(volume) = best_volume(world, claim, place, &[]) {
-        return bind(claim, volume).into();
+        return match reserve(meta, volume) {
+            Some(action) => Decision::take(action),
+            None => bind(claim, volume).into(),
+        };
     }
     if !says_class(object)
         && let Some(default) = default_class(world)

@@ -148,6 +148,9 @@ pub struct Decision {
     pub notes: Vec<Note>,
     /// Decide again after this time even if nothing changes.
     pub again: Option<Duration>,
+    /// The action uses up what decisions about other keys count on too (a free volume, room on a node): of these, one
+    /// at a time may be decided and performed.
+    pub takes: bool,
 }
 
 impl Decision {
@@ -163,6 +166,10 @@ impl Decision {
     }
     pub(crate) fn again(after: Duration) -> Self {
         Self { again: Some(after), ..Self::default() }
+    }
+    /// An action that uses up what is shared with other keys.
+    pub(crate) fn take(action: Action) -> Self {
+        Self { action: Some(action), takes: true, ..Self::default() }
     }
     #[must_use]
     pub(crate) fn with(mut self, note: Note) -> Self {

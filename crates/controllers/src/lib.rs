@@ -32,8 +32,6 @@ pub struct Controller {
     pub name: &'static str,
     /// `source.component` of its Events, as upstream names it.
     pub component: &'static str,
-    /// Whether two of its decisions must never be under way at once, since each uses up what the other counts on.
-    pub serial: bool,
     /// Names the keys that a change concerns; `world` has the change in it.
     pub wakes: fn(&World, &Change, &mut dyn FnMut(Key)),
     /// The next step for a key. Equal input, equal output.
@@ -45,56 +43,38 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller {
         name: "account",
         component: "serviceaccount-controller",
-        serial: false,
         wakes: account::wakes,
         decide: account::decide,
     },
     Controller {
         name: "binder",
         component: "persistentvolume-controller",
-        serial: false,
         wakes: binder::wakes,
         decide: binder::decide,
     },
-    Controller {
-        name: "ephemeral",
-        component: "ephemeral_volume",
-        serial: false,
-        wakes: ephemeral::wakes,
-        decide: ephemeral::decide,
-    },
+    Controller { name: "ephemeral", component: "ephemeral_volume", wakes: ephemeral::wakes, decide: ephemeral::decide },
     Controller {
         name: "garbage",
         component: "garbage-collector-controller",
-        serial: false,
         wakes: garbage::wakes,
         decide: garbage::decide,
     },
     Controller {
         name: "namespace",
         component: "namespace-controller",
-        serial: false,
         wakes: namespace::wakes,
         decide: namespace::decide,
     },
-    Controller {
-        name: "pod-gc",
-        component: "pod-garbage-collector",
-        serial: false,
-        wakes: pod_gc::wakes,
-        decide: pod_gc::decide,
-    },
+    Controller { name: "pod-gc", component: "pod-garbage-collector", wakes: pod_gc::wakes, decide: pod_gc::decide },
     Controller {
         name: "protection",
         component: "pvc-protection-controller",
-        serial: false,
         wakes: protection::wakes,
         decide: protection::decide,
     },
     Controller {
         name: "scheduler",
         component: "default-scheduler",
-        serial: true,
         wakes: scheduler::wakes,
         decide: scheduler::decide,
     },

@@ -3,8 +3,9 @@
 //! One task per kind lists and watches into the [`controllers::World`]; each change names keys; each key that is due
 //! has one task that decides, performs the one action, puts its result into the world, and decides again until there
 //! is nothing left to do.
-//! - One step at a time per controller and key; steps of different keys run side by side, except in a controller that
-//!   is `serial`. - Nothing is decided before every kind was listed once.
+//! - One step at a time per controller and key; steps of different keys run side by side, except those that take
+//!   something which several keys want.
+//! - Nothing is decided before every kind was listed once.
 //! - A conflict is no error: it means decide again. Other errors back off, per key, up to a cap.
 //! - What an action wrote is in the world before its key is decided again.
 //!

@@ -27,6 +27,12 @@ const NOTES: usize = 4096;
 const STEPS: u32 = 100;
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_CAP: Duration = Duration::from_secs(30);
+/// As above, after a decision on an old state: the new one is about to come.
+const STALE_FIRST: Duration = Duration::from_millis(1);
+const STALE_CAP: Duration = Duration::from_secs(1);
+/// How long an echo may take before the key is decided again without it.
+const ECHO_FIRST: Duration = Duration::from_millis(50);
+const ECHO_CAP: Duration = Duration::from_secs(5);
 /// Everything is decided again after this, in case a change went unnoticed.
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -60,7 +66,8 @@ pub(crate) struct Core {
     settings: Settings,
     /// Keys with a task; the value wakes it. `None` before everything was listed.
     due: Mutex<Option<HashMap<Job, Arc<Notify>>>>,
-    serial: Vec<tokio::sync::Mutex<()>>,
+    /// Held, by controller, while a decision that takes something shared is made and performed.
+    taking: Vec<tokio::sync::Mutex<()>>,
     permits: Semaphore,
     counters: Vec<Counters>,
     /// What was told last about a key, so that it is not told again.
@@ -81,7 +88,7 @@ impl Core {
             seen: Mutex::default(),
             settings,
             due: Mutex::new(None),
-            serial: CONTROLLERS.iter().map(|_| tokio::sync::Mutex::new(())).collect(),
+            taking: CONTROLLERS.iter().map(|_| tokio::sync::Mutex::new(())).collect(),
             permits: Semaphore::new(AT_ONCE),
             counters: CONTROLLERS.iter().map(|_| Counters::default()).collect(),
             told: Mutex::default(),
@@ -234,10 +241,27 @@ pub(crate) enum Outcome {
     Failed(crate::EngineError),
 }
 
+/// How long a key waits before its next step, by what the last one came to.
+struct Waits {
+    retry: Backoff,
+    stale: Backoff,
+    echo: Backoff,
+}
+
+impl Waits {
+    const fn new() -> Self {
+        Self {
+            retry: Backoff::new(RETRY_FIRST, RETRY_CAP),
+            stale: Backoff::new(STALE_FIRST, STALE_CAP),
+            echo: Backoff::new(ECHO_FIRST, ECHO_CAP),
+        }
+    }
+}
+
 /// Decides and acts on one key until there is nothing left to do.
 async fn work(core: Arc<Core>, job: Job, notify: Arc<Notify>) {
     let mut stop = core.stopping.subscribe();
-    let mut retry = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let mut waits = Waits::new();
     let mut steps = 0;
     while !*stop.borrow() {
         let (outcome, again) = step(&core, &job).await;
@@ -246,22 +270,23 @@ async fn work(core: Arc<Core>, job: Job, notify: Arc<Notify>) {
                 if settle(&core, &job, &notify, again) {
                     return;
                 }
-                retry.reset();
+                waits = Waits::new();
                 steps = 0;
                 (again.unwrap_or_default(), true)
             }
             Some(Outcome::Done) if steps < STEPS => {
                 steps += 1;
+                waits = Waits::new();
                 continue;
             }
             Some(Outcome::Done) => {
                 tracing::warn!(controller = CONTROLLERS[job.0].name, key = %job.1, "does not come to rest; slowing down");
-                (retry.delay(), false)
+                (waits.retry.delay(), false)
             }
-            Some(Outcome::Unseen) => (Duration::from_millis(50).max(retry.delay()), true),
-            Some(Outcome::Stale) => (retry.delay(), true),
+            Some(Outcome::Unseen) => (waits.echo.delay(), true),
+            Some(Outcome::Stale) => (waits.stale.delay(), true),
             Some(Outcome::Failed(error)) => {
-                let delay = retry.delay();
+                let delay = waits.retry.delay();
                 let (controller, error) = (CONTROLLERS[job.0].name, base::chain(&error));
                 tracing::warn!(controller, key = %job.1, error, ?delay, "trying again");
                 (delay, false)
@@ -299,12 +324,17 @@ async fn step(core: &Arc<Core>, job: &Job) -> (Option<Outcome>, Option<Duration>
     let controller = &CONTROLLERS[job.0];
     let counters = &core.counters[job.0];
     let count = |c: &AtomicU64| c.fetch_add(1, Ordering::Relaxed);
-    let _turn = if controller.serial { Some(core.serial[job.0].lock().await) } else { None };
-    let decision: Decision = {
+    let decide = || -> Decision {
         let context = Context { now: SystemClock.now(), root_ca: core.settings.root_ca.clone() };
+        count(&counters.decisions);
         (controller.decide)(&job.1, &core.world.read(), &context)
     };
-    count(&counters.decisions);
+    let mut decision = decide();
+    let mut turn = None;
+    if decision.takes {
+        turn = Some(core.taking[job.0].lock().await);
+        decision = decide();
+    }
     let Some(action) = decision.action else {
         core.tell(job, decision.notes);
         return (None, decision.again);
@@ -315,6 +345,7 @@ async fn step(core: &Arc<Core>, job: &Job) -> (Option<Outcome>, Option<Duration>
         let _permit = core.permits.acquire().await;
         act::perform(core, action).await
     };
+    drop(turn);
     match &outcome {
         Outcome::Done | Outcome::Unseen => {
             count(&counters.actions);

@@ -43,6 +43,7 @@ impl Cluster {
         drop(self.stop.take());
         tokio::time::timeout(LONG, self.running).await.expect("stops").unwrap();
         for (name, stats) in self.engine.stats() {
+            println!("{name}: {stats:?}");
             assert_eq!(stats.failures, 0, "{name}: {stats:?}");
         }
         self.server.close().await;
@@ -220,7 +221,8 @@ async fn what_is_owned_goes_and_namespaces_end() {
             cluster.wait(&kid, "gone", Value::is_null).await;
         }
     }
-    let held = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "finalizers": ["example.com/x"]}});
+    let held =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "finalizers": ["example.com/x"]}});
     cluster.make(&format!("{NS}/secrets"), held).await;
     cluster.make(CLAIMS, claim("c", "1Gi")).await;
     cluster.delete(NS).await;

@@ -77,13 +77,13 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
     match volumes::next_step(&places, &name) {
         volumes::Step::Done => {
             let message = format!("Successfully assigned {}/{} to {name}", key.namespace, key.name);
-            Decision::act(Action::Bind { pod: meta.target(), node: name }).with(Note::normal(
+            Decision::take(Action::Bind { pod: meta.target(), node: name }).with(Note::normal(
                 meta,
                 "Scheduled",
                 message,
             ))
         }
-        volumes::Step::Write(action) => Decision::act(action),
+        volumes::Step::Write(action) => Decision::take(action),
         // The claims' own changes bring the next decision.
         volumes::Step::Wait => Decision::settled(),
     }

@@ -70,7 +70,8 @@ fn namespaces_have_what_pods_need() {
 fn a_namespace_waits_for_what_is_held_in_it_and_says_so() {
     let mut cluster = Cluster::new();
     let namespace = cluster.make(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}}));
-    let held = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "finalizers": ["example.com/x"]}});
+    let held =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "finalizers": ["example.com/x"]}});
     let held = cluster.make(held);
     cluster.settle();
     cluster.delete(&namespace, None);
@@ -113,7 +114,8 @@ fn dependents_go_as_their_owner_was_deleted() {
 #[test]
 fn an_object_goes_with_its_last_owner() {
     let mut cluster = Cluster::new();
-    let [a, b] = ["a", "b"].map(|n| cluster.make(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": n}})));
+    let [a, b] =
+        ["a", "b"].map(|n| cluster.make(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": n}})));
     let mut child = owned("ConfigMap", "kid", &a, &cluster, false);
     let second = owned("ConfigMap", "kid", &b, &cluster, false);
     let reference = second["metadata"]["ownerReferences"][0].clone();

@@ -12,9 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, from_value, json};
 
-use crate::{
-    Action, CONTROLLERS, Change, Context, Entry, Key, Meta, Note, Object, Target, Unless, World, protection,
-};
+use crate::{Action, CONTROLLERS, Change, Context, Entry, Key, Meta, Note, Object, Target, Unless, World, protection};
 
 /// What happens to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +193,9 @@ impl Cluster {
             }
             Action::Empty { namespace, kinds } => {
                 let alive = |k: &Key, o: &Value| {
-                    *k.namespace == *namespace && kinds.contains(&k.kind) && o["metadata"]["deletionTimestamp"].is_null()
+                    *k.namespace == *namespace
+                        && kinds.contains(&k.kind)
+                        && o["metadata"]["deletionTimestamp"].is_null()
                 };
                 let found: Vec<Key> =
                     self.objects.iter().filter(|(k, o)| alive(k, o)).map(|(k, _)| k.clone()).collect();
@@ -266,7 +266,8 @@ impl Cluster {
                     None => fate != Fate::Stale,
                 };
                 if done {
-                    self.notes.extend(decision.notes.into_iter().map(|n: Note| (n.about.to_string(), n.reason, n.message)));
+                    self.notes
+                        .extend(decision.notes.into_iter().map(|n: Note| (n.about.to_string(), n.reason, n.message)));
                 }
             }
         }

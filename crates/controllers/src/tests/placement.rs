@@ -19,10 +19,12 @@ const NO_VICTIMS: &str = "preemption: 0/1 nodes are available: 1 No preemption v
 
 #[test]
 fn a_pod_is_told_why_it_fits_nowhere() {
-    let requests = |cpu: &str| json!({ "spec": { "containers": [{
+    let requests = |cpu: &str| {
+        json!({ "spec": { "containers": [{
         "name": "c", "image": "i", "resources": { "requests": { "cpu": cpu } },
         "ports": [{ "containerPort": 80, "hostPort": 8080 }],
-    }] } });
+    }] } })
+    };
     let table = [
         (json!({"spec": {"unschedulable": true}}), json!({}), "1 node(s) were unschedulable.", UNHELPFUL),
         (
@@ -42,12 +44,7 @@ fn a_pod_is_told_why_it_fits_nowhere() {
         (json!({"status": {"allocatable": {"pods": "1"}}}), json!({}), "1 Too many pods.", NO_VICTIMS),
         (json!({}), claiming("c"), "persistentvolumeclaim \"c\" not found.", UNHELPFUL),
         (json!({}), claiming("waits"), "pod has unbound immediate PersistentVolumeClaims.", UNHELPFUL),
-        (
-            json!({}),
-            claiming("late"),
-            "1 node(s) didn't find available persistent volumes to bind.",
-            UNHELPFUL,
-        ),
+        (json!({}), claiming("late"), "1 node(s) didn't find available persistent volumes to bind.", UNHELPFUL),
         (json!({}), claiming("far"), "1 node(s) didn't match PersistentVolume's node affinity.", UNHELPFUL),
         (json!({}), claiming("going"), "persistentvolumeclaim \"going\" is being deleted.", UNHELPFUL),
     ];
@@ -79,7 +76,8 @@ fn a_pod_is_told_why_it_fits_nowhere() {
 
 #[test]
 fn a_pod_goes_where_it_fits() {
-    let tolerating = json!({"spec": {"tolerations": [{"operator": "Exists"}], "nodeSelector": {"kubernetes.io/hostname": "a"}}});
+    let tolerating =
+        json!({"spec": {"tolerations": [{"operator": "Exists"}], "nodeSelector": {"kubernetes.io/hostname": "a"}}});
     let preferring = json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
         {"weight": 50, "preference": {"matchExpressions": [
             {"key": "kubernetes.io/hostname", "operator": "In", "values": ["c"]}]}}]}}}});
@@ -99,10 +97,15 @@ fn a_pod_goes_where_it_fits() {
 fn room_and_ports_are_given_once() {
     let mut cluster = Cluster::new();
     cluster.make(node("n", json!({})));
-    let asks = |name: &str, cpu: &str, port: u16| pod(name, json!({ "spec": { "containers": [{
+    let asks = |name: &str, cpu: &str, port: u16| {
+        pod(
+            name,
+            json!({ "spec": { "containers": [{
         "name": "c", "image": "i", "resources": { "requests": { "cpu": cpu } },
         "ports": [{ "containerPort": 80, "hostPort": port }],
-    }] } }));
+    }] } }),
+        )
+    };
     let first = cluster.make(asks("a", "2500m", 80));
     let second = cluster.make(asks("b", "2500m", 81));
     let third = cluster.make(asks("c", "100m", 80));
