@@ -263,8 +263,7 @@ impl<'a> Call<'a> {
 
     fn get(&self) -> ApiResult<Response> {
         let record = self.server.inner().find(&self.at())?;
-        let asked = ListOptions::parse(&Query::default(), false)
-            .and_then(|_| Ok(self.query.text("resourceVersion").and_then(|v| v.parse::<u64>().ok())))?;
+        let asked = ListOptions::parse(&self.query, false)?.resource_version;
         let current = self.server.inner().store.revision();
         if let Some(asked) = asked.filter(|asked| *asked > current) {
             return Err(ApiError::too_large_resource_version(asked, current));

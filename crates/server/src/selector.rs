@@ -21,8 +21,7 @@ impl Labels {
     pub fn parse(text: &str) -> ApiResult<Self> {
         let mut tokens = Tokens { rest: text };
         let mut needs = Vec::new();
-        loop {
-            let Some(first) = tokens.next() else { break };
+        while let Some(first) = tokens.next() {
             let need = requirement(first, &mut tokens)
                 .map_err(|why| ApiError::bad_request(format!("unable to parse requirement: {why}")))?;
             needs.push(need);

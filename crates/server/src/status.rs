@@ -15,7 +15,7 @@ pub struct ApiError {
     /// What a person reads.
     pub message: String,
     /// `details` of the Status.
-    pub details: Option<Map<String, Value>>,
+    pub details: Option<Box<Map<String, Value>>>,
     /// Continue token that a client may go on with although its own expired.
     pub fresh_continue: Option<String>,
 }
@@ -62,7 +62,7 @@ impl ApiError {
     }
 
     fn about(code: u16, reason: &'static str, subject: Subject<'_>, message: String) -> Self {
-        Self { details: Some(subject.details()), ..Self::new(code, reason, message) }
+        Self { details: Some(Box::new(subject.details())), ..Self::new(code, reason, message) }
     }
 
     /// 404 for an object.
@@ -73,7 +73,7 @@ impl ApiError {
 
     /// 404 for a path inside an API.
     pub fn no_such_resource() -> Self {
-        let details = Some(Map::new());
+        let details = Some(Box::default());
         Self { details, ..Self::new(404, "NotFound", "the server could not find the requested resource") }
     }
 
@@ -129,7 +129,7 @@ impl ApiError {
         } else {
             format!("{} {name:?} is invalid: {all}", qualified(kind, group))
         };
-        Self { details: Some(details), ..Self::new(422, "Invalid", message) }
+        Self { details: Some(Box::new(details)), ..Self::new(422, "Invalid", message) }
     }
 
     /// 400.
@@ -144,7 +144,7 @@ impl ApiError {
 
     /// 405 for a verb that a path never has.
     pub fn method_not_allowed() -> Self {
-        let details = Some(Map::new());
+        let details = Some(Box::default());
         Self {
             details,
             ..Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
@@ -185,7 +185,7 @@ impl ApiError {
         let causes = json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
         let details = Map::from_iter([("causes".to_owned(), causes), ("retryAfterSeconds".to_owned(), Value::from(1))]);
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
-        Self { details: Some(details), ..Self::new(504, "Timeout", message) }
+        Self { details: Some(Box::new(details)), ..Self::new(504, "Timeout", message) }
     }
 
     /// 500.
@@ -193,7 +193,10 @@ impl ApiError {
         let why = why.to_string();
         let causes = json!([{"message": why}]);
         let details = Map::from_iter([("causes".to_owned(), causes)]);
-        Self { details: Some(details), ..Self::new(500, "InternalError", format!("Internal error occurred: {why}")) }
+        Self {
+            details: Some(Box::new(details)),
+            ..Self::new(500, "InternalError", format!("Internal error occurred: {why}"))
+        }
     }
 
     /// Adds a cause to the details.
@@ -222,7 +225,7 @@ impl ApiError {
             status["reason"] = self.reason.into();
         }
         if let Some(details) = &self.details {
-            status["details"] = Value::Object(details.clone());
+            status["details"] = Value::Object((**details).clone());
         }
         status["code"] = self.code.into();
         status
