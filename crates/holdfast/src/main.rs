@@ -1,1 +1,76 @@
-fn main() {}
+//! The `holdfast` program: arguments, wiring, and the commands that people type.
+//!
+//! The only crate that reads arguments or the environment. Absent on purpose: rules about objects (see `api`, `controllers`).
+mod cli;
+mod client;
+mod demo;
+mod errors;
+mod image;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // A container's shim is this same program started again: it must act before any thread exists.
+    if let Some(code) = runtime::maybe_run_shim() {
+        return code;
+    }
+    let cli = cli::Cli::parse();
+    start_logging(&cli);
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("holdfast").build();
+    let tokio = match built {
+        Ok(tokio) => tokio,
+        Err(error) => return fail(&error),
+    };
+    let outcome = tokio.block_on(run(cli.command));
+    tokio.shutdown_timeout(std::time::Duration::from_secs(2));
+    match outcome {
+        Ok(code) => code,
+        Err(error) => fail(error.as_ref()),
+    }
+}
+
+/// What a command ends with: an exit status, or an error told in one sentence.
+pub type Outcome = Result<ExitCode, Box<dyn std::error::Error + Send + Sync>>;
+
+async fn run(command: cli::Command) -> Outcome {
+    use cli::Command;
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Image(args) => image::run(args).await,
+        Command::Apply(args) => client::apply::run(args).await,
+        Command::Get(args) => client::get::run(args).await,
+        Command::Describe(args) => client::describe::run(args).await,
+        Command::Delete(args) => client::delete::run(args).await,
+        Command::Logs(args) => client::logs::run(args).await,
+        Command::Exec(args) => client::exec::run(args).await,
+        Command::PortForward(args) => client::port_forward::run(args).await,
+        Command::Version => {
+            println!("holdfast {} (Kubernetes API 1.36)", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completion { shell } => {
+            cli::completion(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn start_logging(cli: &cli::Cli) {
+    let filter = cli.log.clone().unwrap_or_else(|| "warn".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("holdfast: {}", base::chain(error));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,264 @@
+//! The command line. Scripts rely on it: add, never change.
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// Persistent storage for Kubernetes pods, in one program: API server, controllers, node and container runtime.
+#[derive(Parser)]
+#[command(name = "holdfast", version, about, max_term_width = 120, propagate_version = false)]
+pub struct Cli {
+    /// What to log on stderr, as `tracing` filters: warn, info, debug, node=debug,...
+    #[arg(long, global = true, env = "HOLDFAST_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run everything in one process, in the foreground
+    Up(UpArgs),
+    /// Run the labs end to end on a throw-away data directory
+    Demo(DemoArgs),
+    /// Import, pull, list and remove container images
+    Image(ImageArgs),
+    /// Create or change objects from YAML or JSON files
+    Apply(ApplyArgs),
+    /// List objects
+    Get(GetArgs),
+    /// Show one object with its events
+    Describe(DescribeArgs),
+    /// Delete objects
+    Delete(DeleteArgs),
+    /// Print a container's log
+    Logs(LogsArgs),
+    /// Run a command in a container
+    Exec(ExecArgs),
+    /// Forward local ports to a pod
+    PortForward(PortForwardArgs),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Prints the completion script.
+pub fn completion(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut std::io::stdout());
+}
+
+/// Default place of all state.
+pub const DATA_DIR: &str = "/var/lib/holdfast";
+
+#[derive(Args)]
+pub struct DataDir {
+    /// Where all state lives
+    #[arg(long, env = "HOLDFAST_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// Address and port of the Kubernetes API; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Where to write the administrator's kubeconfig [default: <data-dir>/admin.kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// API, controllers and scheduler only: run no pods here
+    #[arg(long)]
+    pub no_node: bool,
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Addresses for pods, a private IPv4 network [default: a free /24 of 10.0.0.0/8]
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<String>,
+    /// A registry reached over plain HTTP, `host[:port]`; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Pull images of one registry from another: `docker.io=mirror.example:5000`; may be repeated
+    #[arg(long, value_name = "HOST=MIRROR")]
+    pub registry_mirror: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Directory of OCI archives to use for the labs' images instead of pulling or making them
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// Keep the data directory and say where it is
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args)]
+pub struct ImageArgs {
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Subcommand)]
+pub enum ImageCommand {
+    /// Add images from an OCI layout, OCI archive, docker archive or root filesystem tar
+    Import {
+        /// The file or directory
+        file: PathBuf,
+        /// Name for the image; needed for a root filesystem tar
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Fetch an image from its registry
+    Pull {
+        /// `nginx`, `nginx:alpine`, `registry.example/team/app@sha256:...`
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+        /// A registry reached over plain HTTP, `host[:port]`
+        #[arg(long, value_name = "HOST")]
+        insecure_registry: Vec<String>,
+    },
+    /// List images
+    List {
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Remove an image by name or id
+    Rm {
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
+}
+
+/// How the client commands find the server.
+#[derive(Args)]
+pub struct Server {
+    /// kubeconfig [default: $KUBECONFIG, <data-dir>/admin.kubeconfig if it exists, ~/.kube/config]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace [default: the kubeconfig's, else default]
+    #[arg(short, long, value_name = "NS", global = true)]
+    pub namespace: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ApplyArgs {
+    /// YAML or JSON file, `-` for standard input; may be repeated
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Args)]
+pub struct GetArgs {
+    /// Kind (`pods`, `pv,pvc`, `sc`), or KIND/NAME
+    pub kind: String,
+    /// Names; none lists all
+    pub names: Vec<String>,
+    /// table, wide, json, yaml or name
+    #[arg(short, long, default_value = "table", value_parser = ["table", "wide", "json", "yaml", "name"])]
+    pub output: String,
+    /// All namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Label selector
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Args)]
+pub struct DescribeArgs {
+    /// Kind, or KIND/NAME
+    pub kind: String,
+    /// Name
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Args)]
+pub struct DeleteArgs {
+    /// Kind, or KIND/NAME
+    pub kind: Option<String>,
+    /// Names
+    pub names: Vec<String>,
+    /// Delete what this YAML or JSON file names
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Seconds the object gets to end by itself
+    #[arg(long, value_name = "SECONDS")]
+    pub grace_period: Option<i64>,
+    /// Return at once instead of waiting until it is gone
+    #[arg(long)]
+    pub no_wait: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Args)]
+pub struct LogsArgs {
+    /// Pod
+    pub pod: String,
+    /// Container, where the pod has several
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Go on printing
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of the container's previous run
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<i64>,
+    /// Begin each line with its time
+    #[arg(long)]
+    pub timestamps: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Args)]
+pub struct ExecArgs {
+    /// Pod
+    pub pod: String,
+    /// Container, where the pod has several
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Pass standard input
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Give the command a terminal
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Args)]
+pub struct PortForwardArgs {
+    /// Pod
+    pub pod: String,
+    /// `LOCAL:POD`, `PORT` or `:POD` (a free local port)
+    #[arg(required = true)]
+    pub ports: Vec<String>,
+    /// Local address
+    #[arg(long, default_value = "127.0.0.1")]
+    pub address: std::net::IpAddr,
+    #[command(flatten)]
+    pub server: Server,
+}

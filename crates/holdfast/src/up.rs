@@ -1,0 +1,185 @@
+//! `holdfast up`: API server, controllers and node in one process. Wiring only.
+mod local_node;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
+
+use base::Layout;
+use engine::{Engine, Settings};
+use server::{ApiServer, Identity};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Outcome,
+    cli::UpArgs,
+    client::Error,
+    errors::{Doing, said},
+};
+use local_node::LocalNode;
+
+pub async fn run(args: UpArgs) -> Outcome {
+    let started = Instant::now();
+    if !args.no_node && !rustix::process::geteuid().is_root() {
+        return said("running pods needs root; start with sudo, or with --no-node for the API and controllers alone");
+    }
+    let stop = stop_signal()?;
+    let layout = Layout::new(data_dir(&args.data.data_dir)?);
+    let listener = listen(args.listen).await?;
+    let address = listener.local_addr().doing(|| "read the listener's address".into())?;
+
+    let network = if args.no_node { None } else { Some(local_node::open_network(&layout, &args)?) };
+    let mut names = vec![args.listen.ip().to_string()];
+    names.extend(network.as_ref().map(|n| n.gateway().to_string()));
+    let config = server::Config { layout: layout.clone(), listen_names: names, store: store::Options::default() };
+    let api = ApiServer::open(config)?;
+    api.bootstrap().await?;
+    let kubeconfig = args.kubeconfig.clone().unwrap_or_else(|| layout.admin_kubeconfig());
+    write_private(&kubeconfig, &api.kubeconfig(&url(address)))?;
+
+    let mut parts = JoinSet::new();
+    serve(&mut parts, &api, listener, &stop);
+    let engine = Arc::new(Engine::new(client(&api, "system:kube-controller-manager"), settings(&api)));
+    parts.spawn({
+        let (engine, stop) = (engine.clone(), stop.clone());
+        async move {
+            engine.run(stop.cancelled_owned()).await;
+            Ok(())
+        }
+    });
+    let node = match network {
+        None => None,
+        Some(network) => {
+            // Pods cannot reach the host's loopback; they find the API at their gateway.
+            let inside = listen(SocketAddr::new(network.gateway(), 0)).await?;
+            let pods_reach = inside.local_addr().doing(|| "read the listener's address".into())?;
+            serve(&mut parts, &api, inside, &stop);
+            let client = client(&api, &format!("system:node:{}", local_node::name(&args)));
+            let node = LocalNode::open(&layout, &args, network, pods_reach, client).await?;
+            api.set_connector(node.connector());
+            parts.spawn(node.clone().run(stop.clone()));
+            Some(node)
+        }
+    };
+    let ready = async {
+        engine.ready().await;
+        match &node {
+            Some(node) => node.ready().await,
+            None => Ok(()),
+        }
+    };
+    let failed = tokio::select! {
+        ready = ready => ready.err(),
+        Some(ended) = parts.join_next() => Some(why(ended)),
+        () = stop.cancelled() => None,
+    };
+    let failed = match failed {
+        Some(error) => Some(error),
+        None if stop.is_cancelled() => None,
+        None => {
+            let after = started.elapsed().as_secs_f64() * 1000.0;
+            println!(
+                "holdfast is ready at {} after {after:.0} ms; export KUBECONFIG={}",
+                url(address),
+                kubeconfig.display()
+            );
+            tokio::select! {
+                () = stop.cancelled() => None,
+                Some(ended) = parts.join_next() => Some(why(ended)),
+            }
+        }
+    };
+    stop.cancel();
+    parts.join_all().await;
+    if let Some(node) = node {
+        node.close().await;
+    }
+    api.close().await;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+type Ended = Result<Result<(), Error>, tokio::task::JoinError>;
+
+/// Why a part ended that should have gone on.
+fn why(ended: Ended) -> Error {
+    match ended {
+        Ok(Ok(())) => "a part of the program ended by itself; this is a bug".into(),
+        Ok(Err(error)) => error,
+        Err(panic) => panic.into(),
+    }
+}
+
+fn serve(parts: &mut JoinSet<Result<(), Error>>, api: &ApiServer, listener: TcpListener, stop: &CancellationToken) {
+    let (api, stop) = (api.clone(), stop.clone());
+    parts.spawn(async move { Ok(api.serve(listener, stop.cancelled_owned()).await?) });
+}
+
+/// A client plugged straight into the API server's router.
+fn client(api: &ApiServer, user: &str) -> kube::Client {
+    kube::Client::new(api.service(Identity::component(user)), "default")
+}
+
+fn settings(api: &ApiServer) -> Settings {
+    Settings { root_ca: Some(api.ca_certificate().into()) }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    Ok(TcpListener::bind(address)
+        .await
+        .doing(|| format!("listen on {address}; choose another address with --listen"))?)
+}
+
+/// The API's address as clients on this machine reach it.
+fn url(address: SocketAddr) -> String {
+    let reachable = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("https://{}", SocketAddr::new(reachable, address.port()))
+}
+
+/// Makes the data directory and gives its absolute path.
+fn data_dir(dir: &Path) -> Result<PathBuf, Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let what = || format!("make the data directory {}; choose another with --data-dir", dir.display());
+    // Containers of other users pass through it to their volumes, so it can be entered but not listed.
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).doing(what)?;
+    Ok(dir.canonicalize().doing(what)?)
+}
+
+/// Writes a file that only its owner may read, replacing an older one at once.
+fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let what = || format!("write {}", path.display());
+    let part = path.with_extension("part");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).doing(what)?;
+    file.write_all(text.as_bytes()).doing(what)?;
+    Ok(std::fs::rename(&part, path).doing(what)?)
+}
+
+/// A token that SIGTERM or Ctrl-C cancels.
+fn stop_signal() -> Result<CancellationToken, Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let mut term = signal(SignalKind::terminate()).doing(|| "listen for SIGTERM".into())?;
+    let mut int = signal(SignalKind::interrupt()).doing(|| "listen for Ctrl-C".into())?;
+    let seen = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        seen.cancel();
+    });
+    Ok(stop)
+}

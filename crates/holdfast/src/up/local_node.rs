@@ -1,0 +1,165 @@
+//! The node of this process: images, network, runtime, volumes and agent put together.
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+};
+
+use axum::{body::Body, response::Response};
+use base::{Layout, SystemClock};
+use images::{Images, RegistryConfig};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use network::{Network, Subnet};
+use node::{Config, Node};
+use runtime::{Embedded, Runtime};
+use server::nodes::NodeConnector;
+use sys::RealSys;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use volumes::PodVolumes;
+
+use crate::{
+    cli::UpArgs,
+    client::Error,
+    errors::{Doing, said},
+};
+
+/// The node and what it stands on.
+#[derive(Clone)]
+pub struct LocalNode {
+    name: String,
+    client: kube::Client,
+    node: Arc<Node>,
+    runtime: Embedded,
+    network: Network,
+}
+
+/// Name of this node: as asked, else the host's name.
+pub fn name(args: &UpArgs) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    args.node_name.clone().unwrap_or_else(host)
+}
+
+/// Opens the pod network; its gateway address is needed before the API server's certificate is made.
+pub fn open_network(layout: &Layout, args: &UpArgs) -> Result<Network, Error> {
+    let pod_cidr = args.pod_cidr.as_deref().map(subnet).transpose()?;
+    Ok(Network::open(layout.network(), network::Options { pod_cidr, bridge: None })?)
+}
+
+fn subnet(text: &str) -> Result<Subnet, Error> {
+    let parts = text.split_once('/').and_then(|(a, p)| Some((a.parse().ok()?, p.parse().ok()?)));
+    match parts {
+        Some((address, prefix)) => Ok(Subnet::new(address, prefix)?),
+        None => said(format!("--pod-cidr {text:?} is no IPv4 network; write for example 10.88.0.0/24")),
+    }
+}
+
+impl LocalNode {
+    /// Puts the node together; adopts the containers that run. `api` is where pods reach the API server.
+    pub async fn open(
+        layout: &Layout,
+        args: &UpArgs,
+        network: Network,
+        api: SocketAddr,
+        client: kube::Client,
+    ) -> Result<Self, Error> {
+        let images = Arc::new(Images::open(layout.images(), registries(args)?)?);
+        // The bridge's name is unique on this machine: what is named after it never meets another instance's.
+        let cgroup_root = format!("holdfast-{}", network.bridge());
+        let runtime = Embedded::open(runtime::Options {
+            dir: layout.runtime(),
+            images,
+            network: Arc::new(network.clone()),
+            cgroup_root,
+            self_exe: std::env::current_exe().doing(|| "find this program's file".into())?,
+        })
+        .await?;
+        let volumes = Arc::new(PodVolumes::new(layout.pods(), Arc::new(RealSys)));
+        let name = name(args);
+        let mut config =
+            Config::new(name.clone(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
+        config.api_address = Some((api.ip().to_string(), api.port()));
+        config.runtime_version = concat!("holdfast://", env!("CARGO_PKG_VERSION")).into();
+        let shared: Arc<dyn Runtime> = Arc::new(runtime.clone());
+        let node = Node::new(config, client.clone(), shared, volumes, Arc::new(SystemClock));
+        Ok(Self { name, client, node, runtime, network })
+    }
+
+    /// Runs the agent until `stop`; containers keep running after that.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        Ok(self.node.run(stop).await?)
+    }
+
+    /// Waits until the API says that the node is Ready.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let nodes: kube::Api<NodeObject> = kube::Api::all(self.client.clone());
+        let is_ready = |node: Option<&NodeObject>| {
+            let conditions = node.and_then(|n| n.status.as_ref()?.conditions.as_ref()).into_iter().flatten();
+            conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        kube::runtime::wait::await_condition(nodes, &self.name, is_ready).await?;
+        Ok(())
+    }
+
+    /// After the agent has ended: removes bridge and cgroup if no pod is left that needs them.
+    pub async fn close(&self) {
+        match self.runtime.list().await {
+            Ok(pods) if pods.is_empty() => {
+                if let Err(error) = self.runtime.remove_all().await {
+                    tracing::warn!(error = base::chain(&error), "could not remove the instance's cgroup");
+                }
+                if let Err(error) = self.network.remove_all().await {
+                    tracing::warn!(error = base::chain(&error), "could not remove the pod network");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = base::chain(&error), "could not tell whether pods are left"),
+        }
+    }
+
+    /// The API server's way to this node's endpoints.
+    pub fn connector(&self) -> Arc<dyn NodeConnector> {
+        Arc::new(Connector { name: self.name.clone(), node: self.node.clone() })
+    }
+}
+
+struct Connector {
+    name: String,
+    node: Arc<Node>,
+}
+
+#[async_trait::async_trait]
+impl NodeConnector for Connector {
+    async fn call(&self, node: &str, request: http::Request<Body>) -> Response {
+        if node != self.name {
+            let text = format!("node {node} is not in this process; this process runs node {}", self.name);
+            return Response::builder()
+                .status(http::StatusCode::BAD_GATEWAY)
+                .body(text.into())
+                .expect("a plain answer is valid");
+        }
+        match self.node.service().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn registries(args: &UpArgs) -> Result<RegistryConfig, Error> {
+    let mut config = RegistryConfig { plain_http: args.insecure_registry.clone(), ..RegistryConfig::default() };
+    for text in &args.registry_mirror {
+        let Some((host, mirror)) = text.split_once('=') else {
+            return said(format!(
+                "--registry-mirror {text:?} names no mirror; write HOST=MIRROR, for example docker.io=mirror:5000"
+            ));
+        };
+        config.mirrors.entry(host.to_owned()).or_default().push(mirror.to_owned());
+    }
+    Ok(config)
+}
+
+/// The address by which this machine reaches others. Connecting a datagram socket asks the routing table; nothing is sent.
+fn host_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+}

@@ -1,0 +1,173 @@
+//! An instance of the real program on a temporary data directory, driven by a real kubectl.
+#![allow(dead_code, reason = "each test binary uses a part")]
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long anything may take on a busy machine before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().and_then(Path::parent).expect("the crate lies two below the root")
+}
+
+/// Real kubectl binaries as `make deps` put them, newest last.
+pub fn kubectls() -> Vec<PathBuf> {
+    let dir =
+        std::env::var_os("KUBECTLS").expect("KUBECTLS names the directory that `make deps` filled; run `make test`");
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(dir).expect("read KUBECTLS").map(|e| e.expect("entry").path()).collect();
+    found.sort();
+    assert!(!found.is_empty(), "KUBECTLS is empty; run `make deps`");
+    found
+}
+
+/// The kubectl of the API's own version.
+pub fn kubectl() -> PathBuf {
+    kubectls().into_iter().find(|k| k.ends_with("kubectl-1.36")).expect("kubectl 1.36 among KUBECTLS")
+}
+
+/// Where `make images` put the OCI archives.
+pub fn images() -> PathBuf {
+    std::env::var_os("HOLDFAST_TEST_IMAGES").expect("HOLDFAST_TEST_IMAGES names the archives; run `make test`").into()
+}
+
+/// A running `holdfast up`. Dropping it removes its pods, stops it and removes its data.
+pub struct Instance {
+    pub dir: tempfile::TempDir,
+    child: Option<Child>,
+    args: Vec<String>,
+}
+
+impl Instance {
+    /// Starts an instance with the test images imported.
+    pub fn start() -> Self {
+        let instance = Self::empty(&[]);
+        for file in std::fs::read_dir(images()).expect("read images").map(|e| e.expect("entry").path()) {
+            if file.extension().is_some_and(|e| e == "tar") {
+                let out =
+                    instance.ours(&["image", "import", &file.to_string_lossy(), "--data-dir", &instance.data_dir()]);
+                assert!(out.status.success(), "import {}: {}", file.display(), text(&out.stderr));
+            }
+        }
+        instance
+    }
+
+    /// Starts an instance on an empty data directory.
+    pub fn empty(args: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("holdfast-test-").tempdir().expect("temporary directory");
+        let args = args.iter().map(|a| a.to_string()).collect();
+        let mut instance = Self { dir, child: None, args };
+        instance.up();
+        instance
+    }
+
+    pub fn data_dir(&self) -> String {
+        self.dir.path().join("data").to_string_lossy().into_owned()
+    }
+
+    pub fn kubeconfig(&self) -> String {
+        self.dir.path().join("data/admin.kubeconfig").to_string_lossy().into_owned()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the daemon runs").id()
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    pub fn up(&mut self) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_holdfast"))
+            .args(["up", "--listen", "127.0.0.1:0", "--data-dir", &self.data_dir()])
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start holdfast up");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("read the ready line");
+        assert!(line.contains("ready"), "instead of the ready line: {line:?}");
+        // Goes on reading, so that the daemon never meets a closed pipe.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        self.child = Some(child);
+    }
+
+    /// Ends the daemon with a signal (`TERM`, `KILL`) and waits for it.
+    pub fn end(&mut self, signal: &str) {
+        let Some(mut child) = self.child.take() else { return };
+        let sent =
+            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().expect("run kill");
+        assert!(sent.success());
+        child.wait().expect("wait for the daemon");
+    }
+
+    /// Runs this program with arguments.
+    pub fn ours(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_holdfast")).args(args).output().expect("run holdfast")
+    }
+
+    /// A kubectl command against this instance.
+    pub fn kubectl_command(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        let home = self.dir.path().join("home");
+        command
+            .args(["--kubeconfig", &self.kubeconfig()])
+            .args(args)
+            .env("HOME", home)
+            .env("NO_PROXY", "*")
+            .env_remove("KUBECONFIG");
+        command
+    }
+
+    /// Runs kubectl 1.36; fails the test with its message if it fails. Returns what it printed.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        let output = self.kubectl_command(&kubectl(), args).stdin(Stdio::null()).output().expect("run kubectl");
+        assert!(output.status.success(), "kubectl {args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs kubectl with standard input, whatever comes of it.
+    pub fn kubectl_with(&self, args: &[&str], input: &str) -> Output {
+        let mut command = self.kubectl_command(&kubectl(), args);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run kubectl");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("write to kubectl");
+        child.wait_with_output().expect("wait for kubectl")
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if self.child.is_none() && !std::thread::panicking() {
+            return;
+        }
+        if self.child.is_none() {
+            self.up();
+        }
+        let kubectl = kubectl();
+        let all = ["delete", "pods", "--all", "-A", "--grace-period=1", "--timeout=60s"];
+        let _ = self.kubectl_command(&kubectl, &all).output();
+        self.end("TERM");
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Asks again until there is an answer; fails the test after [`PATIENCE`].
+#[track_caller]
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = ask() {
+            return value;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited {} s, but not: {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,258 @@
+//! Times what a user feels, on the release binary with a real kubectl: `cargo xtask bench KUBECTL IMAGES_DIR`.
+//!
+//! Prints a table for `docs/benchmarks.md`. Measures only; asserts nothing about time.
+use std::{
+    error::Error,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// How long a single thing may take before the bench gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+const RUNS: usize = 7;
+
+pub fn run(args: &[String]) -> ExitCode {
+    let [kubectl, images] = args else {
+        eprintln!("usage: cargo xtask bench KUBECTL IMAGES_DIR   (root; builds the release binary first)");
+        return ExitCode::from(2);
+    };
+    match measure(Path::new(kubectl), Path::new(images)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(kubectl: &Path, images: &Path) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask lies in the workspace")?;
+    let built =
+        Command::new("cargo").args(["build", "--release", "--package", "holdfast"]).current_dir(root).status()?;
+    if !built.success() {
+        return Err("the release build failed".into());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let bench =
+        Bench { binary: target.join("release/holdfast"), kubectl: kubectl.into(), labs: root.join("examples/labs") };
+    println!("| measure | median | range | runs |\n|---|---|---|---|");
+    bench.start()?;
+    bench.idle()?;
+    bench.labs(images)
+}
+
+struct Bench {
+    binary: PathBuf,
+    kubectl: PathBuf,
+    labs: PathBuf,
+}
+
+/// A running daemon on a directory of its own; ended and removed when dropped.
+struct Daemon {
+    dir: PathBuf,
+    child: Child,
+    ready_after: Duration,
+}
+
+impl Daemon {
+    fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+    /// Resident memory in KiB.
+    fn rss_kib(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+        Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Lines of a child's output with the moment each arrived.
+struct Lines {
+    child: Child,
+    lines: mpsc::Receiver<(Instant, String)>,
+}
+
+impl Lines {
+    fn of(mut command: Command) -> Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let out = BufReader::new(child.stdout.take().ok_or("no output")?);
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            out.lines().map_while(std::result::Result::ok).try_for_each(|l| send.send((Instant::now(), l)))
+        });
+        Ok(Self { child, lines })
+    }
+    fn when(&self, good: impl Fn(&str) -> bool) -> Result<(Instant, String)> {
+        loop {
+            let (at, line) = self.lines.recv_timeout(PATIENCE)?;
+            if good(&line) {
+                return Ok((at, line));
+            }
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Bench {
+    fn daemon(&self) -> Result<Daemon> {
+        let dir = std::env::temp_dir().join(format!("holdfast-bench-{}-{:x}", std::process::id(), fastrand()));
+        let started = Instant::now();
+        let mut command = Command::new(&self.binary);
+        command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&dir).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut out = BufReader::new(child.stdout.take().ok_or("no output")?);
+        let mut line = String::new();
+        out.read_line(&mut line)?;
+        let ready_after = started.elapsed();
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        Ok(Daemon { dir, child, ready_after })
+    }
+
+    fn kubectl(&self, daemon: &Daemon, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(daemon.kubeconfig()).args(args).env("HOME", &daemon.dir);
+        command
+    }
+
+    fn start(&self) -> Result<()> {
+        let times = (0..RUNS).map(|_| Ok(self.daemon()?.ready_after)).collect::<Result<Vec<_>>>()?;
+        row("`up` to ready, empty data directory", &times);
+        Ok(())
+    }
+
+    fn idle(&self) -> Result<()> {
+        let daemon = self.daemon()?;
+        std::thread::sleep(Duration::from_secs(10));
+        println!("| whole daemon idle for 10 s, one node | {:.1} MiB RSS | | 1 |", daemon.rss_kib()? as f64 / 1024.0);
+        Ok(())
+    }
+
+    fn labs(&self, images: &Path) -> Result<()> {
+        let daemon = self.daemon()?;
+        for file in fs::read_dir(images)?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "tar")) {
+            let mut import = Command::new(&self.binary);
+            import.args(["image", "import"]).arg(file.path()).arg("--data-dir").arg(&daemon.dir);
+            if !import.stdout(Stdio::null()).status()?.success() {
+                return Err(format!("import of {} failed", file.path().display()).into());
+            }
+        }
+        let (mut kubectl, mut running, mut page, mut gone, mut live) = (vec![], vec![], vec![], vec![], vec![]);
+        for _ in 0..RUNS {
+            let started = Instant::now();
+            self.kubectl(&daemon, &["version", "--client"]).stdout(Stdio::null()).status()?;
+            kubectl.push(started.elapsed());
+            let (up, first, end) = self.fortune(&daemon)?;
+            running.push(up);
+            page.push(first);
+            gone.push(end);
+            live.push(self.config_map(&daemon)?);
+        }
+        row("kubectl alone (`version --client`)", &kubectl);
+        row("lab 1: `kubectl apply` to both containers Running", &running);
+        row("lab 1: apply to first page through port-forward", &page);
+        row("pod delete with grace 0 to gone (`kubectl delete --grace-period=0 --force`, kubectl included)", &gone);
+        row("ConfigMap change (`kubectl patch`, kubectl included) to the mounted file", &live);
+        println!("| whole daemon after the labs | {:.1} MiB RSS | | 1 |", daemon.rss_kib()? as f64 / 1024.0);
+        Ok(())
+    }
+
+    /// Times lab 1: apply to Running, apply to first page, delete to gone.
+    fn fortune(&self, daemon: &Daemon) -> Result<(Duration, Duration, Duration)> {
+        let shown = "jsonpath={.metadata.name} {.status.containerStatuses[*].state.running.startedAt}{\"\\n\"}";
+        let watch = Lines::of(self.kubectl(daemon, &["get", "pods", "--watch-only", "-o", shown]))?;
+        let deleted =
+            Lines::of(self.kubectl(daemon, &["get", "pods", "--watch-only", "--output-watch-events", "--no-headers"]))?;
+        std::thread::sleep(Duration::from_millis(500));
+        let started = Instant::now();
+        let manifest = self.labs.join("1-fortune.yaml").to_string_lossy().into_owned();
+        self.kubectl(daemon, &["apply", "-f", &manifest]).stdout(Stdio::null()).status()?;
+        let up = watch.when(|line| line.split_whitespace().count() >= 3)?.0 - started;
+        let forward = Lines::of(self.kubectl(daemon, &["port-forward", "fortune", ":80"]))?;
+        let (_, line) = forward.when(|line| line.contains("127.0.0.1:"))?;
+        let port = line.split("127.0.0.1:").nth(1).and_then(|r| r.split(' ').next()).ok_or("no port")?.parse()?;
+        while !fetch(port).is_ok_and(|answer| answer.contains(" 200 ")) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let first = started.elapsed();
+        let started = Instant::now();
+        let args = ["delete", "pod", "fortune", "--grace-period=0", "--force", "--wait=false"];
+        self.kubectl(daemon, &args).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        let end = deleted.when(|line| line.starts_with("DELETED"))?.0 - started;
+        Ok((up, first, end))
+    }
+
+    /// Times a change of a ConfigMap until the file that a pod sees has changed.
+    fn config_map(&self, daemon: &Daemon) -> Result<Duration> {
+        let objects = "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"m\"},\"data\":{\"a\":\"old\"}}\n---\n\
+            {\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"live\"},\"spec\":{\"terminationGracePeriodSeconds\":0,\
+            \"volumes\":[{\"name\":\"v\",\"configMap\":{\"name\":\"m\"}}],\"containers\":[{\"name\":\"c\",\"image\":\"luksa/fortune\",\
+            \"imagePullPolicy\":\"IfNotPresent\",\"command\":[\"sleep\",\"1000\"],\"volumeMounts\":[{\"name\":\"v\",\"mountPath\":\"/v\"}]}]}}";
+        let mut apply = self.kubectl(daemon, &["apply", "-f", "-"]);
+        let mut child = apply.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        child.stdin.take().ok_or("no input")?.write_all(objects.as_bytes())?;
+        child.wait()?;
+        self.kubectl(daemon, &["wait", "--for=condition=Ready", "pod/live", "--timeout=60s"])
+            .stdout(Stdio::null())
+            .status()?;
+        let uid = self.kubectl(daemon, &["get", "pod", "live", "-o", "jsonpath={.metadata.uid}"]).output()?;
+        let pod = daemon.dir.join("pods").join(String::from_utf8(uid.stdout)?);
+        let volumes = fs::read_dir(pod.join("volumes"))?.flatten().map(|e| e.path().join("v"));
+        let file = volumes.map(|v| v.join("a")).find(|f| f.exists()).ok_or("the mounted file is not there")?;
+        let started = Instant::now();
+        let mut patch = self
+            .kubectl(daemon, &["patch", "configmap", "m", "-p", "{\"data\":{\"a\":\"new\"}}"])
+            .stdout(Stdio::null())
+            .spawn()?;
+        while fs::read(&file)? != b"new" {
+            if started.elapsed() > PATIENCE {
+                return Err("the file did not change".into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let changed = started.elapsed();
+        patch.wait()?;
+        self.kubectl(daemon, &["delete", "pod/live", "configmap/m"]).stdout(Stdio::null()).status()?;
+        Ok(changed)
+    }
+}
+
+fn fetch(port: u16) -> Result<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+    connection.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A number that differs between calls; good enough for a directory name.
+fn fastrand() -> u32 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos())
+}
+
+fn row(name: &str, times: &[Duration]) {
+    let mut ms: Vec<f64> = times.iter().map(|t| t.as_secs_f64() * 1000.0).collect();
+    ms.sort_by(f64::total_cmp);
+    println!("| {name} | {:.0} ms | {:.0}–{:.0} | {} |", ms[ms.len() / 2], ms[0], ms[ms.len() - 1], ms.len());
+}
