@@ -122,6 +122,11 @@ impl Core {
         let mut world = self.world.write();
         if let Some(revision) = revision {
             self.seen(key.kind, revision);
+            // An answer may have told of the next object of that name already.
+            let newer = |e: &Entry| number(&e.meta.resource_version) > number(revision);
+            if entry.is_none() && world.entry(&key).is_some_and(newer) {
+                return;
+            }
         }
         self.apply(&mut world, key, entry);
     }
