@@ -212,7 +212,7 @@ fn decide_bound(claim: Claim<'_>, world: &World) -> Decision {
 
 /// Says who has to grow the volume of a claim that asks for more than it has.
 fn growth((meta, object): Claim<'_>, (_, volume): Volume<'_>, world: &World) -> Decision {
-    let amount = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| q.map(crate::amount::nano);
+    let amount = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| q.map(crate::amount::amount);
     let resources = object.spec.as_ref().and_then(|s| s.resources.as_ref());
     let wants = amount(resources.and_then(|r| r.requests.as_ref()).and_then(|r| r.get("storage")));
     let has = amount(object.status.as_ref().and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage")));

@@ -1,11 +1,12 @@
 //! Facts about claims, volumes and the pods that use them, as every controller reads them.
+use api::quantity::Quantity;
 use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod},
     storage::v1::StorageClass,
 };
 
 use crate::{
-    amount::{Nano, nano},
+    amount::amount,
     decision::{Meta, annotated, annotation},
     select::{labels_match, reaches},
     world::World,
@@ -65,13 +66,13 @@ pub(crate) fn is_reserved_for(volume: &PersistentVolume, claim: &Meta) -> bool {
     reserved_for(volume) == Some((&claim.key.namespace, &claim.key.name)) && (uid.is_empty() || uid == claim.uid)
 }
 
-fn requested(claim: &PersistentVolumeClaim) -> Nano {
+fn requested(claim: &PersistentVolumeClaim) -> Quantity {
     let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
-    requests.and_then(|r| r.get("storage")).map(nano).unwrap_or_default()
+    requests.and_then(|r| r.get("storage")).map_or(Quantity::ZERO, amount)
 }
 
-fn capacity(spec: &PersistentVolumeSpec) -> Nano {
-    spec.capacity.as_ref().and_then(|c| c.get("storage")).map(nano).unwrap_or_default()
+fn capacity(spec: &PersistentVolumeSpec) -> Quantity {
+    spec.capacity.as_ref().and_then(|c| c.get("storage")).map_or(Quantity::ZERO, amount)
 }
 
 fn mode(mode: Option<&String>) -> &str {

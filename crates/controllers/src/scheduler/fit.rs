@@ -1,17 +1,25 @@
 //! Whether a pod fits a node, its volumes aside, and how well.
 use std::{borrow::Cow, collections::BTreeMap};
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, ResourceRequirements, Taint, Toleration};
+use api::{
+    pod::{is_sidecar, requests},
+    quantity::Quantity,
+};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 
 use super::Obstacle;
 use crate::{
-    amount::{Nano, ONE, nano},
+    amount::amount,
     claim::is_terminated,
     select::{node_matches, term_matches},
     world::World,
 };
 
-type Amounts = BTreeMap<String, Nano>;
+type Amounts = BTreeMap<String, Quantity>;
+
+fn of(amounts: &Amounts, name: &str) -> Quantity {
+    amounts.get(name).copied().unwrap_or(Quantity::ZERO)
+}
 
 /// The status of a node's Ready condition.
 pub(crate) fn ready(node: &Node) -> Option<&str> {
@@ -99,59 +107,18 @@ fn clash(a: &(String, String, i32), b: &(String, String, i32)) -> bool {
     a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1 == "0.0.0.0" || b.1 == "0.0.0.0")
 }
 
-fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
-
-fn add(to: &mut Amounts, requirements: Option<&ResourceRequirements>) {
-    for (name, quantity) in requirements.and_then(|r| r.requests.as_ref()).into_iter().flatten() {
-        *to.entry(name.clone()).or_default() += nano(quantity);
-    }
-}
-
-fn at_least(to: &mut Amounts, other: &Amounts) {
-    for (name, amount) in other {
-        let entry = to.entry(name.clone()).or_default();
-        *entry = (*entry).max(*amount);
-    }
-}
-
-/// What a pod asks for at the most at any time of its life: init containers run one by one, sidecars beside the rest.
-fn requests(spec: &PodSpec) -> Amounts {
-    let mut sidecars = Amounts::new();
-    let mut peak = Amounts::new();
-    for container in spec.init_containers.iter().flatten() {
-        let mut now = sidecars.clone();
-        add(&mut now, container.resources.as_ref());
-        if is_sidecar(container) {
-            sidecars = now.clone();
-        }
-        at_least(&mut peak, &now);
-    }
-    let mut running = sidecars;
-    spec.containers.iter().for_each(|c| add(&mut running, c.resources.as_ref()));
-    // Requests of the pod as a whole stand above those of its containers.
-    for (name, quantity) in spec.resources.as_ref().and_then(|r| r.requests.as_ref()).into_iter().flatten() {
-        running.insert(name.clone(), nano(quantity));
-    }
-    at_least(&mut running, &peak);
-    for (name, quantity) in spec.overhead.iter().flatten() {
-        *running.entry(name.clone()).or_default() += nano(quantity);
-    }
-    running
-}
-
 fn allocatable(node: &Node) -> Amounts {
     let status = node.status.as_ref();
     let amounts = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
-    amounts.into_iter().flatten().map(|(name, q)| (name.clone(), nano(q))).collect()
+    amounts.into_iter().flatten().map(|(name, q)| (name.clone(), amount(q))).collect()
 }
 
 fn used(others: &[&Pod]) -> Amounts {
     let mut used = Amounts::new();
     for other in others.iter().filter_map(|p| p.spec.as_ref()) {
         for (name, amount) in requests(other) {
-            *used.entry(name).or_default() += amount;
+            let sum = of(&used, &name) + amount;
+            used.insert(name, sum);
         }
     }
     used
@@ -160,14 +127,14 @@ fn used(others: &[&Pod]) -> Amounts {
 fn too_little(spec: &PodSpec, node: &Node, others: &[&Pod]) -> Vec<Obstacle> {
     let offered = allocatable(node);
     let mut found = Vec::new();
-    let pods = Nano::try_from(others.len()).unwrap_or(Nano::MAX) * ONE;
-    if offered.get("pods").is_some_and(|most| pods + ONE > *most) {
+    let pods = Quantity::whole(i64::try_from(others.len() + 1).unwrap_or(i64::MAX));
+    if offered.get("pods").is_some_and(|most| pods > *most) {
         found.push(Obstacle::by_pods("Too many pods"));
     }
     let used = used(others);
-    for (name, wanted) in requests(spec).into_iter().filter(|(_, wanted)| *wanted > 0) {
-        let all = offered.get(&name).copied().unwrap_or_default();
-        if wanted + used.get(&name).copied().unwrap_or_default() > all {
+    for (name, wanted) in requests(spec).into_iter().filter(|(_, wanted)| !wanted.is_zero()) {
+        let all = of(&offered, &name);
+        if wanted + of(&used, &name) > all {
             found.push(Obstacle { reason: format!("Insufficient {name}"), removable: wanted <= all });
         }
     }
@@ -181,11 +148,9 @@ pub(crate) fn score(world: &World, pod: &Pod, node: &Node) -> i64 {
     let others: Vec<&Pod> = world.pods_on(name).map(|(_, p)| p).filter(|p| !is_terminated(p)).collect();
     let (offered, used, wanted) = (allocatable(node), used(&others), requests(spec));
     let free = ["cpu", "memory"].iter().map(|resource| {
-        let of = |amounts: &Amounts| amounts.get(*resource).copied().unwrap_or_default();
-        match of(&offered) {
-            0 => 0,
-            all => i64::try_from((all - of(&used) - of(&wanted)) * 100 / all).unwrap_or_default(),
-        }
+        let all = i128::from(of(&offered, resource).milli_value());
+        let left = of(&offered, resource) - of(&used, resource) - of(&wanted, resource);
+        if all == 0 { 0 } else { i64::try_from(i128::from(left.milli_value()) * 100 / all).unwrap_or_default() }
     });
     // Pods that ask for nothing are spread by number.
     let room = free.sum::<i64>() / 2 - i64::try_from(others.len()).unwrap_or_default().min(50) / 5;
