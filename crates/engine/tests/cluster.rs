@@ -231,3 +231,27 @@ async fn what_is_owned_goes_and_namespaces_end() {
     cluster.wait(NS, "gone", Value::is_null).await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_is_not_given_twice() {
+    const ROOM: usize = 10;
+    let cluster = Cluster::start().await;
+    cluster.make("/api/v1/namespaces", namespace()).await;
+    cluster.wait(&format!("{NS}/serviceaccounts/default"), "made", |o| !o.is_null()).await;
+    let one = async |i: usize| {
+        let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("p{i}")}, "spec": spec});
+        cluster.make(PODS, pod).await;
+    };
+    futures::future::join_all((0..ROOM * 2).map(one)).await;
+    // All wait for a node, and are decided at once when it comes.
+    cluster.make("/api/v1/nodes", node()).await;
+    let settled = |list: &Value| {
+        let told = |p: &&Value| p["status"]["conditions"].to_string().contains("Too many pods");
+        list["items"].as_array().unwrap().iter().filter(told).count() >= ROOM
+    };
+    let pods = cluster.wait(PODS, "decided", settled).await;
+    let bound = pods["items"].as_array().unwrap().iter().filter(|p| p["spec"]["nodeName"] == "n").count();
+    assert_eq!(bound, ROOM);
+    cluster.stop().await;
+}
