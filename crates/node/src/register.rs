@@ -60,8 +60,9 @@ async fn try_register(shared: &Shared) -> Result<Node, kube::Error> {
     let name = &shared.config.node_name;
     let metadata = ObjectMeta { name: Some(name.clone()), labels: Some(labels(shared)), ..ObjectMeta::default() };
     let wanted = Node { metadata, spec: Some(NodeSpec::default()), status: Some(status(shared, None).await) };
+    let mut made = false;
     match nodes.create(&PostParams::default(), &wanted).await {
-        Ok(_) => {}
+        Ok(_) => made = true,
         Err(kube::Error::Api(s)) if s.code == 409 => {
             let patch = serde_json::json!({"metadata": {"labels": labels(shared)}});
             nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
@@ -69,7 +70,7 @@ async fn try_register(shared: &Shared) -> Result<Node, kube::Error> {
         Err(error) => return Err(error),
     }
     let there = nodes.get(name).await?;
-    let was_ready = ready(there.status.as_ref());
+    let was_ready = !made && ready(there.status.as_ref());
     let node = write_status(shared, there.status.as_ref()).await?;
     shared.events.node(&node, false, "Starting", "Starting kubelet.".into());
     if !was_ready {

@@ -82,6 +82,7 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
         }
     };
     let policy = policy(member);
+    let fallback = present.clone();
     match present {
         Some(info) if policy != "Always" => {
             tell(false, "Pulled", format!("Container image {image:?} already present on machine"));
@@ -116,6 +117,13 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
         }
         Err(error) => {
             let why = chain(&error);
+            // Upstream fails here. An image that was imported on a machine without network would then never run; and
+            // nothing is circumvented, as a registry that answers "no" is not one that does not answer.
+            if let Some(info) = fallback.filter(|_| unreachable(&why)) {
+                let text = format!("Container image {image:?} already present on machine; its registry does not answer: {why}");
+                tell(false, "Pulled", text);
+                return Ok(info);
+            }
             tell(true, "Failed", format!("Failed to pull image {image:?}: {why}"));
             tell(true, "Failed", "Error: ErrImagePull".into());
             let now = shared.clock.now();
@@ -139,6 +147,11 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
             })
         }
     }
+}
+
+/// No answer came from the registry: the words of a request that could not be made.
+fn unreachable(why: &str) -> bool {
+    why.contains("failed to do request")
 }
 
 /// Go's way to print a short time.

@@ -94,7 +94,8 @@ pub fn history(f: &Facts<'_>, kind: Kind, name: &str) -> History {
         Some(current) => {
             let previous = seen.next().or_else(|| {
                 let old = prior?;
-                let own = from_api(old, old.state.as_ref(), false).filter(|i| i.id != current.id);
+                // An end without an id was made up by us, for a container that never ran.
+                let own = from_api(old, old.state.as_ref(), false).filter(|i| i.id != current.id && !i.id.is_empty());
                 own.or_else(|| from_api(old, old.last_state.as_ref(), true).filter(|i| i.id != current.id))
             });
             History { current: Some(current), previous }

@@ -22,8 +22,22 @@ use crate::{Node, agent::worker::View};
 pub struct Refusal(pub StatusCode, pub String);
 
 impl IntoResponse for Refusal {
+    /// A `Status`, as the API server would make of a node's refusal: it may hand the answer on as it is.
     fn into_response(self) -> Response {
-        (self.0, self.1).into_response()
+        let Self(code, text) = self;
+        let text = text.trim_end();
+        let (reason, message) = match code {
+            StatusCode::BAD_REQUEST => ("BadRequest", text.to_owned()),
+            StatusCode::NOT_FOUND => ("NotFound", text.to_owned()),
+            StatusCode::FORBIDDEN => ("Forbidden", text.to_owned()),
+            StatusCode::INTERNAL_SERVER_ERROR => ("InternalError", format!("Internal error occurred: {text}")),
+            _ => ("", text.to_owned()),
+        };
+        let status = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": reason, "code": code.as_u16(),
+        });
+        (code, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
     }
 }
 
