@@ -120,7 +120,9 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
             // Upstream fails here. An image that was imported on a machine without network would then never run; and
             // nothing is circumvented, as a registry that answers "no" is not one that does not answer.
             if let Some(info) = fallback.filter(|_| unreachable(&why)) {
-                let text = format!("Container image {image:?} already present on machine; its registry does not answer: {why}");
+                let text = format!(
+                    "Container image {image:?} already present on machine; its registry does not answer: {why}"
+                );
                 tell(false, "Pulled", text);
                 return Ok(info);
             }

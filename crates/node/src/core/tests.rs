@@ -6,7 +6,9 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use runtime::{ContainerId, ContainerState, ContainerStatus, ExitReason, PodUid, Qos, Resources, SandboxSpec, SandboxStatus};
+use runtime::{
+    ContainerId, ContainerState, ContainerStatus, ExitReason, PodUid, Qos, Resources, SandboxSpec, SandboxStatus,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -86,8 +88,10 @@ fn api_state(text: &str) -> Value {
     match text {
         "run" => json!({"running": {"startedAt": ago(9)}}),
         "wait" => json!({"waiting": {"reason": "ContainerCreating"}}),
-        code => json!({"terminated": {"exitCode": code.parse::<i32>().expect("a code"), "containerID": "holdfast://old",
-            "finishedAt": ago(60)}}),
+        code => {
+            json!({"terminated": {"exitCode": code.parse::<i32>().expect("a code"), "containerID": "holdfast://old",
+            "finishedAt": ago(60)}})
+        }
     }
 }
 
@@ -119,7 +123,8 @@ fn see(s: &mut Scene, status: &mut Value, name: &str, what: &str) {
     if let Some(name) = name.strip_prefix("was:") {
         let entry = json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 1,
             "containerID": "holdfast://old", "state": api_state(what)});
-        let init = members(&s.pod).iter().any(|m| m.container.name == name && m.kind < crate::spec::container::Kind::Main);
+        let init =
+            members(&s.pod).iter().any(|m| m.container.name == name && m.kind < crate::spec::container::Kind::Main);
         let list = if init { "initContainerStatuses" } else { "containerStatuses" };
         if status.get(list).is_none() {
             status[list] = json!([]);
@@ -182,8 +187,12 @@ fn note(s: &mut Scene, status: &mut Value, word: &str) {
         "up" | "dead" | "never" => {
             let id = id_of(s, parts[1]);
             let known = s.memory.containers.entry(parts[1].into()).or_default();
-            let health = Health { started: parts[0] != "never", ready: true, alive: parts[0] != "dead",
-                never_started: parts[0] == "never" };
+            let health = Health {
+                started: parts[0] != "never",
+                ready: true,
+                alive: parts[0] != "dead",
+                never_started: parts[0] == "never",
+            };
             known.health = Some((id, health));
         }
         "busy" => {
@@ -489,11 +498,7 @@ fn conditions() {
         ("Always i:i m:a", "sb vol i=0 a=run", "net=T init=T ready=T ctrs=T".into()),
         ("Always m:a m:b", "sb vol a=run", format!("net=T init=T {un}")),
         ("Always s:s+ready m:a", "sb vol s=run a=run", format!("net=T init=T {un}")),
-        (
-            "Never m:a",
-            "sb vol a=0",
-            "net=F init=T(PodCompleted) ready=F(PodCompleted) ctrs=F(PodCompleted)".into(),
-        ),
+        ("Never m:a", "sb vol a=0", "net=F init=T(PodCompleted) ready=F(PodCompleted) ctrs=F(PodCompleted)".into()),
         ("Never m:a", "sb vol a=1", "net=F init=T ready=F(PodFailed) ctrs=F(PodFailed)".into()),
     ] {
         assert_eq!(list(&status_of(&scene(spec, seen))), want, "{spec} | {seen}");
@@ -550,7 +555,10 @@ fn evicted_pods_say_so_at_the_end() {
     let s = status_of(&scene("Always m:a", "sb vol a=run evicted phase:Running"));
     assert_eq!((s.phase.as_deref(), s.reason), (Some("Running"), None));
     let s = status_of(&scene("Always m:a", "sb vol a=137 evicted phase:Running"));
-    assert_eq!((s.phase.as_deref(), s.reason.as_deref(), s.message.as_deref()), (Some("Failed"), Some("Evicted"), Some("m")));
+    assert_eq!(
+        (s.phase.as_deref(), s.reason.as_deref(), s.message.as_deref()),
+        (Some("Failed"), Some("Evicted"), Some("m"))
+    );
 }
 
 #[test]
