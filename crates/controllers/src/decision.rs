@@ -101,6 +101,8 @@ pub enum Action {
 pub enum Unless {
     /// One of these incarnations exists.
     Exists(Vec<(Key, String)>),
+    /// One of these incarnations is gone or being deleted.
+    Going(Vec<(Key, String)>),
     /// A pod uses the claim (see [`crate::protection::uses`]).
     Used { namespace: String, claim: String, claim_uid: String },
 }

@@ -185,6 +185,16 @@ async fn forbidden(core: &Arc<Core>, unless: &Unless) -> Result<bool, EngineErro
             }
             Ok(false)
         }
+        Unless::Going(objects) => {
+            for (key, uid) in objects {
+                let found = core.get(key).await?;
+                if !found.as_ref().is_some_and(|e| e.meta.uid == *uid && e.meta.deleting.is_none()) {
+                    found.into_iter().for_each(|entry| core.learn(entry));
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
         Unless::Used { namespace, claim, claim_uid } => {
             let key = Key::new("PersistentVolumeClaim", namespace, claim);
             let Some(found) = core.get(&key).await?.filter(|e| e.meta.uid == *claim_uid) else { return Ok(true) };

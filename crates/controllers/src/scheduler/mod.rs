@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     claim::{is_terminated, node_of},
-    decision::{Action, Context, Decision, Key, Meta, Note},
+    decision::{Action, Context, Decision, Key, Meta, Note, Unless},
     namespace::whole_seconds,
     world::{Change, Entry, Object, World},
 };
@@ -77,11 +77,13 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
     match volumes::next_step(&places, &name) {
         volumes::Step::Done => {
             let message = format!("Successfully assigned {}/{} to {name}", key.namespace, key.name);
-            Decision::take(Action::Bind { pod: meta.target(), node: name }).with(Note::normal(
-                meta,
-                "Scheduled",
-                message,
-            ))
+            let bind = Action::Bind { pod: meta.target(), node: name };
+            // A claim may have been deleted before the pod was made, and the news of that come later.
+            let action = match claims.incarnations() {
+                claims if claims.is_empty() => bind,
+                claims => Action::Checked { unless: Unless::Going(claims), then: Box::new(bind) },
+            };
+            Decision::take(action).with(Note::normal(meta, "Scheduled", message))
         }
         volumes::Step::Write(action) => Decision::take(action),
         // The claims' own changes bring the next decision.

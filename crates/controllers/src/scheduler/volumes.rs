@@ -12,7 +12,7 @@ use crate::{
         self, NO_PROVISIONER, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of, class_of, is_bound,
         is_made_for, is_terminated, volume_of,
     },
-    decision::{Action, Meta, annotation},
+    decision::{Action, Key, Meta, annotation},
     select::reaches,
     world::World,
 };
@@ -86,6 +86,11 @@ impl<'a> Claims<'a> {
             }
         }
         Ok(claims)
+    }
+
+    /// The claims that are bound.
+    pub(crate) fn incarnations(&self) -> Vec<(Key, String)> {
+        self.bound.iter().map(|(meta, _)| (meta.key.clone(), meta.uid.clone())).collect()
     }
 
     /// What the waiting claims would get on a node.

@@ -219,6 +219,10 @@ impl Cluster {
                 let object = self.get(key);
                 !object.is_null() && (uid.is_empty() || object["metadata"]["uid"] == json!(uid))
             }),
+            Unless::Going(all) => all.iter().any(|(key, uid)| {
+                let meta = &self.get(key)["metadata"];
+                meta["uid"] != json!(uid) || !meta["deletionTimestamp"].is_null()
+            }),
             Unless::Used { namespace, claim, .. } => {
                 let claim = entry(self.get(&Key::new("PersistentVolumeClaim", namespace, claim)));
                 self.objects.iter().filter(|(k, _)| k.kind == "Pod" && *k.namespace == **namespace).any(|(_, o)| {
