@@ -1,4 +1,5 @@
 //! The controllers on a real API server in this process: what a user would see.
+#![allow(clippy::unwrap_used, reason = "a step that fails here fails the test")]
 use std::{sync::Arc, time::Duration};
 
 use engine::{Engine, Settings};
