@@ -7,6 +7,7 @@ IMAGES := $(TARGET)/images
 
 ## The labs, end to end, on a throw-away data directory (root)
 demo:
+	ci/debian.sh gcc libc6-dev
 	cargo run --release -- demo
 
 ## Everything CI runs (root): format, lints, tidy, unit to end-to-end tests with real kubectl and containers, the demo

@@ -1,5 +1,6 @@
 //! Chores of the workspace: `tidy` checks what the compiler cannot, `bench` times what a user feels.
 mod bench;
+mod licences;
 mod tidy;
 
 use std::process::ExitCode;

@@ -43,6 +43,7 @@ pub fn run() -> ExitCode {
     let crates = crates(&root, &mut faults);
     layers(&root, &crates, &mut faults);
     map_names_every_crate(&root, &crates, &mut faults);
+    faults.extend(crate::licences::check(&root));
     for (name, dir) in crates.keys().map(|name| (name, root.join("crates").join(name))) {
         for file in rust_files(&dir.join("src")) {
             source(name, &root, &file, &mut faults);
