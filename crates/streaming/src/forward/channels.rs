@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::{Sink, SinkExt, Stream, StreamExt, stream};
+use futures::{Sink, SinkExt, Stream, StreamExt, future::ready, stream};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, duplex, split},
     sync::{mpsc, oneshot},
@@ -61,7 +61,7 @@ where
         tokio::spawn(carry(channel, port, output, failure, sender.clone()));
         forwards.push(Forward { port, stream: Box::pin(theirs), error });
     }
-    tokio::spawn(async move {
+    let session = tokio::spawn(async move {
         let listening = listen(source, inputs, packing);
         tokio::pin!(listening);
         let spoke = tokio::select! {
@@ -73,7 +73,9 @@ where
             Err(error) => tracing::debug!(%error, "a WebSocket broke"),
         }
     });
-    Box::pin(stream::iter(forwards))
+    // No further connection comes, but the end of the stream says that the client has left.
+    let end = stream::once(session).filter_map(|_| ready(None));
+    Box::pin(stream::iter(forwards).chain(end))
 }
 
 /// Carries one connection's data and error to the client.

@@ -14,8 +14,10 @@ async fn pod() -> SocketAddr {
         Ok((response, opening)) => {
             tokio::spawn(async move {
                 let mut forwards = opening.await.unwrap();
+                // As the node does: connections end with the client's own.
+                let mut connections = tokio::task::JoinSet::new();
                 while let Some(forward) = forwards.next().await {
-                    tokio::spawn(connection(forward));
+                    connections.spawn(connection(forward));
                 }
             });
             response
