@@ -203,7 +203,7 @@ impl Node {
             let event = tokio::select! {
                 Some(ended) = running.join_next() => {
                     match ended {
-                        Ok(uid) => drop(self.workers.lock().remove(&uid)),
+                        Ok(uid) => self.forget(&uid),
                         Err(error) => tracing::error!(%error, "a pod's worker broke off; this is a bug"),
                     }
                     continue;
@@ -238,10 +238,10 @@ impl Node {
         let uid = identity(&pod).2.to_owned();
         let pod = Arc::new(pod);
         let mut workers = self.workers.lock();
-        if let Some(handle) = workers.get(&uid) {
-            if handle.mail.send(Mail::Pod(pod.clone())).is_ok() {
-                return;
-            }
+        if let Some(handle) = workers.get(&uid)
+            && handle.mail.send(Mail::Pod(pod.clone())).is_ok()
+        {
+            return;
         }
         let (mail, inbox) = mpsc::unbounded_channel();
         let (worker, view) = Worker::new(self.shared.clone(), pod, inbox);
@@ -250,6 +250,14 @@ impl Node {
             worker.run().await;
             uid
         });
+    }
+
+    /// Lets go of a worker that has ended, unless another one took its place already.
+    fn forget(&self, uid: &str) {
+        let mut workers = self.workers.lock();
+        if workers.get(uid).is_some_and(|h| h.mail.is_closed()) {
+            workers.remove(uid);
+        }
     }
 
     fn dismiss(&self, uid: &str) {
@@ -323,10 +331,11 @@ async fn sweep(shared: Arc<Shared>, listed: BTreeSet<String>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         // `<namespace>_<pod>_<uid>`; names of namespaces and pods have no underscores.
         let uid = name.rsplit('_').next().unwrap_or_default();
-        if name.matches('_').count() == 2 && !listed.contains(uid) {
-            if let Err(error) = tokio::fs::remove_dir_all(entry.path()).await {
-                tracing::warn!(%error, name, "could not remove logs that were left behind");
-            }
+        if name.matches('_').count() == 2
+            && !listed.contains(uid)
+            && let Err(error) = tokio::fs::remove_dir_all(entry.path()).await
+        {
+            tracing::warn!(%error, name, "could not remove logs that were left behind");
         }
     }
 }

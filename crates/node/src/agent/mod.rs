@@ -4,6 +4,7 @@ pub mod evict;
 pub mod grpc_health;
 pub mod hooks;
 pub mod images;
+mod learn;
 pub mod objects;
 pub mod pod_files;
 pub mod pod_volumes;

@@ -107,10 +107,11 @@ impl Start {
         // What an interrupted earlier start left would be in the way.
         for old in &self.sandbox.containers {
             let same = old.name == spec.name && old.attempt == spec.attempt;
-            if same && old.state == ContainerState::Created {
-                if let Err(error) = self.shared.runtime.remove(&old.id).await {
-                    return Err(self.refuse("CreateContainerError", chain(&error), watching));
-                }
+            if same
+                && old.state == ContainerState::Created
+                && let Err(error) = self.shared.runtime.remove(&old.id).await
+            {
+                return Err(self.refuse("CreateContainerError", chain(&error), watching));
             }
         }
         let id = match self.shared.runtime.create(uid, &spec).await {

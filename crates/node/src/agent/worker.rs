@@ -28,20 +28,14 @@ use super::{
 use crate::{
     core::{
         decide::decide,
-        facts::{Action, Cause, Decision, End, Facts, Memory, Op, Stage, later},
+        facts::{Action, Cause, Decision, End, Facts, Memory, Op, Stage},
         history::SCHEME,
         probe::Health,
         status,
     },
     logs::message,
-    spec::{
-        container::{self, Kind, Member, members},
-        security::pod_label,
-    },
+    spec::container::{self, Kind, Member, members},
 };
-
-/// Until the removal of an object that stays is asked for again.
-const DELETE_AGAIN: Duration = Duration::from_secs(30);
 
 /// News for a worker.
 #[derive(Debug)]
@@ -87,25 +81,25 @@ pub struct Worker {
     pub(super) memory: Memory,
     /// Our idea of the status, and what was last written.
     status: PodStatus,
-    written: PodStatus,
-    writing: bool,
-    write_retry: Option<tokio::time::Instant>,
-    write_backoff: Backoff,
+    pub(super) written: PodStatus,
+    pub(super) writing: bool,
+    pub(super) write_retry: Option<tokio::time::Instant>,
+    pub(super) write_backoff: Backoff,
     pub(super) sandbox: Option<SandboxStatus>,
     stale: bool,
     messages: BTreeMap<ContainerId, String>,
     pub(super) volumes: watch::Receiver<pod_volumes::View>,
     keeper: Option<(CancellationToken, AbortOnDropHandle<()>)>,
-    told_waits: BTreeMap<String, String>,
+    pub(super) told_waits: BTreeMap<String, String>,
     pub(super) busy: BTreeMap<Op, usize>,
     pub(super) jobs: JoinSet<(Option<Op>, Outcome)>,
     probers: BTreeMap<ContainerId, Probers>,
     verdicts: (mpsc::UnboundedSender<Verdict>, mpsc::UnboundedReceiver<Verdict>),
     pub(super) changed: Arc<Notify>,
     pub(super) ending: CancellationToken,
-    sandbox_backoff: Backoff,
-    end_backoff: Backoff,
-    watching: BTreeMap<String, start::Watching>,
+    pub(super) sandbox_backoff: Backoff,
+    pub(super) end_backoff: Backoff,
+    pub(super) watching: BTreeMap<String, start::Watching>,
     adopted: bool,
 }
 
@@ -201,10 +195,10 @@ impl Worker {
 
     /// Finishes what an earlier process may have left undone for a sandbox that exists.
     fn adopt(&mut self) {
-        if let Some(sandbox) = self.sandbox.as_ref().filter(|s| s.ready) {
-            if let Err((path, error)) = pod_files::write(&self.shared, &self.pod, sandbox, true) {
-                tracing::warn!(path, %error, "could not write a file of a pod");
-            }
+        if let Some(sandbox) = self.sandbox.as_ref().filter(|s| s.ready)
+            && let Err((path, error)) = pod_files::write(&self.shared, &self.pod, sandbox, true)
+        {
+            tracing::warn!(path, %error, "could not write a file of a pod");
         }
     }
 
@@ -227,7 +221,7 @@ impl Worker {
         }
     }
 
-    fn must_end(&self) -> bool {
+    pub(super) fn must_end(&self) -> bool {
         self.memory.end.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
 
@@ -351,41 +345,6 @@ impl Worker {
         let volumes = self.volumes.borrow().ready.clone();
         self.view.send_replace(View { pod: self.pod.clone(), status: self.status.clone(), sandbox, volumes });
         decision
-    }
-
-    /// Tells once about each wait before a restart or a pull.
-    fn tell_waits(&mut self, decision: &Decision) {
-        let now = self.shared.clock.now();
-        let mut waits = BTreeMap::new();
-        for name in decision.backing_off.keys() {
-            let ended = self.memory.containers.get(name).and_then(|m| m.crash).map(|c| c.updated_at);
-            waits.insert(name.clone(), (format!("{ended:?}"), None));
-        }
-        for (name, m) in &self.memory.containers {
-            let waiting = m.trouble.as_ref().filter(|t| t.later.as_ref().is_some_and(|l| l.from <= now));
-            if let Some(until) = waiting.and_then(|t| t.retry_at).filter(|at| *at > now) {
-                waits.insert(name.clone(), (format!("pull {until}"), Some(())));
-            }
-        }
-        for (name, (key, pull)) in &waits {
-            if self.told_waits.get(name) == Some(key) {
-                continue;
-            }
-            let Some(member) = self.members.iter().find(|m| m.container.name == *name) else { continue };
-            let path = container::field_path(member.kind, name);
-            let tell = |warning, reason: &str, text: String| {
-                self.shared.events.pod(&self.pod, Some(path.clone()), warning, reason, text);
-            };
-            if pull.is_some() {
-                let image = member.container.image.clone().unwrap_or_default();
-                tell(false, "BackOff", format!("Back-off pulling image {image:?}"));
-                tell(true, "Failed", "Error: ImagePullBackOff".into());
-            } else {
-                let label = pod_label(&self.pod);
-                tell(true, "BackOff", format!("Back-off restarting failed container {name} in pod {label}"));
-            }
-        }
-        self.told_waits = waits.into_iter().map(|(name, (key, _))| (name, key)).collect();
     }
 
     /// Writes the status if it changed; one write at a time.
@@ -519,10 +478,10 @@ impl Worker {
             return;
         }
         health.set(v.kind, v.good);
-        if health.started {
-            if let Some(p) = self.probers.get(&v.id) {
-                p.started();
-            }
+        if health.started
+            && let Some(p) = self.probers.get(&v.id)
+        {
+            p.started();
         }
     }
 
@@ -544,65 +503,6 @@ impl Worker {
             self.stale = true;
         }
         self.learn(outcome);
-    }
-
-    fn learn(&mut self, outcome: Outcome) {
-        let now = self.shared.clock.now();
-        match outcome {
-            Outcome::Sandbox(Ok(())) => {
-                self.memory.sandbox_retry_at = None;
-                self.memory.end_retry_at = None;
-                self.sandbox_backoff.reset();
-            }
-            Outcome::Sandbox(Err(why)) => {
-                tracing::info!(why, "the sandbox is not as it should be yet");
-                self.memory.sandbox_retry_at = Some(later(now, self.sandbox_backoff.delay()));
-                if self.must_end() {
-                    self.memory.end_retry_at = Some(later(now, self.end_backoff.delay()));
-                }
-            }
-            Outcome::Started(name, result) => {
-                let m = self.memory.containers.entry(name.clone()).or_default();
-                match result {
-                    None => {}
-                    Some(Ok(_)) => {
-                        m.trouble = None;
-                        self.watching.remove(&name);
-                    }
-                    Some(Err(failed)) => {
-                        m.trouble = Some(failed.trouble);
-                        self.watching.insert(name, failed.watching);
-                    }
-                }
-            }
-            Outcome::Stopped | Outcome::Removed => {}
-            Outcome::TornDown(Ok(())) => {
-                self.memory.torn_down = true;
-                self.end_backoff.reset();
-            }
-            Outcome::TornDown(Err(why)) | Outcome::Deleted(Err(why)) => {
-                tracing::warn!(why, "could not finish the end of a pod; it is tried again");
-                self.memory.end_retry_at = Some(later(now, self.end_backoff.delay()));
-            }
-            // Finalizers may still hold the object; its end comes by the watch.
-            Outcome::Deleted(Ok(())) => self.memory.end_retry_at = Some(later(now, DELETE_AGAIN)),
-            Outcome::Written(done, status) => {
-                self.writing = false;
-                self.write_retry = None;
-                match done {
-                    status_writer::Written::Done => {
-                        self.written = *status;
-                        self.write_backoff.reset();
-                    }
-                    // The watch will say so; until then there is nobody to write to.
-                    status_writer::Written::Gone => self.written = *status,
-                    status_writer::Written::Failed(error) => {
-                        tracing::warn!(error = chain(&error), "could not write a pod's status; it is tried again");
-                        self.write_retry = Some(tokio::time::Instant::now() + self.write_backoff.delay());
-                    }
-                }
-            }
-        }
     }
 
     /// The last traces: logs and remembered failures.

@@ -173,12 +173,12 @@ fn start(f: &Facts<'_>, member: &Member, h: &History, d: &mut Decision) {
         d.wake(until);
         return;
     }
-    if let Some(trouble) = memory.and_then(|m| m.trouble.as_ref()) {
-        if let Some(at) = trouble.retry_at.filter(|at| *at > f.now) {
-            trouble.later.iter().filter(|l| l.from > f.now).for_each(|l| d.wake(l.from));
-            d.wake(at);
-            return;
-        }
+    if let Some(trouble) = memory.and_then(|m| m.trouble.as_ref())
+        && let Some(at) = trouble.retry_at.filter(|at| *at > f.now)
+    {
+        trouble.later.iter().filter(|l| l.from > f.now).for_each(|l| d.wake(l.from));
+        d.wake(at);
+        return;
     }
     let attempt = match &h.current {
         Some(c) if c.exit().is_some() => c.attempt + 1,

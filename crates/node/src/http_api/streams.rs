@@ -184,10 +184,10 @@ async fn pump(mut from: runtime::Reader, mut to: Option<streaming::Output>, move
             Ok(0) | Err(_) => break,
             Ok(n) => n,
         };
-        if let Some(out) = &mut to {
-            if out.write_all(&buffer[..n]).await.is_err() || out.flush().await.is_err() {
-                to = None;
-            }
+        if let Some(out) = &mut to
+            && (out.write_all(&buffer[..n]).await.is_err() || out.flush().await.is_err())
+        {
+            to = None;
         }
         moved.fetch_add(n as u64, Ordering::Relaxed);
     }

@@ -153,11 +153,11 @@ impl Reader {
         loop {
             // Asked before the last reading, so that nothing written before the end is missed.
             let may_write = alive();
-            if current.is_none() {
-                if let Some(mut file) = open(&self.log)? {
-                    file.seek(SeekFrom::Start(std::mem::take(&mut start)))?;
-                    current = Some(BufReader::new(file));
-                }
+            if current.is_none()
+                && let Some(mut file) = open(&self.log)?
+            {
+                file.seek(SeekFrom::Start(std::mem::take(&mut start)))?;
+                current = Some(BufReader::new(file));
             }
             if let Some(file) = &mut current {
                 self.drain(file, &mut rest)?;

@@ -1,0 +1,318 @@
+//! A whole node against an API in memory and a runtime without processes; volumes are real, in a temporary directory.
+mod support {
+    pub mod api;
+    pub mod runtime;
+    pub const POD: &str = "/api/v1/namespaces/ns/pods/p";
+}
+
+use std::{path::Path, sync::Arc};
+
+use base::{Layout, SystemClock};
+use node::{Config, Node};
+use runtime::Runtime;
+use serde_json::{Value, json};
+use support::{POD, api::FakeApi, runtime::FakeRuntime};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use volumes::PodVolumes;
+
+struct World {
+    api: FakeApi,
+    runtime: Arc<FakeRuntime>,
+    dir: tempfile::TempDir,
+    running: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self { api: FakeApi::new(), runtime: FakeRuntime::new(), dir, running: None }
+    }
+
+    fn start(&mut self) {
+        let layout = Layout::new(self.dir.path());
+        let volumes = Arc::new(PodVolumes::new(layout.pods(), Arc::new(sys::RealSys)));
+        let config = Config::new("n", layout, vec![[192, 0, 2, 1].into()]);
+        let node = Node::new(config, self.api.client(), self.runtime.clone(), volumes, Arc::new(SystemClock));
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let task = tokio::spawn(async move { node.run(token).await.expect("runs") });
+        self.running = Some((stop, task));
+    }
+
+    async fn stop(&mut self) {
+        let (stop, task) = self.running.take().expect("started");
+        stop.cancel();
+        task.await.expect("ends");
+    }
+
+    fn pod(&self, spec: Value) {
+        let mut all =
+            json!({"nodeName": "n", "terminationGracePeriodSeconds": 1, "containers": [{"name": "a", "image": "i:1"}]});
+        all.as_object_mut().expect("object").extend(spec.as_object().expect("object").clone());
+        let meta = json!({"name": "p", "namespace": "ns", "uid": "pod-uid"});
+        self.api.put(POD, json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": all}));
+    }
+
+    fn config_map(&self, value: &str) {
+        let meta = json!({"name": "m", "namespace": "ns"});
+        let path = "/api/v1/namespaces/ns/configmaps/m";
+        self.api.put(path, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"k": value}}));
+    }
+
+    fn mark_deleted(&self) {
+        let mut pod = self.api.get(POD).expect("there");
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
+        self.api.put(POD, pod);
+    }
+
+    async fn phase(&self, want: &str) -> Value {
+        let good = |api: &FakeApi| api.get(POD).filter(|p| p["status"]["phase"] == want);
+        self.api.until(want, good).await
+    }
+
+    async fn waiting(&self, reason: &str) -> Value {
+        let find = |api: &FakeApi| {
+            let state = api.get(POD)?["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+            (state["reason"] == reason).then_some(state)
+        };
+        self.api.until(reason, find).await
+    }
+
+    async fn event(&self, part: &str) -> String {
+        self.api.until(part, |api| api.events().into_iter().find(|e| e.contains(part))).await
+    }
+
+    async fn gone(&self) {
+        self.api.until("gone", |api| api.get(POD).is_none().then_some(())).await;
+        let pods = self.dir.path().join("pods/pod-uid");
+        let logs = self.dir.path().join("logs/ns_p_pod-uid");
+        let clean = |_: &FakeApi| (self.runtime.is_empty() && !pods.exists() && !logs.exists()).then_some(());
+        self.api.until("nothing left", clean).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_runs_and_is_deleted_in_order() {
+    let mut w = World::new();
+    w.start();
+    w.pod(json!({"volumes": [{"name": "v", "emptyDir": {}}],
+        "containers": [{"name": "a", "image": "i:1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}));
+    let pod = w.phase("Running").await;
+    assert_eq!(pod["status"]["podIP"], "127.0.0.1");
+    assert_eq!(pod["status"]["containerStatuses"][0]["ready"], true);
+    let volume = w.runtime.mounted("a", "/v").expect("mounted");
+    assert!(volume.is_dir());
+    let hosts = std::fs::read_to_string(w.runtime.mounted("a", "/etc/hosts").expect("mounted")).expect("a file");
+    assert!(hosts.contains("127.0.0.1\tp\n"), "{hosts}");
+    w.mark_deleted();
+    w.gone().await;
+    assert!(!volume.exists());
+    assert_eq!(w.runtime.calls(), ["sandbox", "create a#0", "start a", "stop a", "remove sandbox"]);
+    w.event("Killing: Stopping container a").await;
+    let events: Vec<_> =
+        w.api.events().into_iter().filter(|e| !e.starts_with("Starting") && !e.starts_with("NodeReady")).collect();
+    assert_eq!(
+        events,
+        [
+            "Pulled: Container image \"i:1\" already present on machine",
+            "Created: Container created",
+            "Started: Container started",
+            "Killing: Stopping container a"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn init_containers_restart_until_they_succeed() {
+    let mut w = World::new();
+    w.runtime.ends_with("i", &[1, 0]);
+    w.runtime.ends_with("a", &[0]);
+    w.start();
+    w.pod(json!({"restartPolicy": "OnFailure", "initContainers": [{"name": "i", "image": "i:1"}]}));
+    let pod = w.phase("Succeeded").await;
+    assert_eq!(pod["status"]["initContainerStatuses"][0]["restartCount"], 1);
+    // What an ended pod held is released; its object and its story stay.
+    w.api.until("released", |_| w.runtime.is_empty().then_some(())).await;
+    let calls = w.runtime.calls();
+    assert_eq!(calls[..7], ["sandbox", "create i#0", "start i", "create i#1", "start i", "create a#0", "start a"]);
+    assert_eq!(
+        w.api.get(POD).expect("there")["status"]["containerStatuses"][0]["state"]["terminated"]["reason"],
+        "Completed"
+    );
+}
+
+#[tokio::test]
+async fn containers_survive_the_node_and_are_adopted() {
+    let mut w = World::new();
+    w.start();
+    w.pod(json!({"containers": [{"name": "a", "image": "i:1", "readinessProbe": {"exec": {"command": ["true"]}}}]}));
+    let ready = |api: &FakeApi| api.get(POD).filter(|p| p["status"]["containerStatuses"][0]["ready"] == true);
+    w.api.until("ready", ready).await;
+    w.stop().await;
+    let before = w.runtime.calls();
+    assert!(!before.iter().any(|c| c.starts_with("stop") || c.starts_with("remove")), "{before:?}");
+    w.start();
+    // Ready at once, without an answer of the probe; and a later end is noticed.
+    w.api.until("the node", |api| api.events().iter().filter(|e| e.starts_with("Starting")).nth(1).map(drop)).await;
+    w.runtime.end("a", 1);
+    let restarted = |api: &FakeApi| api.get(POD).filter(|p| p["status"]["containerStatuses"][0]["restartCount"] == 1);
+    w.api.until("restarted", restarted).await;
+    let created: Vec<_> = w.runtime.calls().into_iter().filter(|c| c.starts_with("create") || c == "sandbox").collect();
+    assert_eq!(created, ["sandbox", "create a#0", "create a#1"]);
+}
+
+#[tokio::test]
+async fn what_nobody_knows_is_removed_after_a_full_list() {
+    let mut w = World::new();
+    w.start();
+    w.pod(json!({}));
+    w.phase("Running").await;
+    w.stop().await;
+    w.api.remove(POD);
+    let stray = w.dir.path().join("logs/ns_q_other");
+    std::fs::create_dir_all(&stray).expect("made");
+    w.start();
+    w.gone().await;
+    w.api.until("logs", |_| (!stray.exists()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn force_deletion_cleans_up_too() {
+    let mut w = World::new();
+    w.start();
+    w.pod(json!({}));
+    w.phase("Running").await;
+    w.api.remove(POD);
+    w.gone().await;
+    assert_eq!(w.runtime.calls()[3..], ["stop a", "remove sandbox"]);
+}
+
+#[tokio::test]
+async fn a_missing_config_map_holds_the_pod_and_changes_arrive() {
+    let mut w = World::new();
+    w.start();
+    w.pod(json!({"volumes": [{"name": "v", "configMap": {"name": "m"}}],
+        "containers": [{"name": "a", "image": "i:1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}));
+    let text = w.event("FailedMount").await;
+    assert_eq!(text, "FailedMount: MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found");
+    assert!(!w.runtime.calls().iter().any(|c| c.starts_with("create")));
+    w.config_map("1");
+    w.phase("Running").await;
+    let file = w.runtime.mounted("a", "/v").expect("mounted").join("k");
+    let holds = |want: &'static str| {
+        let file = file.clone();
+        move |_: &FakeApi| std::fs::read_to_string(&file).is_ok_and(|t| t == want).then_some(())
+    };
+    w.api.until("1", holds("1")).await;
+    w.config_map("2");
+    w.api.until("2", holds("2")).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_for_a_volume_ends_promptly() {
+    let mut w = World::new();
+    w.start();
+    w.pod(json!({"volumes": [{"name": "v", "secret": {"secretName": "never"}}, {"name": "e", "emptyDir": {}}]}));
+    w.event("FailedMount").await;
+    w.mark_deleted();
+    w.gone().await;
+}
+
+#[tokio::test]
+async fn a_missing_key_is_a_config_error_until_it_is_there() {
+    let mut w = World::new();
+    w.start();
+    let source = json!({"configMapKeyRef": {"name": "m", "key": "k"}});
+    w.pod(json!({"containers": [{"name": "a", "image": "i:1", "env": [{"name": "A", "valueFrom": source}]}]}));
+    let state = w.waiting("CreateContainerConfigError").await;
+    assert_eq!(state["message"], "configmap \"m\" not found");
+    w.event("Failed: Error: configmap \"m\" not found").await;
+    w.config_map("v");
+    w.phase("Running").await;
+    assert!(w.runtime.spec("a").expect("made").env.contains(&("A".into(), "v".into())));
+}
+
+#[tokio::test]
+async fn failures_of_the_runtime_are_told_and_overcome() {
+    let mut w = World::new();
+    w.runtime.fail_once("sandbox");
+    w.runtime.fail_once("remove sandbox");
+    w.start();
+    w.pod(json!({}));
+    w.event("FailedCreatePodSandBox: Failed to create pod sandbox: on purpose").await;
+    w.phase("Running").await;
+    w.mark_deleted();
+    w.gone().await;
+}
+
+#[tokio::test]
+async fn an_image_that_may_not_be_pulled() {
+    let mut w = World::new();
+    w.start();
+    w.pod(json!({"containers": [{"name": "a", "image": "absent:1", "imagePullPolicy": "Never"}]}));
+    let state = w.waiting("ErrImageNeverPull").await;
+    assert_eq!(state["message"], "Container image \"absent:1\" is not present with pull policy of Never");
+    w.mark_deleted();
+    w.gone().await;
+}
+
+#[tokio::test]
+async fn hooks_run_around_a_life() {
+    let mut w = World::new();
+    w.start();
+    let hook = |command: &str| json!({"exec": {"command": [command]}});
+    w.pod(json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "image": "i:1", "lifecycle": {"postStart": hook("true"), "preStop": hook("bye")}}]}));
+    w.phase("Running").await;
+    w.mark_deleted();
+    w.gone().await;
+    let calls = w.runtime.calls();
+    assert_eq!(calls[2..6], ["start a", "exec true", "exec bye", "stop a"]);
+}
+
+#[tokio::test]
+async fn a_failed_post_start_hook_kills() {
+    let mut w = World::new();
+    w.start();
+    let hook = json!({"exec": {"command": ["false"]}});
+    w.pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "i:1", "lifecycle": {"postStart": hook}}]}));
+    w.event("FailedPostStartHook: PostStartHook failed").await;
+    w.phase("Failed").await;
+}
+
+#[tokio::test]
+async fn a_failed_liveness_probe_restarts() {
+    let mut w = World::new();
+    w.start();
+    let probe = json!({"exec": {"command": ["false"]}, "failureThreshold": 1, "periodSeconds": 1});
+    w.pod(json!({"containers": [{"name": "a", "image": "i:1", "livenessProbe": probe}]}));
+    w.event("Unhealthy: Liveness probe failed").await;
+    w.event("Killing: Container a failed liveness probe, will be restarted").await;
+    let restarted = |api: &FakeApi| api.get(POD).filter(|p| p["status"]["containerStatuses"][0]["restartCount"] == 1);
+    w.api.until("restarted", restarted).await;
+}
+
+#[tokio::test]
+async fn the_node_registers_and_renews() {
+    let mut w = World::new();
+    w.start();
+    let find = |path: &'static str| move |api: &FakeApi| api.get(path);
+    let node = w.api.until("node", find("/api/v1/nodes/n")).await;
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], "n");
+    let ready = node["status"]["conditions"]
+        .as_array()
+        .expect("conditions")
+        .iter()
+        .find(|c| c["type"] == "Ready")
+        .expect("Ready")
+        .clone();
+    assert_eq!(ready["status"], "True");
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n";
+    let lease = w.api.until("lease", find(lease)).await;
+    assert_eq!(lease["spec"]["holderIdentity"], "n");
+    w.event("NodeReady: Node n status is now: NodeReady").await;
+    assert!(Path::new(w.dir.path()).exists());
+    let _: &dyn Runtime = w.runtime.as_ref();
+}
