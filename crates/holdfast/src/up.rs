@@ -74,9 +74,10 @@ pub async fn run(args: UpArgs) -> Outcome {
         }
     };
     let failed = tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
         ready = ready => ready.err(),
         Some(ended) = parts.join_next() => Some(why(ended)),
-        () = stop.cancelled() => None,
     };
     let failed = match failed {
         Some(error) => Some(error),
@@ -89,6 +90,8 @@ pub async fn run(args: UpArgs) -> Outcome {
                 kubeconfig.display()
             );
             tokio::select! {
+                // First: the parts end because of it.
+                biased;
                 () = stop.cancelled() => None,
                 Some(ended) = parts.join_next() => Some(why(ended)),
             }

@@ -52,17 +52,25 @@ where
     let (sender, messages) = mpsc::channel(PENDING_MESSAGES);
     let mut forwards = Vec::new();
     let mut inputs = Vec::new();
+    let (ended, endings) = mpsc::unbounded_channel();
     for (at, port) in ports.iter().copied().enumerate() {
         let channel = u8::try_from(2 * at).unwrap_or(u8::MAX - 1);
         let (ours, theirs) = duplex(PIPE);
         let (output, input) = split(ours);
         let (error, failure) = oneshot::channel();
         inputs.push(Some(input));
-        tokio::spawn(carry(channel, port, output, failure, sender.clone()));
+        let (sender, ended) = (sender.clone(), ended.clone());
+        tokio::spawn(async move {
+            if carry(channel, port, output, &sender).await {
+                // These channels cannot say that one direction has ended: the pod's end is the connection's.
+                let _ = ended.send(at);
+                report(channel, failure, &sender).await;
+            }
+        });
         forwards.push(Forward { port, stream: Box::pin(theirs), error });
     }
     let session = tokio::spawn(async move {
-        let listening = listen(source, inputs, packing);
+        let listening = listen(source, inputs, endings, packing);
         tokio::pin!(listening);
         let spoke = tokio::select! {
             spoke = speak(sink, messages, packing) => spoke,
@@ -78,34 +86,37 @@ where
     Box::pin(stream::iter(forwards).chain(end))
 }
 
-/// Carries one connection's data and error to the client.
+/// Carries one connection's data to the client. Whether the client is still there.
 async fn carry<D: AsyncRead>(
     channel: u8,
     port: u16,
     mut output: ReadHalf<D>,
-    failure: oneshot::Receiver<String>,
-    sender: mpsc::Sender<(u8, Bytes)>,
-) {
+    sender: &mpsc::Sender<(u8, Bytes)>,
+) -> bool {
     // Each channel starts with its port.
     let head = Bytes::copy_from_slice(&port.to_le_bytes());
     if sender.send((channel, head.clone())).await.is_err() || sender.send((channel + 1, head)).await.is_err() {
-        return;
+        return false;
     }
     let mut buf = BytesMut::with_capacity(PIPE);
     loop {
         let read = tokio::select! {
             read = output.read_buf(&mut buf) => read,
             // The client left: let go of both halves, so that the other end learns of it.
-            () = sender.closed() => return,
+            () = sender.closed() => return false,
         };
         if !matches!(read, Ok(1..)) {
-            break;
+            return true;
         }
         if sender.send((channel, buf.split().freeze())).await.is_err() {
-            return;
+            return false;
         }
         buf.reserve(PIPE);
     }
+}
+
+/// Waits for a connection's outcome and tells the client of a failure.
+async fn report(channel: u8, failure: oneshot::Receiver<String>, sender: &mpsc::Sender<(u8, Bytes)>) {
     tokio::select! {
         message = failure => if let Ok(message) = message {
             // A client that left needs no error.
@@ -126,12 +137,24 @@ where
     sink.send(farewell()).await
 }
 
-async fn listen<S, D>(mut source: S, mut inputs: Vec<Option<WriteHalf<D>>>, packing: Packing)
-where
+async fn listen<S, D>(
+    mut source: S,
+    mut inputs: Vec<Option<WriteHalf<D>>>,
+    mut endings: mpsc::UnboundedReceiver<usize>,
+    packing: Packing,
+) where
     S: Stream<Item = Result<Message, Error>> + Unpin,
     D: AsyncWrite,
 {
-    while let Some(Ok(message)) = source.next().await {
+    loop {
+        let message = tokio::select! {
+            Some(at) = endings.recv() => {
+                inputs[at] = None;
+                continue;
+            }
+            message = source.next() => message,
+        };
+        let Some(Ok(message)) = message else { return };
         let Some((channel, bytes)) = packing.unpack(message) else { continue };
         if channel % 2 == 0
             && let Some(slot) = inputs.get_mut(usize::from(channel / 2))

@@ -39,6 +39,39 @@ async fn connection(mut forward: Forward) {
     forward.stream.shutdown().await.unwrap();
 }
 
+/// Serves port-forward to a server that answers, closes, and goes on reading until its client has closed too.
+async fn closing_pod() -> SocketAddr {
+    serve(|request| match port_forward(request) {
+        Err(error) => refusal(&error),
+        Ok((response, opening)) => {
+            tokio::spawn(async move {
+                let mut forwards = opening.await.unwrap();
+                while let Some(mut forward) = forwards.next().await {
+                    forward.stream.write_all(b"bye").await.unwrap();
+                    forward.stream.shutdown().await.unwrap();
+                    forward.stream.read_to_end(&mut Vec::new()).await.unwrap();
+                }
+            });
+            response
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_pod_that_closes_ends_its_websocket_channel() {
+    let mut socket = client::websocket(closing_pod().await, "/?ports=7", "v4.channel.k8s.io").await;
+    let mut data = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(bytes) = message
+            && bytes[0] == 0
+        {
+            data.extend_from_slice(&bytes[1..]);
+        }
+    }
+    assert_eq!(data, b"\x07\0bye");
+}
+
 /// Opens a connection as kubectl does: the error stream first, half-closed at once.
 async fn open<S: AsyncRead + AsyncWrite + Unpin>(spdy: &mut Spdy<S>, port: &str, request: usize) -> (u32, u32) {
     let request = request.to_string();
