@@ -72,7 +72,10 @@ pub fn finish(f: &Facts<'_>, end: End, d: &mut Decision) {
     if !f.saved && cause != Cause::Vanished {
         return;
     }
-    if let Some(at) = f.memory.end_retry_at.filter(|at| *at > f.now) {
+    // Whatever is to be tried again later: nobody waits for it if nothing is left.
+    if cause == Cause::Vanished && f.sandbox.is_none() && f.memory.torn_down {
+        d.stage = Stage::Gone;
+    } else if let Some(at) = f.memory.end_retry_at.filter(|at| *at > f.now) {
         d.wake(at);
     } else if f.sandbox.is_some() {
         d.actions.push(Action::RemoveSandbox { changed: false });
@@ -82,9 +85,8 @@ pub fn finish(f: &Facts<'_>, end: End, d: &mut Decision) {
         }
     } else {
         match cause {
-            Cause::Vanished => d.stage = Stage::Gone,
             Cause::Deleted if !f.busy.contains(&Op::Delete) => d.actions.push(Action::Delete),
-            Cause::Deleted | Cause::Finished | Cause::Failed { .. } => {}
+            Cause::Deleted | Cause::Vanished | Cause::Finished | Cause::Failed { .. } => {}
         }
     }
 }

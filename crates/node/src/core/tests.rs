@@ -174,6 +174,7 @@ fn note(s: &mut Scene, status: &mut Value, word: &str) {
         "gone" => end(s, Cause::Vanished, number(1)),
         "ending" => end(s, Cause::Deleted, number(1)),
         "evicted" => end(s, Cause::Failed { reason: "Evicted".into(), message: "m".into() }, 0),
+        "retry" => s.memory.end_retry_at = Some(ago(-(number(1) as i64))),
         "deadline" => s.pod.spec.as_mut().expect("spec").active_deadline_seconds = Some(number(1) as i64),
         "crash" => {
             let crash = Crash { delay: Duration::from_secs(number(2)), updated_at: ago(30), ended_at: ago(99) };
@@ -386,6 +387,9 @@ fn ends() {
         ("Always m:a", "sb vol a=0 gone:9", "unsandbox"),
         ("Always m:a", "gone:9", "teardown"),
         ("Always m:a", "gone:9 torn", "gone"),
+        ("Always m:a", "gone:9 torn retry:30", "gone"),
+        ("Always m:a", "deleted:9 saved torn retry:30", "wake 30"),
+        ("Always m:a", "deleted:9 saved retry:5", "wake 5"),
         ("Always m:a", "sb vol a=run evicted", "stop a 0"),
         ("Always m:a", "sb vol a=run deadline:10 started:3", "wake 7"),
         ("Always m:a", "sb vol a=run deadline:3 started:3", "stop a 30"),
