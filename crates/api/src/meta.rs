@@ -14,6 +14,8 @@ fn name_rule(kind: &Kind) -> fn(&str) -> Vec<String> {
         ("", "Namespace") => names::dns_label,
         // The name becomes a DNS name of its own.
         ("", "Service") => names::dns_1035_label,
+        // Roles are named by what they allow: `system:node`.
+        ("rbac.authorization.k8s.io", _) => names::path_segment,
         _ => names::dns_subdomain,
     }
 }

@@ -18,7 +18,7 @@ fn too_long(max: usize) -> String {
 /// Upstream's way to explain a pattern.
 fn pattern(says: &str, regex: &str, examples: &[&str]) -> String {
     let examples: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
-    format!("{says} (e.g. {}regex used for validation is '{regex}')", examples.join("or "))
+    format!("{says} (e.g. {}regex used for validation is '{regex}')", examples.join(" or "))
 }
 
 fn edges(value: &str, edge: impl Fn(u8) -> bool, inner: impl Fn(u8) -> bool) -> bool {
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(
             dns_label("A"),
             [
-                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
             ]
         );
         assert!(dns_subdomain("a.b-c.d").is_empty());

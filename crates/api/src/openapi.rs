@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::contract::Kind;
 
 /// Media type of [`v2_protobuf`].
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The version of the API that documents claim to describe.
 const VERSION: &str = "v1.36.0";

@@ -1,13 +1,13 @@
 //! What is derived once per write so that selectors need not read the object again.
-use api::Kind;
+use api::{
+    Kind,
+    selector::{Fields, Labels},
+};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{
-    object,
-    selector::{Fields, Labels},
-};
+use crate::object;
 
 /// Facets of a stored object.
 #[derive(Debug, Default)]
@@ -107,7 +107,7 @@ pub struct Selection {
 impl Selection {
     /// Whether it selects everything.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
+        self.labels.is_everything() && self.fields.is_everything()
     }
 
     /// Whether an object with these facets is selected.
@@ -118,6 +118,6 @@ impl Selection {
             "metadata.namespace" => Some(&*facets.namespace),
             _ => facets.fields.iter().find(|(name, _)| *name == f).map(|(_, v)| &**v),
         };
-        self.fields.matches(field) && self.labels.matches(label)
+        self.fields.matches(field) && self.labels.matches_with(label)
     }
 }

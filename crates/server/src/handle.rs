@@ -1,5 +1,5 @@
 //! From a request to an answer: routing, authorization, verbs.
-use api::{Kind, Scope};
+use api::{Kind, Scope, selector::FieldRequirement};
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use serde_json::Value;
@@ -282,8 +282,8 @@ impl<'a> Call<'a> {
         let options = ListOptions::parse(&self.query, true)?;
         let mut selection = read::selection(self.kind, &self.query)?;
         if !self.resource.name.is_empty() {
-            let field = format!("metadata.name={}", self.resource.name);
-            selection.fields = crate::selector::Fields::parse(&field)?;
+            let value = self.resource.name.clone();
+            selection.fields.0 = vec![FieldRequirement { field: "metadata.name".to_owned(), value, equals: true }];
         }
         watch::start(
             self.server,

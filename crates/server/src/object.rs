@@ -45,6 +45,15 @@ pub fn key_kind(key: &str) -> Option<(&str, &str)> {
     Some((if group == "core" { "" } else { group }, parts.next()?))
 }
 
+/// `prefix` plus five characters that spell no words; the prefix is cut so that the name stays a label.
+pub fn generate_name(prefix: &str) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    const SUFFIX: usize = 5;
+    let mut name: String = prefix.chars().take(api::names::LABEL_MAX - SUFFIX).collect();
+    name.extend((0..SUFFIX).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])));
+    name
+}
+
 /// An object serialized up to its revision.
 pub struct Encoded {
     head: Vec<u8>,
@@ -187,6 +196,14 @@ pub fn time_text(time: Timestamp) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn generated_names_stay_labels() {
+        let name = generate_name(&"p".repeat(80));
+        assert_eq!(name.len(), 63);
+        assert!(api::names::dns_label(&name).is_empty());
+        assert_ne!(generate_name("a-"), generate_name("a-"));
+    }
 
     #[test]
     fn revision_is_written_and_exchanged_in_place() {

@@ -18,7 +18,7 @@ pub fn answer(path: &str, query: &Query, headers: &HeaderMap) -> ApiResult<Respo
     if path == "/openapi/v2" {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let tag = api::openapi::hash(kinds, "");
-        // Spelled with `@` or with a dot after the version of the specification.
+        // Asked for with `@` or a dot after the version of the specification; only the dot makes a valid media type.
         return Ok(if accept.contains("proto-openapi.spec.v2") {
             let media = HeaderValue::from_static(api::openapi::V2_PROTOBUF);
             document(media, api::openapi::v2_protobuf(kinds), &tag, query)

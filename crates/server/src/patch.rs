@@ -93,9 +93,7 @@ fn object(bytes: &[u8]) -> Result<Value, serde_json::Error> {
 
 /// 422 for a patch that does not fit the object's state.
 fn unprocessable(why: &str) -> ApiError {
-    ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request").with_cause(
-        "UnexpectedServerResponse",
-        why,
-        "",
-    )
+    // Upstream keeps the reason to itself.
+    let message = format!("the server rejected our request due to an error in our request: {why}");
+    ApiError::new(422, "Invalid", message)
 }

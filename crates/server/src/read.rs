@@ -1,7 +1,10 @@
 //! Lists: selection, paging, consistency.
 use std::sync::Arc;
 
-use api::{Kind, Scope};
+use api::{
+    Kind, Scope,
+    selector::{Fields, Labels},
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use serde::{Deserialize, Serialize};
 use store::{Record, StoreError};
@@ -11,7 +14,6 @@ use crate::{
     facets::{Facets, Selection},
     object,
     options::{ListOptions, Match, Query},
-    selector::{Fields, Labels},
     status::{ApiError, ApiResult},
     write::store_error,
 };
@@ -42,20 +44,21 @@ const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
 /// Reads the selectors of a request and refuses fields that the kind does not offer.
 pub fn selection(kind: &Kind, query: &Query) -> ApiResult<Selection> {
-    let labels = Labels::parse(query.get("labelSelector").unwrap_or_default())?;
-    let fields = Fields::parse(query.get("fieldSelector").unwrap_or_default())?;
+    let unreadable = |e: api::selector::SelectorError| ApiError::bad_request(e.to_string());
+    let labels = Labels::parse(query.get("labelSelector").unwrap_or_default()).map_err(unreadable)?;
+    let fields = Fields::parse(query.get("fieldSelector").unwrap_or_default()).map_err(unreadable)?;
     let known = |f: &str| {
         f == "metadata.name"
             || (f == "metadata.namespace" && kind.scope == Scope::Namespace)
             || kind.strategy.selectable_names().contains(&f)
     };
-    if let Some(field) = fields.unknown(known) {
-        let what = format!("{}, Kind={}", object::api_version(kind.group, kind.version), kind.kind);
-        return Err(ApiError::bad_request(format!(
-            "Unable to find {what:?} that match label selector {:?}, field selector {:?}: field label not supported: {field}",
-            query.get("labelSelector").unwrap_or_default(),
-            query.get("fieldSelector").unwrap_or_default(),
-        )));
+    if let Some(field) = fields.0.iter().map(|r| r.field.as_str()).find(|f| !known(f)) {
+        return Err(ApiError::bad_request(if kind.strategy.selectable_names().is_empty() {
+            let known = r#"only "metadata.name", "metadata.namespace""#;
+            format!("{field:?} is not a known field selector: {known}")
+        } else {
+            format!("field label not supported: {field}")
+        }));
     }
     Ok(Selection { labels, fields })
 }
@@ -63,13 +66,13 @@ pub fn selection(kind: &Kind, query: &Query) -> ApiResult<Selection> {
 /// The shortest storage prefix that holds all that is selected.
 pub fn prefix(kind: &Kind, namespace: &str, selection: &Selection) -> String {
     let namespace = match (namespace, kind.scope) {
-        ("", Scope::Namespace) => selection.fields.required("metadata.namespace").unwrap_or_default(),
+        ("", Scope::Namespace) => selection.fields.exact("metadata.namespace").unwrap_or_default(),
         (given, _) => given,
     };
     let mut prefix = object::prefix(kind, namespace);
     // A name alone narrows only where the key up to it is known.
     if kind.scope == Scope::Cluster || !namespace.is_empty() {
-        prefix.push_str(selection.fields.required("metadata.name").unwrap_or_default());
+        prefix.push_str(selection.fields.exact("metadata.name").unwrap_or_default());
     }
     prefix
 }

@@ -10,7 +10,6 @@ use store::{Expect, Record, StoreError};
 use crate::{
     Inner, admission,
     facets::Facets,
-    meta, names,
     object::{self, Encoded},
     status::{ApiError, ApiResult, Subject},
 };
@@ -126,7 +125,7 @@ impl Inner {
         let generated = object::meta(&object, "name").is_empty();
         let base = object::meta(&object, "generateName").to_owned();
         if generated && !base.is_empty() {
-            object::set_meta(&mut object, "name", &names::generate(&base));
+            object::set_meta(&mut object, "name", &object::generate_name(&base));
         }
         fill_new(kind, &mut object);
         kind.strategy.default(&mut object);
@@ -136,7 +135,7 @@ impl Inner {
         kind.strategy.default(&mut object);
         let warnings = kind.strategy.warnings(&object);
         let name = object::meta(&object, "name").to_owned();
-        let mut errors = meta::validate(kind, &object);
+        let mut errors = api::validate_metadata(kind, &object);
         errors.extend(kind.strategy.validate(&object));
         if !errors.is_empty() {
             return Err(At { kind, namespace, name: &name }.invalid(&errors));
@@ -149,7 +148,7 @@ impl Inner {
             left -= 1;
             match self.store_new(&at, &object, dry_run).await {
                 Err(e) if e.reason == "AlreadyExists" && left > 0 => {
-                    object::set_meta(&mut object, "name", &names::generate(&base));
+                    object::set_meta(&mut object, "name", &object::generate_name(&base));
                 }
                 other => return Ok((other?, warnings)),
             }
@@ -280,22 +279,21 @@ fn settle(at: &At<'_>, part: Part, mut new: Value, old: &Value) -> ApiResult<(Va
         Part::Main => {
             strategy.default(&mut new);
             strategy.prepare_update(&mut new, old);
-            errors.extend(meta::validate(at.kind, &new));
-            errors.extend(meta::validate_update(&new, old));
+            errors.extend(api::validate_metadata_update(at.kind, &new, old));
             errors.extend(strategy.validate_update(&new, old));
             warnings = strategy.warnings(&new);
         }
         Part::Status => {
             strategy.default(&mut new);
             strategy.prepare_status_update(&mut new, old);
-            errors.extend(meta::validate(at.kind, &new));
-            errors.extend(meta::validate_update(&new, old));
+            errors.extend(api::validate_metadata_update(at.kind, &new, old));
             errors.extend(strategy.validate_status_update(&new, old));
         }
         Part::Finalize => new = only(old, &new, "finalizers"),
         Part::Ephemeral => {
             new = only(old, &new, "ephemeralContainers");
             strategy.default(&mut new);
+            errors.extend(api::pod::validate_ephemeral_change(&new, old));
         }
         Part::Internal => {}
     }
@@ -306,8 +304,6 @@ fn settle(at: &At<'_>, part: Part, mut new: Value, old: &Value) -> ApiResult<(Va
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object::meta_mut(&mut new).insert("generation".into(), generation.into());
     }
-    let revision = object::meta(old, "resourceVersion").to_owned();
-    object::set_meta(&mut new, "resourceVersion", &revision);
     Ok((new, warnings))
 }
 
@@ -357,6 +353,8 @@ fn keep_system_fields(new: &mut Value, old: &Value) {
             None => metadata.shift_remove(field),
         };
     }
+    // A change for any version is one of the version it was made from.
+    metadata.insert("resourceVersion".into(), object::meta(old, "resourceVersion").into());
     metadata.shift_remove("selfLink");
     metadata.shift_remove("managedFields");
     // An empty collection and an absent one are the same state.

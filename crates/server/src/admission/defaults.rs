@@ -1,4 +1,5 @@
 //! Defaults that depend on other objects, and protections that every object of a kind gets.
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
 
 use crate::{
@@ -8,22 +9,13 @@ use crate::{
 
 /// Pods stay five minutes on a node that is not ready or cannot be reached.
 pub(super) fn tolerations(pod: &mut Value) {
-    const SECONDS: i64 = 300;
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    let list = spec.entry("tolerations").or_insert_with(|| json!([]));
-    if list.is_null() {
-        *list = json!([]);
-    }
-    let Some(list) = list.as_array_mut() else { return };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let covers = |t: &Value| {
-            let text = |f: &str| t[f].as_str().unwrap_or_default();
-            (text("key") == key || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
-        };
-        if !list.iter().any(covers) {
-            list.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}));
-        }
-    }
+    let Some(map) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let given = map.get("tolerations").cloned().unwrap_or_default();
+    // What does not fit is left for validation to name.
+    let Ok(tolerations) = serde_json::from_value(given) else { return };
+    let mut spec = PodSpec { tolerations, ..PodSpec::default() };
+    api::pod::tolerate_node_trouble(&mut spec);
+    map.insert("tolerations".to_owned(), json!(spec.tolerations));
 }
 
 /// Resolves `priorityClassName`; without one, the default class or 0.

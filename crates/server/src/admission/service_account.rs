@@ -4,7 +4,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    Inner, names, object,
+    Inner, object,
     status::{ApiError, ApiResult, Subject},
 };
 
@@ -81,7 +81,7 @@ fn mount_token(pod: &mut Value) {
         .filter_map(|v| v["name"].as_str())
         .find(|n| n.starts_with("kube-api-access-"))
         .map(str::to_owned);
-    let volume = existing.clone().unwrap_or_else(|| names::generate("kube-api-access-"));
+    let volume = existing.clone().unwrap_or_else(|| object::generate_name("kube-api-access-"));
     let mut needed = false;
     for list in ["initContainers", "containers"] {
         let Some(containers) = pod["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };

@@ -1,3 +1,5 @@
+use axum::body::Body;
+use http::Request;
 use serde_json::{Value, json};
 
 use super::{Client, MAPS, PODS, map, pod, revision};
@@ -9,6 +11,7 @@ async fn errors_are_worded_as_upstream() {
     let one = format!("{MAPS}/m");
     let stale = json!({"metadata": {"name": "m", "resourceVersion": "1"}});
     let versioned = json!({"metadata": {"name": "n", "resourceVersion": "5"}});
+    const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
     for (method, path, body, want) in [
         ("GET", format!("{MAPS}/no"), Value::Null, "404 NotFound: configmaps \"no\" not found"),
         (
@@ -67,7 +70,7 @@ async fn errors_are_worded_as_upstream() {
             "PATCH",
             one.clone(),
             json!([{"op": "test", "path": "/data/a", "value": "2"}]),
-            "422 Invalid: the server rejected our request due to an error in our request",
+            "422 Invalid: the server rejected our request due to an error in our request: operation '/0' failed at path '/data/a': value did not match",
         ),
         (
             "DELETE",
@@ -91,11 +94,49 @@ async fn errors_are_worded_as_upstream() {
             "GET",
             format!("{MAPS}?fieldSelector=spec.x%3D1"),
             Value::Null,
-            "400 BadRequest: Unable to find \"v1, Kind=ConfigMap\" that match label selector \"\", field selector \"spec.x=1\": field label not supported: spec.x",
+            "400 BadRequest: \"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
+        (
+            "GET",
+            format!("{PODS}?fieldSelector=spec.x%3D1"),
+            Value::Null,
+            "400 BadRequest: field label not supported: spec.x",
+        ),
+        (
+            "POST",
+            MAPS.into(),
+            json!({"metadata": {"generateName": "x_"}, "data": {}}),
+            "422 Invalid: ConfigMap \"NAME\" is invalid: [metadata.generateName: Invalid value: \"x_\": SUBDOMAIN, metadata.name: Invalid value: \"NAME\": SUBDOMAIN]",
         ),
     ] {
-        assert_eq!(c.fails(method, &path, body).await, want);
+        let got = c.fails(method, &path, body).await.replace(SUBDOMAIN, "SUBDOMAIN");
+        // A generated name ends in characters of chance.
+        let name = got.split('"').find(|w| w.starts_with("x_") && w.len() > 2).unwrap_or("NAME").to_owned();
+        assert_eq!(got.replace(&name, "NAME"), want);
     }
+}
+
+#[tokio::test]
+async fn media_types_are_ones_that_clients_can_read() {
+    let c = Client::new().await;
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let response = c.send(Request::get("/openapi/v2").header("accept", accept).body(Body::empty()).unwrap()).await;
+    assert_eq!(response.headers()["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+}
+
+#[tokio::test]
+async fn ephemeral_containers_are_only_added() {
+    let c = Client::new().await;
+    c.ok("POST", PODS, pod("p")).await;
+    let path = format!("{PODS}/p/ephemeralcontainers");
+    let with = |list: Value| json!({"spec": {"ephemeralContainers": list}});
+    c.ok("PATCH", &path, with(json!([{"name": "d", "image": "i"}]))).await;
+    let removed = c.fails("PATCH", &path, with(json!([]))).await;
+    assert!(removed.contains("existing ephemeral containers \"d\" may not be removed"), "{removed}");
+    let changed = c.fails("PATCH", &path, with(json!([{"name": "d", "image": "other"}]))).await;
+    assert!(changed.contains("existing ephemeral containers \"d\" may not be changed"), "{changed}");
+    let taken = c.fails("PATCH", &path, with(json!([{"name": "d", "image": "i"}, {"name": "c", "image": "i"}]))).await;
+    assert!(taken.starts_with("422 Invalid: "), "{taken}");
 }
 
 #[tokio::test]
