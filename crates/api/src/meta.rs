@@ -86,10 +86,10 @@ fn name(kind: &Kind, meta: &ObjectMeta, e: &mut Errors) {
     match text(&meta.name) {
         "" => e.required(&at.field("name"), "name or generateName is required"),
         name => {
-            e.invalid_all(&at.field("name"), &name, names::path_segment(name));
-            if e.is_empty() {
-                e.invalid_all(&at.field("name"), &name, rule(name));
-            }
+            let segment = names::path_segment(name);
+            // One mistake is told once.
+            let problems = if segment.is_empty() { rule(name) } else { segment };
+            e.invalid_all(&at.field("name"), &name, problems);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The patch formats: JSON patch, merge patch, strategic merge patch.
 use api::Kind;
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use crate::{
@@ -12,6 +13,8 @@ const ACCEPTED: &str =
     "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
 /// Most operations of one JSON patch.
 const MAX_OPERATIONS: usize = 10_000;
+/// Most bytes of JSON that the copies of one JSON patch add: copies of copies double with each operation.
+const MAX_COPIED: usize = 3 << 20;
 
 /// A patch read from a request.
 pub enum Patch {
@@ -56,11 +59,7 @@ impl Patch {
     /// The patched object, fitting its schema, and what strict validation has to say.
     pub fn apply(&self, kind: &Kind, old: &Value, validation: Validation) -> ApiResult<(Value, Vec<String>)> {
         let patched = match self {
-            Self::Json(patch) => {
-                let mut object = old.clone();
-                json_patch::patch(&mut object, patch).map_err(|e| unprocessable(&e.to_string()))?;
-                object
-            }
+            Self::Json(patch) => operate(old, patch)?,
             Self::Merge(patch) => api::strategic::merge_patch(old, patch),
             Self::Strategic(patch) => {
                 api::strategic::apply(kind.schema, old, patch).map_err(|e| ApiError::bad_request(e.to_string()))?
@@ -84,6 +83,29 @@ impl Patch {
         body::check_type(kind, &mut object)?;
         Ok((object, warnings))
     }
+}
+
+/// Applies the operations one by one, so that copies are counted before they are made.
+fn operate(old: &Value, patch: &[PatchOperation]) -> ApiResult<Value> {
+    let mut object = old.clone();
+    let mut copied = 0;
+    for (i, operation) in patch.iter().enumerate() {
+        if let PatchOperation::Copy(copy) = operation
+            && let Some(source) = object.pointer(copy.from.as_str())
+        {
+            copied += source.to_string().len();
+            if copied > MAX_COPIED {
+                return Err(unprocessable(&format!(
+                    "unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                )));
+            }
+        }
+        json_patch::patch(&mut object, std::slice::from_ref(operation)).map_err(|mut e| {
+            e.operation = i;
+            unprocessable(&e.to_string())
+        })?;
+    }
+    Ok(object)
 }
 
 fn object(bytes: &[u8]) -> Result<Value, serde_json::Error> {

@@ -125,6 +125,20 @@ async fn media_types_are_ones_that_clients_can_read() {
 }
 
 #[tokio::test]
+async fn copies_of_copies_are_bounded() {
+    let c = Client::new().await;
+    c.ok("POST", MAPS, json!({"metadata": {"name": "m"}, "data": {"a": "x".repeat(1 << 20 >> 1)}})).await;
+    let path = format!("{MAPS}/m");
+    // Half a MiB, doubled each time: the third copy would pass the limit.
+    let copy = |i: u32| json!({"op": "copy", "from": "/data", "path": format!("/data/x{i}")});
+    let refused = c.fails("PATCH", &path, (0..5).map(copy).collect()).await;
+    assert!(refused.starts_with("422 Invalid: ") && refused.contains("exceeding the limit 3145728"), "{refused}");
+    let failing = json!([{"op": "test", "path": "/metadata/name", "value": "m"}, {"op": "remove", "path": "/data/no"}]);
+    let which = c.fails("PATCH", &path, failing).await;
+    assert!(which.contains("operation '/1' failed at path '/data/no'"), "{which}");
+}
+
+#[tokio::test]
 async fn ephemeral_containers_are_only_added() {
     let c = Client::new().await;
     c.ok("POST", PODS, pod("p")).await;
