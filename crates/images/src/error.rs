@@ -65,9 +65,12 @@ pub enum ImageError {
          authorization: {why}"
     )]
     Denied { image: String, why: String },
-    /// The registry cannot be reached.
+    /// The registry cannot be reached: no route, no such host, refused, timed out.
     #[error("failed to resolve reference \"{image}\": failed to do request: {why}")]
     Unreachable { image: String, why: String },
+    /// The registry's host was reached, but TLS with it failed: no valid certificate, or no TLS at all.
+    #[error("failed to resolve reference \"{image}\": failed to do request: {why}")]
+    Untrusted { image: String, why: String },
     /// The registry answered something else.
     #[error("failed to pull \"{image}\": {why}")]
     Registry { image: String, why: String },

@@ -272,6 +272,7 @@ fn store(inner: &Inner, archive: &Archive, found: Found, progress: &dyn Progress
     let now = Timestamp::now();
     let image = inner.add(Image {
         id: digest(&found.config),
+        imported: found.names.iter().chain(&repo_digests).cloned().collect(),
         names: found.names,
         repo_digests,
         manifest_digest: found.manifest_digest,
@@ -310,6 +311,7 @@ fn root_file_system(
     let image = inner.add(Image {
         id: digest(&bytes),
         names: vec![tag.clone()],
+        imported: vec![tag.clone()],
         repo_digests: vec![],
         manifest_digest: None,
         config: config.run_config(),

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::reference::normalize;
+
 /// A complete local image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -15,6 +17,9 @@ pub struct Image {
     pub repo_digests: Vec<String>,
     /// Digest of the manifest of this platform; absent for docker archives and root file systems.
     pub manifest_digest: Option<String>,
+    /// Those of the names and repository digests that an import gave and no pull since. Older records know of none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imported: Vec<String>,
     pub config: ImageConfig,
     /// Diff ids (digests of the uncompressed layers), bottom layer first.
     pub layers: Vec<String>,
@@ -32,6 +37,17 @@ impl Image {
     /// What `imageID` of a container's status shows: a repository digest if known, else the id.
     pub fn image_ref(&self) -> &str {
         self.repo_digests.first().unwrap_or(&self.id)
+    }
+    /// Whether this name, written as users do, means this image by an import: the operator's own word, which no
+    /// registry is asked about. An id names no registry, so there any import counts.
+    pub fn imported_as(&self, name: &str) -> bool {
+        let full = normalize(name).ok().map(|r| r.digest().map_or_else(|| r.to_string(), |d| r.at_digest(d)));
+        match full {
+            Some(full) if self.names.contains(&full) || self.repo_digests.contains(&full) => {
+                self.imported.contains(&full)
+            }
+            _ => !self.imported.is_empty(),
+        }
     }
     /// The name for messages.
     pub fn display_name(&self) -> &str {

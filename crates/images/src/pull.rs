@@ -197,6 +197,7 @@ impl Images {
             names: name.tagged().into_iter().collect(),
             repo_digests: vec![name.at_digest(&resolved.top_digest)],
             manifest_digest: Some(resolved.manifest_digest),
+            imported: vec![],
             config: config.run_config(),
             layers: diff_ids.clone(),
             size,
@@ -375,7 +376,15 @@ impl Source {
             OciDistributionError::ServerError { code, url, .. } => {
                 self.unexpected(format!("unexpected status from GET request to {url}: {code}"))
             }
-            OciDistributionError::RequestError(e) => ImageError::Unreachable { image, why: self.unreachable(&e) },
+            OciDistributionError::RequestError(e) => {
+                let why = self.unreachable(&e);
+                // A host that answers but cannot prove who it is was reached.
+                if untrusted(&e) {
+                    ImageError::Untrusted { image, why }
+                } else {
+                    ImageError::Unreachable { image, why }
+                }
+            }
             other => self.unexpected(base::chain(&other)),
         }
     }
@@ -395,6 +404,15 @@ impl Source {
         let what = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
         format!("Head \"{scheme}://{host}/v2/{repository}/manifests/{what}\": {cause}")
     }
+}
+
+/// Whether TLS failed: I/O errors hide what they wrap from the chain of sources, so each is opened.
+fn untrusted(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&e| {
+        let wrapped = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|w| w as &(dyn Error + 'static)).or_else(|| e.source())
+    })
+    .any(<dyn Error>::is::<rustls::Error>)
 }
 
 /// Makes the layer present and returns its size.

@@ -161,6 +161,7 @@ impl Images {
             if image.names.is_empty() {
                 image.repo_digests.clear();
             }
+            image.imported.retain(|n| image.names.contains(n) || image.repo_digests.contains(n));
         })?;
         Ok(true)
     }
@@ -263,6 +264,7 @@ impl Inner {
         self.update(|list| {
             for image in list.iter_mut().filter(|i| i.id != new.id) {
                 image.names.retain(|n| !new.names.contains(n));
+                image.imported.retain(|n| !new.names.contains(n));
             }
             let Some(image) = list.iter_mut().find(|i| i.id == new.id) else {
                 list.push(new.clone());
@@ -270,6 +272,9 @@ impl Inner {
             };
             merge(&mut image.names, &new.names);
             merge(&mut image.repo_digests, &new.repo_digests);
+            // Whoever gave a name last says where it is from.
+            image.imported.retain(|n| !new.names.contains(n) && !new.repo_digests.contains(n));
+            merge(&mut image.imported, &new.imported);
             if new.manifest_digest.is_some() {
                 image.manifest_digest = new.manifest_digest;
             }

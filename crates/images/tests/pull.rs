@@ -283,8 +283,71 @@ async fn what_cannot_be_pulled_says_why() {
     let text = base::chain(&pull(&images, &name, &[]).await.expect_err("nobody there"));
     assert!(text.starts_with(&format!("failed to resolve reference \"{name}\": failed to do request: ")), "{text}");
     assert!(text.ends_with(&format!("dial tcp 127.0.0.1:{port}: connect: connection refused")), "{text}");
+    // A host that speaks, but no TLS, was reached.
+    let speaker = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("bind");
+    let port = speaker.local_addr().expect("address").port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = speaker.accept().await {
+            // The client's greeting, so that closing is no reset that overtakes the answer.
+            let mut greeting = [0; 4096];
+            let _ = tokio::io::AsyncReadExt::read(&mut socket, &mut greeting).await;
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, b"HTTP/1.0 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    // Its own loopback name, which is no literal loopback address and so is spoken to with TLS.
+    let refused = pull(&images, &format!("0.0.0.0:{port}/app:1"), &[]).await.expect_err("no TLS");
+    let no_authorities = matches!(&refused, ImageError::Registry { why, .. } if why.contains("ca-certificates"));
+    assert!(no_authorities || matches!(refused, ImageError::Untrusted { .. }), "{refused:?}");
     let temporary: Vec<String> = left_in(&dir.path().join("images")).into_iter().filter(|n| n.contains('-')).collect();
     assert!(temporary.is_empty(), "{temporary:?}");
+}
+
+/// One name, given by turns; who gave it last decides, whether or not the content is the same.
+#[tokio::test]
+async fn a_name_knows_whether_an_import_gave_it() {
+    let registry = Registry::start(Login::None).await;
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let name = format!("{}/app:1", registry.host);
+    let other = image(&[layer(&[file("other", "x")])], gzip);
+    let archive = |made: &Made| {
+        let names = json!({"io.containerd.image.name": name.as_str()});
+        common::write_tar(&dir.path().join("a.tar"), &common::oci_parts(made, &names))
+    };
+    for (step, (made, import)) in
+        [(app(), true), (app(), false), (app(), true), (other, true), (app(), false)].iter().enumerate()
+    {
+        let imported = if *import {
+            images.import(&archive(made), None, &()).await.expect("import").remove(0)
+        } else {
+            registry.offer("app:1", made);
+            pull(&images, &name, &[]).await.expect("pull")
+        };
+        let by_digest = imported.repo_digests.last().expect("a digest").clone();
+        for way in [name.as_str(), &by_digest, &imported.id] {
+            let found = images.find(way).expect("find").expect("present");
+            assert_eq!(found.imported_as(way), *import, "step {step}: {way}: {:?}", found.imported);
+        }
+    }
+    images.import(&archive(&app()), None, &()).await.expect("import");
+    assert!(images.remove(&name).expect("remove"));
+    let pulled = pull(&images, &name, &[]).await.expect("pull");
+    assert!(!pulled.imported_as(&name), "the import was forgotten with its name");
+}
+
+#[tokio::test]
+async fn records_of_older_versions_count_as_pulled() {
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let names = json!({"io.containerd.image.name": "app:1"});
+    let path = common::write_tar(&dir.path().join("a.tar"), &common::oci_parts(&app(), &names));
+    images.import(&path, None, &()).await.expect("import");
+    let index = dir.path().join("images/index.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&index).expect("read")).expect("JSON");
+    let fields = record["images"][0].as_object_mut().expect("an image");
+    assert!(fields.remove("imported").is_some());
+    fs::write(&index, record.to_string()).expect("write");
+    assert!(!open(&dir).find("app:1").expect("find").expect("present").imported_as("app:1"));
 }
 
 #[tokio::test]

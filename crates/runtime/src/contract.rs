@@ -230,6 +230,9 @@ pub struct ImageInfo {
     pub size_bytes: u64,
     /// `USER` of the image.
     pub user: Option<String>,
+    /// The name asked for came by an import and by no pull since, so that policy `Always` asks no registry about it.
+    /// In lists: any of its names did.
+    pub imported: bool,
 }
 
 /// Registry credentials for one pull, in the order to try; from imagePullSecrets.
@@ -298,6 +301,8 @@ pub enum RuntimeError {
     #[error("failed to pull image {image}")]
     Pull {
         image: String,
+        /// No answer from the registry (no route, no such host, refused, timed out); what it said is no business of this.
+        unreachable: bool,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -81,28 +81,69 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
             return Err(trouble("ImageInspectError", text, later(now, FIRST)));
         }
     };
-    let policy = policy(member);
-    let fallback = present.clone();
-    match present {
-        Some(info) if policy != "Always" => {
-            tell(false, "Pulled", format!("Container image {image:?} already present on machine"));
+    let present = match way(&policy(member), present) {
+        Way::Use(info) => {
+            tell(false, "Pulled", present_text(&image, &info));
             return Ok(info);
         }
-        None if policy == "Never" => {
+        Way::Missing => {
             let text = format!("Container image {image:?} is not present with pull policy of Never");
             tell(true, "ErrImageNeverPull", text.clone());
             return Err(trouble("ErrImageNeverPull", text, later(now, FIRST)));
         }
-        _ => {}
+        Way::Pull(present) => present,
+    };
+    pull(shared, pod, &image, present, tell).await
+}
+
+/// What to do for an image.
+enum Way {
+    /// Run what is here.
+    Use(ImageInfo),
+    /// Not here, and not to be pulled.
+    Missing,
+    /// Ask the registry; what is here serves if it does not answer.
+    Pull(Option<ImageInfo>),
+}
+
+/// `Always` asks about pulled names only: an import is the operator's own word on what the name means.
+fn way(policy: &str, present: Option<ImageInfo>) -> Way {
+    match present {
+        Some(info) if policy != "Always" || info.imported => Way::Use(info),
+        None if policy == "Never" => Way::Missing,
+        present => Way::Pull(present),
     }
+}
+
+fn present_text(image: &str, info: &ImageInfo) -> String {
+    let origin = if info.imported { " (imported)" } else { "" };
+    format!("Container image {image:?} already present on machine{origin}")
+}
+
+/// The local copy that serves although its registry could not be asked, and what to tell about it.
+fn fall_back(image: &str, present: Option<ImageInfo>, error: &RuntimeError) -> Option<(ImageInfo, String)> {
+    let RuntimeError::Pull { unreachable: true, source, .. } = error else { return None };
+    let info = present?;
+    let why = chain(source.as_ref());
+    Some((info, format!("Container image {image:?} already present on machine; its registry does not answer: {why}")))
+}
+
+/// Pulls the image and tells of it.
+async fn pull(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    image: &str,
+    present: Option<ImageInfo>,
+    tell: impl Fn(bool, &str, String),
+) -> Result<ImageInfo, Trouble> {
     tell(false, "Pulling", format!("Pulling image {image:?}"));
     let asked = tokio::time::Instant::now();
     let auth = registry_auth(&secrets(shared, pod).await);
     let turn = shared.images.turn.lock().await;
     let began = tokio::time::Instant::now();
-    let result = shared.runtime.pull(&image, &auth).await;
+    let result = shared.runtime.pull(image, &auth).await;
     drop(turn);
-    let key = (identity(pod).2.to_owned(), image.clone());
+    let key = (identity(pod).2.to_owned(), image.to_owned());
     match result {
         Ok(info) => {
             shared.images.waiting.lock().remove(&key);
@@ -116,16 +157,12 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
             Ok(info)
         }
         Err(error) => {
-            let why = chain(&error);
-            // Upstream fails here. An image that was imported on a machine without network would then never run; and
-            // nothing is circumvented, as a registry that answers "no" is not one that does not answer.
-            if let Some(info) = fallback.filter(|_| unreachable(&why)) {
-                let text = format!(
-                    "Container image {image:?} already present on machine; its registry does not answer: {why}"
-                );
+            if let Some((info, text)) = fall_back(image, present, &error) {
+                shared.images.waiting.lock().remove(&key);
                 tell(false, "Pulled", text);
                 return Ok(info);
             }
+            let why = chain(&error);
             tell(true, "Failed", format!("Failed to pull image {image:?}: {why}"));
             tell(true, "Failed", "Error: ErrImagePull".into());
             let now = shared.clock.now();
@@ -149,11 +186,6 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
             })
         }
     }
-}
-
-/// No answer came from the registry: the words of a request that could not be made.
-fn unreachable(why: &str) -> bool {
-    why.contains("failed to do request")
 }
 
 /// Go's way to print a short time.
@@ -181,22 +213,79 @@ async fn secrets(shared: &Shared, pod: &Pod) -> Vec<Secret> {
     found
 }
 
-#[test]
-fn default_policies() {
-    for (image, set, want) in [
-        ("nginx", None, "Always"),
-        ("nginx:latest", None, "Always"),
-        ("nginx:1", None, "IfNotPresent"),
-        ("r.test:5000/nginx", None, "Always"),
-        ("nginx@sha256:00", None, "IfNotPresent"),
-        ("nginx", Some("Never"), "Never"),
-    ] {
-        let container = k8s_openapi::api::core::v1::Container {
-            image: Some(image.into()),
-            image_pull_policy: set.map(Into::into),
-            ..Default::default()
-        };
-        let member = Member { kind: crate::spec::container::Kind::Main, container, target: None };
-        assert_eq!(policy(&member), want, "{image}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_policies() {
+        for (image, set, want) in [
+            ("nginx", None, "Always"),
+            ("nginx:latest", None, "Always"),
+            ("nginx:1", None, "IfNotPresent"),
+            ("r.test:5000/nginx", None, "Always"),
+            ("nginx@sha256:00", None, "IfNotPresent"),
+            ("nginx", Some("Never"), "Never"),
+        ] {
+            let container = k8s_openapi::api::core::v1::Container {
+                image: Some(image.into()),
+                image_pull_policy: set.map(Into::into),
+                ..Default::default()
+            };
+            let member = Member { kind: crate::spec::container::Kind::Main, container, target: None };
+            assert_eq!(policy(&member), want, "{image}");
+        }
+    }
+
+    fn info(imported: bool) -> ImageInfo {
+        ImageInfo {
+            id: "sha256:1".into(),
+            repo_digests: vec![],
+            repo_tags: vec![],
+            size_bytes: 1,
+            user: None,
+            imported,
+        }
+    }
+
+    #[test]
+    fn only_pulled_names_are_asked_about() {
+        // Policy; here, and if so imported; what happens.
+        for (policy, present, want) in [
+            ("Always", None, "pull"),
+            ("Always", Some(false), "pull, else use"),
+            ("Always", Some(true), "use"),
+            ("IfNotPresent", None, "pull"),
+            ("IfNotPresent", Some(false), "use"),
+            ("IfNotPresent", Some(true), "use"),
+            ("Never", None, "missing"),
+            ("Never", Some(false), "use"),
+            ("Never", Some(true), "use"),
+        ] {
+            let got = match way(policy, present.map(info)) {
+                Way::Use(_) => "use",
+                Way::Missing => "missing",
+                Way::Pull(None) => "pull",
+                Way::Pull(Some(_)) => "pull, else use",
+            };
+            assert_eq!(got, want, "{policy} {present:?}");
+        }
+        assert_eq!(present_text("a", &info(false)), "Container image \"a\" already present on machine");
+        assert_eq!(present_text("a", &info(true)), "Container image \"a\" already present on machine (imported)");
+    }
+
+    #[test]
+    fn a_local_copy_serves_only_if_nobody_answered() {
+        for (unreachable, present, want) in [(true, true, true), (true, false, false), (false, true, false)] {
+            let source = "dial tcp: no route to host".into();
+            let error = RuntimeError::Pull { image: "a".into(), unreachable, source };
+            let got = fall_back("a", present.then(|| info(false)), &error);
+            assert_eq!(got.is_some(), want, "unreachable {unreachable} present {present}");
+            if let Some((_, text)) = got {
+                assert!(text.ends_with("its registry does not answer: dial tcp: no route to host"), "{text}");
+            }
+        }
+        let other = RuntimeError::Other("the disk is full".into());
+        assert!(fall_back("a", Some(info(false)), &other).is_none());
     }
 }

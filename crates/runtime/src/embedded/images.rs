@@ -60,7 +60,7 @@ impl ImageSource for Images {
     }
 
     async fn info(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError> {
-        Ok(find(self, name).await?.map(describe))
+        Ok(find(self, name).await?.map(|image| ImageInfo { imported: image.imported_as(name), ..describe(image) }))
     }
 
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
@@ -70,7 +70,11 @@ impl ImageSource for Images {
         let credentials: Vec<_> =
             entries.map(|(registry, user, password)| images::Credentials { registry, user, password }).collect();
         let pulled = Self::pull(self, &reference, &credentials, Arc::new(())).await;
-        pulled.map(describe).map_err(|e| RuntimeError::Pull { image: name.to_owned(), source: Box::new(e) })
+        pulled.map(describe).map_err(|e| RuntimeError::Pull {
+            image: name.to_owned(),
+            unreachable: matches!(e, ImageError::Unreachable { .. }),
+            source: Box::new(e),
+        })
     }
 
     async fn list(&self) -> Result<Vec<ImageInfo>, RuntimeError> {
@@ -95,6 +99,7 @@ async fn find(store: &Images, name: &str) -> Result<Option<Image>, RuntimeError>
 
 fn describe(image: Image) -> ImageInfo {
     ImageInfo {
+        imported: !image.imported.is_empty(),
         id: image.id,
         repo_digests: image.repo_digests,
         repo_tags: image.names,
