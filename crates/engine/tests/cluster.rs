@@ -182,7 +182,7 @@ async fn many_claims_get_a_volume_each() {
     let cluster = Cluster::start().await;
     cluster.make("/api/v1/namespaces", namespace()).await;
     let one = async |i: usize| {
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             cluster.make(VOLUMES, volume(&format!("v{i}"), "1Gi")).await;
             cluster.make(CLAIMS, claim(&format!("c{i}"), "1Gi")).await;
         } else {

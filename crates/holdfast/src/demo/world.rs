@@ -85,7 +85,8 @@ impl World {
     }
 
     pub async fn delete(&self, kind: &str, name: &str) -> Result<(), Error> {
-        let path = self.resources.find(kind)?.path(Some("default"), Some(name));
+        // One second of grace: a shell that is a container's first process takes no notice of SIGTERM.
+        let path = self.resources.find(kind)?.path(Some("default"), Some(name)) + "?gracePeriodSeconds=1";
         self.session.send("DELETE", &path, "application/json", None).await?;
         Ok(())
     }

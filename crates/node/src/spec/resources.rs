@@ -107,7 +107,7 @@ fn oom_score(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i64 {
         let least = spec.into_iter().flat_map(|s| &s.containers).map(memory).min().unwrap_or(0);
         adjusted = adjusted.min(score(least));
     }
-    adjusted.max(1000 + GUARANTEED_SCORE).min(BEST_EFFORT_SCORE - 1)
+    adjusted.clamp(1000 + GUARANTEED_SCORE, BEST_EFFORT_SCORE - 1)
 }
 
 /// Largest amount of a resource in use at any time: sidecars count from where they start on.

@@ -93,6 +93,7 @@ fn exited(exit_code: i32) -> ContainerState {
 
 fn info(name: &str) -> ImageInfo {
     ImageInfo {
+        imported: false,
         id: "sha256:0".into(),
         repo_digests: Vec::new(),
         repo_tags: vec![name.into()],

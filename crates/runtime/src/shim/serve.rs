@@ -52,6 +52,20 @@ impl Output {
         rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Self { file: fd.into(), stream })
     }
+
+    /// What is there to read, empty if nothing is; `None` when no more will come.
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let mut chunk = vec![0; 32 << 10];
+        match self.file.read(&mut chunk) {
+            Ok(n) if n > 0 => {
+                chunk.truncate(n);
+                Some(chunk)
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Some(Vec::new()),
+            // A terminal says EIO when the last process has closed it.
+            Ok(_) | Err(_) => None,
+        }
+    }
 }
 
 enum Phase {
@@ -165,8 +179,12 @@ impl Shim {
             let events: Vec<_> = fds.iter().map(PollFd::revents).collect();
             sources.into_iter().zip(events).filter(|(_, e)| !e.is_empty()).collect::<Vec<_>>()
         };
-        // Clients and outputs are handled by index: go backwards, so that removing one moves none that is still to come.
-        for (source, events) in ready.into_iter().rev() {
+        let (outputs, others): (Vec<_>, Vec<_>) = ready.into_iter().partition(|(s, _)| matches!(s, Source::Output(_)));
+        self.read_outputs(
+            outputs.into_iter().filter_map(|(s, _)| if let Source::Output(i) = s { Some(i) } else { None }),
+        );
+        // Clients are handled by index: go backwards, so that removing one moves none that is still to come.
+        for (source, events) in others.into_iter().rev() {
             match source {
                 Source::Children => {
                     while let Ok(Some(_)) = self.children.read_signal() {}
@@ -178,7 +196,7 @@ impl Shim {
                     }
                 }
                 Source::Channel => self.channel_speaks(),
-                Source::Output(i) => self.read_output(i),
+                Source::Output(_) => {}
                 Source::Stdin => self.write_stdin(events),
                 Source::Client(i) => self.serve_client(i, events),
             }
@@ -262,24 +280,28 @@ impl Shim {
         }
     }
 
-    fn read_output(&mut self, index: usize) {
-        let mut chunk = [0; 32 << 10];
-        let output = &mut self.outputs[index];
-        let stream = output.stream;
-        match output.file.read(&mut chunk) {
-            Ok(n) if n > 0 => {
-                self.log.write(stream, Timestamp::now(), &chunk[..n]);
-                let kind = if stream == Stream::Stdout { frame::STDOUT } else { frame::STDERR };
-                for client in self.clients.iter_mut().filter(|c| matches!(c.role, Role::Attach { .. })) {
-                    client.put(kind, &chunk[..n]);
-                }
+    /// Takes what the program wrote. stderr is read first and told last: whatever the program had written to stdout before it
+    /// is then in hand, and stays before it in the log.
+    fn read_outputs(&mut self, ready: impl DoubleEndedIterator<Item = usize>) {
+        let taken: Vec<_> = ready.rev().map(|index| (index, self.outputs[index].take())).collect();
+        for (index, chunk) in taken.iter().rev() {
+            let stream = self.outputs[*index].stream;
+            match chunk {
+                Some(bytes) if bytes.is_empty() => {}
+                Some(bytes) => self.tell_output(stream, bytes),
+                None => self.log.finish(stream, Timestamp::now()),
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // A terminal says EIO when the last process has closed it.
-            Ok(_) | Err(_) => {
-                self.outputs.remove(index);
-                self.log.finish(stream, Timestamp::now());
-            }
+        }
+        for (index, _) in taken.into_iter().filter(|(_, chunk)| chunk.is_none()) {
+            self.outputs.remove(index);
+        }
+    }
+
+    fn tell_output(&mut self, stream: Stream, bytes: &[u8]) {
+        self.log.write(stream, Timestamp::now(), bytes);
+        let kind = if stream == Stream::Stdout { frame::STDOUT } else { frame::STDERR };
+        for client in self.clients.iter_mut().filter(|c| matches!(c.role, Role::Attach { .. })) {
+            client.put(kind, bytes);
         }
     }
 
