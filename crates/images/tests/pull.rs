@@ -323,11 +323,10 @@ async fn a_name_knows_whether_an_import_gave_it() {
             registry.offer("app:1", made);
             pull(&images, &name, &[]).await.expect("pull")
         };
-        let by_digest = imported.repo_digests.last().expect("a digest").clone();
-        for way in [name.as_str(), &by_digest, &imported.id] {
-            let found = images.find(way).expect("find").expect("present");
-            assert_eq!(found.imported_as(way), *import, "step {step}: {way}: {:?}", found.imported);
-        }
+        let found = images.find(&name).expect("find").expect("present");
+        assert_eq!(found.imported_as(&name), *import, "step {step}: {:?}", found.imported);
+        // No registry can be asked about an id, so there an import that was ever made counts.
+        assert!(found.imported_as(&imported.id), "step {step}: {:?}", found.imported);
     }
     images.import(&archive(&app()), None, &()).await.expect("import");
     assert!(images.remove(&name).expect("remove"));

@@ -19,7 +19,8 @@ use futures::StreamExt;
 use runtime::{ContainerId, ContainerState, ExecSpec, PodUid, Runtime, RuntimeError, Session, TermSize};
 use streaming::{Client, Forward, Outcome, StreamError, Wanted};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
     task::JoinSet,
 };
 
@@ -234,13 +235,42 @@ async fn connect(runtime: Arc<dyn Runtime>, uid: PodUid, forward: Forward) {
     let Forward { port, mut stream, error } = forward;
     match runtime.dial(&uid, port).await {
         Ok(mut socket) => {
-            if let Err(why) = copy_bidirectional(&mut stream, &mut socket).await {
+            if let Err(why) = exchange(&mut stream, &mut socket).await {
                 tracing::debug!(%why, port, "a forwarded connection broke off");
             }
         }
         Err(why) => {
             let text = format!("error forwarding port {port} to pod {}, uid : {}", uid.0, refusal(&why, port));
             let _ = error.send(text);
+        }
+    }
+}
+
+/// How long a client may go on sending to a pod that has closed its side, as upstream's runtimes.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Carries bytes both ways. kubectl keeps its local connection open until the whole forward has ended, and its user may wait
+/// for just that: so the pod's end of file ends the forward, after a moment for what the client still has to say.
+async fn exchange(client: &mut (impl AsyncRead + AsyncWrite + Unpin), pod: &mut TcpStream) -> std::io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_pod, mut to_pod) = pod.split();
+    let down = async {
+        tokio::io::copy(&mut from_pod, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_pod).await?;
+        to_pod.shutdown().await
+    };
+    tokio::pin!(down, up);
+    tokio::select! {
+        ended = &mut down => {
+            ended?;
+            tokio::time::timeout(LINGER, up).await.unwrap_or(Ok(()))
+        }
+        ended = &mut up => {
+            ended?;
+            down.await
         }
     }
 }
