@@ -6,6 +6,7 @@ mod decode;
 mod facts;
 mod roots;
 mod scalar;
+mod syntax;
 
 use std::{
     collections::HashMap,
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 
 pub use decode::{DecodeError, Decoded, decode, decode_value};
 pub(crate) use facts::{ATOMIC, LISTS, STRATEGIES};
+pub use syntax::syntax_error;
 
 /// What a field or an element holds.
 #[derive(Debug, Clone, Copy)]

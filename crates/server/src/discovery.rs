@@ -16,15 +16,12 @@ pub fn verbs(kind: &Kind) -> &'static [&'static str] {
     if kind.kind == "Namespace" { VERBS_WITHOUT_COLLECTION } else { VERBS }
 }
 
-/// Groups without resources of their own: `kubectl drain` looks for the one of evictions.
-const BARE_GROUPS: &[(&str, &str)] = &[("policy", "v1")];
-
 /// Every group and version besides core, in a stable order.
 fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
     let kinds = api::KINDS.iter().map(|k| (k.group, k.version));
     let reviews = REVIEWS.iter().map(|r| (r.group, "v1"));
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (group, version) in kinds.chain(reviews).chain(BARE_GROUPS.iter().copied()).filter(|(g, _)| !g.is_empty()) {
+    for (group, version) in kinds.chain(reviews).filter(|(g, _)| !g.is_empty()) {
         match groups.iter_mut().find(|(g, _)| *g == group) {
             Some((_, versions)) if versions.contains(&version) => {}
             Some((_, versions)) => versions.push(version),
@@ -111,7 +108,7 @@ pub fn resources(group: &str, version: &str) -> ApiResult<Value> {
             "kind": review.kind, "verbs": ["create"],
         }));
     }
-    if list.is_empty() && !BARE_GROUPS.contains(&(group, version)) {
+    if list.is_empty() {
         return Err(ApiError::no_such_resource());
     }
     if group.is_empty() {

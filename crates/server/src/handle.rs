@@ -211,12 +211,12 @@ impl<'a> Call<'a> {
             ("ephemeralcontainers", Verb::Patch) => self.patch(request, Part::Ephemeral).await,
             ("binding", Verb::Create) => self.bind(&at, request).await,
             ("eviction", Verb::Create) => {
-                let (_, body) = self.plain_body(request).await?;
+                let body = self.plain_body("Eviction", request).await?;
                 let status = inner.evict(&at, &body, &self.query).await?;
                 Ok(negotiate::value(201, self.plain_form(), &status))
             }
             ("token", Verb::Create) => {
-                let (_, body) = self.plain_body(request).await?;
+                let body = self.plain_body("TokenRequest", request).await?;
                 Ok(negotiate::value(201, self.plain_form(), &inner.token_request(&at, body)?))
             }
             _ => Err(ApiError::no_such_resource()),
@@ -227,15 +227,14 @@ impl<'a> Call<'a> {
         Form { shape: Shape::Object, ..self.form }
     }
 
-    async fn plain_body(&self, request: Request<Body>) -> ApiResult<(HeaderMap, Value)> {
+    /// The body of a request that should hold an object of `kind`.
+    async fn plain_body(&self, kind: &str, request: Request<Body>) -> ApiResult<Value> {
         let (parts, body) = request.into_parts();
-        let bytes = body::read(body).await?;
-        let value = body::plain(&parts.headers, &bytes)?;
-        Ok((parts.headers, value))
+        body::plain(kind, &parts.headers, &body::read(body).await?)
     }
 
     async fn bind(&self, at: &At<'_>, request: Request<Body>) -> ApiResult<Response> {
-        let (_, mut binding) = self.plain_body(request).await?;
+        let mut binding = self.plain_body("Binding", request).await?;
         if object::meta(&binding, "name").is_empty() {
             object::set_meta(&mut binding, "name", at.name);
         }
@@ -246,7 +245,7 @@ impl<'a> Call<'a> {
         if self.verb != Verb::Create || !self.resource.name.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let (_, binding) = self.plain_body(request).await?;
+        let binding = self.plain_body("Binding", request).await?;
         let name = object::meta(&binding, "name").to_owned();
         let at = At { name: &name, ..self.at() };
         self.finish_bind(&at, &binding).await
@@ -318,10 +317,7 @@ impl<'a> Call<'a> {
         let decoded = body::typed(self.kind, &parts.headers, &bytes)?;
         let kind = self.kind;
         let problems = body::judge(decoded.problems, options.validation, |why| {
-            ApiError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: {why}",
-                kind.kind, kind.version, kind.kind
-            ))
+            body::cannot_handle(kind.kind, kind.version, kind, &why)
         })?;
         Ok((decoded.object, problems))
     }
@@ -349,14 +345,13 @@ impl<'a> Call<'a> {
         let media_type = body::media_type(&parts.headers).to_owned();
         let bytes = body::read(body).await?;
         let patch = Patch::parse(&media_type, &bytes)?;
+        let at = self.at();
         let mut problems = Vec::new();
-        let kind = self.kind;
         let mut change = |old: &Value| {
-            let (object, found) = patch.apply(kind, old, options.validation)?;
+            let (object, found) = patch.apply(&at, old, options.validation)?;
             problems = found;
             Ok(object)
         };
-        let at = self.at();
         let (written, warnings) = self.server.inner().update(&at, part, options.dry_run, &mut change).await?;
         self.written(200, (written, [problems, warnings].concat()))
     }
@@ -364,7 +359,7 @@ impl<'a> Call<'a> {
     async fn delete_options(&self, request: Request<Body>) -> ApiResult<DeleteOptions> {
         let (parts, body) = request.into_parts();
         let bytes = body::read(body).await?;
-        let body = if bytes.is_empty() { None } else { Some(body::plain(&parts.headers, &bytes)?) };
+        let body = if bytes.is_empty() { None } else { Some(body::plain("DeleteOptions", &parts.headers, &bytes)?) };
         if let Some(body) = &body {
             let kind = body["kind"].as_str().unwrap_or("DeleteOptions");
             if !body.is_object() || kind != "DeleteOptions" {
@@ -437,7 +432,7 @@ async fn answer_review(
     let form = Form { shape: Shape::Object, ..Form::of(request.headers()).unwrap_or(Form::JSON) };
     let (parts, body) = request.into_parts();
     let bytes = body::read(body).await?;
-    let body = body::plain(&parts.headers, &bytes)?;
+    let body = body::plain(review.kind, &parts.headers, &bytes)?;
     Ok(negotiate::value(201, form, &server.inner().review(review, identity, body)?))
 }
 

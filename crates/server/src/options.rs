@@ -45,8 +45,13 @@ impl Query {
     pub fn number(&self, name: &str) -> ApiResult<Option<i64>> {
         self.text(name)
             .map(|v| {
-                v.parse().map_err(|_| {
-                    ApiError::bad_request(format!("strconv.ParseInt: parsing {v:?}: invalid syntax (parameter {name})"))
+                v.parse().map_err(|e: std::num::ParseIntError| {
+                    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+                    let why = match e.kind() {
+                        PosOverflow | NegOverflow => "value out of range",
+                        _ => "invalid syntax",
+                    };
+                    ApiError::bad_request(format!("strconv.ParseInt: parsing {v:?}: {why} (parameter {name})"))
                 })
             })
             .transpose()

@@ -1,5 +1,4 @@
 //! The patch formats: JSON patch, merge patch, strategic merge patch.
-use api::Kind;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
@@ -7,6 +6,7 @@ use crate::{
     body,
     options::Validation,
     status::{ApiError, ApiResult},
+    write::At,
 };
 
 const ACCEPTED: &str =
@@ -26,9 +26,10 @@ pub enum Patch {
 impl Patch {
     /// Reads a patch of a media type.
     pub fn parse(media_type: &str, bytes: &[u8]) -> ApiResult<Self> {
-        let bad = |e: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {e}"));
+        let bad = |e: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {}", why(&e, bytes)));
         match media_type {
             "application/json-patch+json" => {
+                check_operations(bytes)?;
                 let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(bad)?;
                 if patch.0.len() > MAX_OPERATIONS {
                     return Err(ApiError::new(
@@ -42,8 +43,8 @@ impl Patch {
                 }
                 Ok(Self::Json(patch))
             }
-            "application/merge-patch+json" => Ok(Self::Merge(object(bytes).map_err(bad)?)),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic(object(bytes).map_err(bad)?)),
+            "application/merge-patch+json" => Ok(Self::Merge(object(bytes)?)),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic(object(bytes)?)),
             "application/apply-patch+yaml" => Err(ApiError::new(
                 415,
                 "UnsupportedMediaType",
@@ -57,7 +58,8 @@ impl Patch {
     }
 
     /// The patched object, fitting its schema, and what strict validation has to say.
-    pub fn apply(&self, kind: &Kind, old: &Value, validation: Validation) -> ApiResult<(Value, Vec<String>)> {
+    pub fn apply(&self, at: &At<'_>, old: &Value, validation: Validation) -> ApiResult<(Value, Vec<String>)> {
+        let kind = at.kind;
         let patched = match self {
             Self::Json(patch) => operate(old, patch)?,
             Self::Merge(patch) => api::strategic::merge_patch(old, patch),
@@ -71,10 +73,17 @@ impl Patch {
                 reason: "FieldValueInvalid",
                 message: format!("Invalid value: {:?}: {why}", value.to_string()),
             };
-            ApiError::invalid("", "", "", &[error])
+            at.invalid(&[error])
         };
         if !patched.is_object() {
-            return Err(refuse(&patched, "the patched object is no object"));
+            return Err(refuse(&patched, "a patch must leave an object"));
+        }
+        if !matches!(self, Self::Strategic(_)) {
+            for (field, named) in [("kind", "Kind"), ("apiVersion", "apiVersion")] {
+                if patched[field].as_str().is_none_or(str::is_empty) {
+                    return Err(refuse(&patched, &format!("Object '{named}' is missing in '{patched}'")));
+                }
+            }
         }
         let decoded =
             api::schema::decode_value(kind.schema, patched.clone()).map_err(|e| refuse(&patched, &e.to_string()))?;
@@ -108,9 +117,60 @@ fn operate(old: &Value, patch: &[PatchOperation]) -> ApiResult<Value> {
     Ok(object)
 }
 
-fn object(bytes: &[u8]) -> Result<Value, serde_json::Error> {
-    let map: serde_json::Map<String, Value> = serde_json::from_slice(bytes)?;
-    Ok(Value::Object(map))
+/// Reads a merge patch.
+fn object(bytes: &[u8]) -> ApiResult<Value> {
+    let bad = |why: &str| ApiError::bad_request(format!("error decoding patch: {why}"));
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Null) => Ok(Value::Object(serde_json::Map::new())),
+        Ok(map @ Value::Object(_)) => Ok(map),
+        Ok(other) => Err(bad(&format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            name(&other)
+        ))),
+        Err(e) => Err(bad(&why(&e, bytes))),
+    }
+}
+
+/// Refuses what is no list of operations that exist.
+fn check_operations(bytes: &[u8]) -> ApiResult<()> {
+    let bad = |got: &str, into: &str| {
+        ApiError::bad_request(format!(
+            "error decoding patch: json: cannot unmarshal {got} into Go value of type {into}handlers.jsonPatchOp"
+        ))
+    };
+    // What is no JSON at all is told by who reads it next.
+    let Ok(patch) = serde_json::from_slice::<Value>(bytes) else { return Ok(()) };
+    let Value::Array(operations) = patch else { return Err(bad(name(&patch), "[]")) };
+    for operation in &operations {
+        if !operation.is_object() {
+            return Err(bad(name(operation), ""));
+        }
+        let op = operation["op"].as_str().unwrap_or("unknown");
+        if !["add", "remove", "replace", "move", "copy", "test"].contains(&op) {
+            return Err(unprocessable(&format!("Unexpected kind: {op}")));
+        }
+        if operation["path"].as_str().is_none() {
+            return Err(unprocessable(&format!("{op} operation does not apply: missing path")));
+        }
+    }
+    Ok(())
+}
+
+/// What Go calls a JSON value.
+fn name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Why a text could not be read.
+fn why(error: &serde_json::Error, bytes: &[u8]) -> String {
+    api::schema::syntax_error(bytes).unwrap_or_else(|| error.to_string())
 }
 
 /// 422 for a patch that does not fit the object's state.

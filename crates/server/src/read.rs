@@ -31,7 +31,8 @@ pub struct Found {
 }
 
 /// Where the next page starts.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Token {
     v: String,
     /// Revision of the first page; negative: the newest one.
@@ -49,13 +50,17 @@ pub fn selection(kind: &Kind, query: &Query) -> ApiResult<Selection> {
     let fields = Fields::parse(query.get("fieldSelector").unwrap_or_default()).map_err(unreadable)?;
     let known = |f: &str| {
         f == "metadata.name"
-            || (f == "metadata.namespace" && kind.scope == Scope::Namespace)
+            // Kinds without fields of their own know it in any scope.
+            || (f == "metadata.namespace"
+                && (kind.scope == Scope::Namespace || kind.strategy.selectable_names().is_empty()))
             || kind.strategy.selectable_names().contains(&f)
     };
     if let Some(field) = fields.0.iter().map(|r| r.field.as_str()).find(|f| !known(f)) {
         return Err(ApiError::bad_request(if kind.strategy.selectable_names().is_empty() {
             let known = r#"only "metadata.name", "metadata.namespace""#;
             format!("{field:?} is not a known field selector: {known}")
+        } else if kind.kind == "Job" {
+            format!("field label {field:?} not supported for Job")
         } else {
             format!("field label not supported: {field}")
         }));
@@ -137,12 +142,19 @@ fn start(text: &str, root: &str, options: &ListOptions) -> ApiResult<(Option<u64
         return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
     }
     let json = BASE64.decode(text.trim_end_matches('=')).map_err(|e| bad(e.to_string()))?;
-    let token: Token = serde_json::from_slice(&json).map_err(|e| bad(e.to_string()))?;
+    let token: Token = serde_json::from_slice(&json)
+        .map_err(|e| bad(api::schema::syntax_error(&json).unwrap_or_else(|| e.to_string())))?;
     if token.v != TOKEN_VERSION {
-        return Err(bad(format!("server does not recognize this encoded version {:?}", token.v)));
+        return Err(bad(format!("server does not recognize this encoded version {}", token.v)));
+    }
+    if token.rv == 0 {
+        return Err(bad(format!("incorrect encoded start resourceVersion (version {TOKEN_VERSION})")));
     }
     if token.start.is_empty() {
-        return Err(bad(format!("encoded start key empty (version {TOKEN_VERSION:?})")));
+        return Err(bad(format!("encoded start key empty (version {TOKEN_VERSION})")));
+    }
+    if token.start.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(bad(token.start));
     }
     Ok((u64::try_from(token.rv).ok().filter(|r| *r > 0), Some(format!("{root}{}", token.start))))
 }

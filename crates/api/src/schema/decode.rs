@@ -3,10 +3,13 @@
 //! The wording of problems and errors is what clients of upstream's API server see.
 use std::{borrow::Cow, fmt};
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{Definition, Field, Type, definition, scalar};
+use super::{
+    Definition, Field, Type, definition, scalar,
+    syntax::{number_before, syntax_error},
+};
 
 /// More problems than this in one object are not listed.
 const MAX_PROBLEMS: usize = 100;
@@ -44,11 +47,31 @@ pub enum DecodeError {
 /// # Errors
 /// If the text is not JSON, or a value does not fit its field.
 pub fn decode(schema: &str, json: &[u8]) -> Result<Decoded, DecodeError> {
-    let mut cx = Context::default();
+    let mut cx = Context { stops_at_fraction: true, ..Context::default() };
+    let top = top(schema)?;
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = visit(schema, &mut cx, &mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value).map_err(|error| syntax(&error)))?;
-    cx.finish(value)
+    let result = top.read(&mut cx, &mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    let error = match result {
+        Ok(value) => return cx.finish(value),
+        Err(error) => error,
+    };
+    if let Some(message) = syntax_error(json) {
+        return Err(DecodeError::Syntax { message });
+    }
+    match cx.error {
+        Some(DecodeError::Mismatch { field, message }) => {
+            let number = number_before(json, offset(json, &error)).unwrap_or("number");
+            Err(DecodeError::Mismatch { field, message: message.replace(FRACTION, number) })
+        }
+        // Text that only our reader refuses: nested too deeply, half a surrogate pair.
+        _ => Err(DecodeError::Syntax { message: error.to_string() }),
+    }
+}
+
+/// Where in a text an error was noticed.
+fn offset(text: &[u8], error: &serde_json::Error) -> usize {
+    let before = text.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1));
+    before.map(<[u8]>::len).sum::<usize>() + error.column()
 }
 
 /// Decodes an already parsed object as the type of this name. Duplicate fields are gone by then.
@@ -57,21 +80,23 @@ pub fn decode(schema: &str, json: &[u8]) -> Result<Decoded, DecodeError> {
 /// If a value does not fit its field.
 pub fn decode_value(schema: &str, value: Value) -> Result<Decoded, DecodeError> {
     let mut cx = Context::default();
-    let value = visit(schema, &mut cx, value)?;
-    cx.finish(value)
+    let read = top(schema)?.read(&mut cx, value);
+    // A value was parsed before: what is wrong with it is in the context.
+    cx.finish(read.map_err(|error| DecodeError::Syntax { message: error.to_string() })?)
 }
 
-fn visit<'de, D>(schema: &str, cx: &mut Context, deserializer: D) -> Result<Value, DecodeError>
-where
-    D: Deserializer<'de, Error = serde_json::Error>,
-{
-    let top = definition(schema).ok_or_else(|| DecodeError::NoSuchType(schema.to_owned()))?;
-    let kind = Type::Object(top);
-    Visit { kind, go: Go { kind, named: None }, cx }.deserialize(deserializer).map_err(|error| syntax(&error))
+/// An object of a type, to be read.
+struct Top(&'static Definition);
+
+fn top(schema: &str) -> Result<Top, DecodeError> {
+    definition(schema).map(Top).ok_or_else(|| DecodeError::NoSuchType(schema.to_owned()))
 }
 
-fn syntax(error: &serde_json::Error) -> DecodeError {
-    DecodeError::Syntax { message: error.to_string() }
+impl Top {
+    fn read<'de, D: Deserializer<'de>>(self, cx: &mut Context, deserializer: D) -> Result<Value, D::Error> {
+        let kind = Type::Object(self.0);
+        Visit { kind, go: Go { kind, named: None }, cx }.deserialize(deserializer)
+    }
 }
 
 /// A step from the object to the value being read.
@@ -81,12 +106,17 @@ enum Step {
     Index(usize),
 }
 
+/// Stands in a message for a number whose text the reader does not tell.
+const FRACTION: &str = "\u{0}";
+
 #[derive(Default)]
 struct Context {
     path: Vec<Step>,
     problems: Vec<String>,
     error: Option<DecodeError>,
     scratch: Vec<u8>,
+    /// Stop reading at a fraction that does not fit, so that the caller can look up how it is written.
+    stops_at_fraction: bool,
 }
 
 impl Context {
@@ -423,10 +453,14 @@ impl<'de> Visitor<'de> for Visit<'_> {
         Ok(self.integer(i64::try_from(value).ok(), value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         Ok(match self.kind {
             Type::Number => Value::from(value),
             Type::Quantity => Value::String(value.to_string()),
+            Type::Int32 | Type::Int64 | Type::IntOrString if self.cx.stops_at_fraction && self.cx.error.is_none() => {
+                self.mismatch(&format!("number {FRACTION}"));
+                return Err(E::custom("a fraction where a whole number is expected"));
+            }
             Type::Int32 | Type::Int64 | Type::IntOrString => self.mismatch(&format!("number {value}")),
             _ => self.mismatch("number"),
         })

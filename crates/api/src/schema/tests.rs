@@ -137,6 +137,23 @@ fn wrong_types_are_refused_in_gos_words() {
             "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.terminationGracePeriodSeconds of type int64",
         ),
         (
+            "{\"spec\":{\n\"priority\": 1.0 }}",
+            "json: cannot unmarshal number 1.0 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            r#"{"spec":{"containers":[{"ports":[{"containerPort":8e1}]}]}}"#,
+            "json: cannot unmarshal number 8e1 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+        ),
+        (
+            r#"{"spec":{"containers":[{"livenessProbe":{"httpGet":{"port":80.0}}}]}}"#,
+            "json: cannot unmarshal number 80.0 into Go value of type int32",
+        ),
+        (r#"{"spec":{"priority":1.0"#, "unexpected end of JSON input"),
+        (
+            r#"{"metadata":{"name":7},"spec":{"priority":1.0}}"#,
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.name of type string",
+        ),
+        (
             r#"{"spec":{"hostNetwork":"yes"}}"#,
             "json: cannot unmarshal string into Go struct field PodSpec.spec.hostNetwork of type bool",
         ),

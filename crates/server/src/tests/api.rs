@@ -88,7 +88,7 @@ async fn errors_are_worded_as_upstream() {
             "GET",
             format!("{MAPS}?continue=nonsense&limit=1"),
             Value::Null,
-            "400 BadRequest: continue key is not valid: expected value at line 1 column 1",
+            "400 BadRequest: continue key is not valid: invalid character '\\u009e' looking for beginning of value",
         ),
         (
             "GET",
@@ -151,6 +151,131 @@ async fn ephemeral_containers_are_only_added() {
     assert!(changed.contains("existing ephemeral containers \"d\" may not be changed"), "{changed}");
     let taken = c.fails("PATCH", &path, with(json!([{"name": "d", "image": "i"}, {"name": "c", "image": "i"}]))).await;
     assert!(taken.starts_with("422 Invalid: "), "{taken}");
+}
+
+#[tokio::test]
+async fn unreadable_bodies_are_refused_in_upstreams_words() {
+    let c = Client::new().await;
+    c.ok("POST", MAPS, map("m")).await;
+    let unrecognized = "the object provided is unrecognized (must be of type ConfigMap): ";
+    let head = "couldn't get version/kind; json parse error: ";
+    let none = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+    let handled = "cannot be handled as a ConfigMap: ";
+    for (content_type, body, want) in [
+        (
+            "json",
+            "{\"a\":}",
+            format!("{unrecognized}{head}invalid character '}}' looking for beginning of value ({{\"a\":}})"),
+        ),
+        ("json", "{", format!("{unrecognized}{head}unexpected end of JSON input ({{)")),
+        ("json", "[]", format!("{unrecognized}{head}json: cannot unmarshal array into Go value of type {none} (5b5d)")),
+        (
+            "json",
+            "{\"kind\":5}",
+            format!(
+                "{unrecognized}{head}json: cannot unmarshal number into Go struct field .kind of type string ({{\"kind\":5}})"
+            ),
+        ),
+        (
+            "json",
+            "{\"data\":{\"a\":1}}",
+            format!(
+                "ConfigMap in version \"v1\" {handled}json: cannot unmarshal number into Go struct field ConfigMap.data of type string"
+            ),
+        ),
+        // What it claims to be counts first.
+        (
+            "json",
+            "{\"kind\":\"Pod\",\"data\":{\"a\":1}}",
+            format!("Pod in version \"v1\" {handled}converting (v1.Pod) to (core.ConfigMap): unknown conversion"),
+        ),
+        (
+            "json",
+            "{\"kind\":\"Map\"}",
+            format!(
+                "Map in version \"v1\" {handled}no kind \"Map\" is registered for version \"v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+            ),
+        ),
+        ("yaml", "a: [", format!("{unrecognized}yaml: line 1: unclosed bracket '[' (613a205b)")),
+        (
+            "yaml",
+            "a:\n\t- b",
+            format!(
+                "{unrecognized}yaml: line 2: tabs disallowed within this context (block indentation) (613a0a092d2062)"
+            ),
+        ),
+        (
+            "yaml",
+            "- a",
+            format!("{unrecognized}{head}json: cannot unmarshal array into Go value of type {none} (2d2061)"),
+        ),
+    ] {
+        let reply = c.raw("POST", MAPS, &format!("application/{content_type}"), "*/*", body).await;
+        assert_eq!((reply.code, reply.json["message"].as_str()), (400, Some(want.as_str())), "{body}");
+    }
+    let twice =
+        c.raw("POST", MAPS, "application/yaml", "*/*", "metadata: {name: twice}\ndata: {a: b}\ndata: {a: c}\n").await;
+    assert_eq!((twice.code, &twice.json["data"]), (201, &json!({"a": "c"})));
+    assert_eq!(
+        twice.headers["warning"],
+        "299 - \"yaml: unmarshal errors:  line 3: key \\\"data\\\" already set in map\""
+    );
+    for (media, patch, want) in [
+        ("merge-patch", "{\"a\":}", "400 error decoding patch: invalid character '}' looking for beginning of value"),
+        (
+            "merge-patch",
+            "[]",
+            "400 error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
+        ),
+        (
+            "json-patch",
+            "{}",
+            "400 error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
+        ),
+        (
+            "json-patch",
+            r#"[{"op":"jump","path":"/a"}]"#,
+            "422 the server rejected our request due to an error in our request: Unexpected kind: jump",
+        ),
+        (
+            "json-patch",
+            r#"[{"op":"replace","path":"","value":{}}]"#,
+            "422 ConfigMap \"m\" is invalid: patch: Invalid value: \"{}\": Object 'Kind' is missing in '{}'",
+        ),
+        (
+            "json-patch",
+            r#"[{"op":"replace","path":"","value":7}]"#,
+            "422 ConfigMap \"m\" is invalid: patch: Invalid value: \"7\": a patch must leave an object",
+        ),
+        (
+            "merge-patch",
+            r#"{"kind":"Pod"}"#,
+            "400 Pod in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Pod) to (core.ConfigMap): unknown conversion",
+        ),
+    ] {
+        let reply = c.raw("PATCH", &format!("{MAPS}/m"), &format!("application/{media}+json"), "*/*", patch).await;
+        assert_eq!(format!("{} {}", reply.code, reply.json["message"].as_str().unwrap()), want, "{patch}");
+    }
+}
+
+#[tokio::test]
+async fn continue_tokens_are_checked() {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let c = Client::new().await;
+    for (token, want) in [
+        (r#"{"v":"x","rv":1,"start":"a"}"#, "server does not recognize this encoded version x"),
+        (
+            r#"{"v":"meta.k8s.io/v1","rv":0,"start":"a"}"#,
+            "incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        ),
+        (r#"{"v":"meta.k8s.io/v1","rv":1}"#, "encoded start key empty (version meta.k8s.io/v1)"),
+        (r#"{"v":"meta.k8s.io/v1","rv":1,"start":"../../secrets/a"}"#, "../../secrets/a"),
+        ("{", "unexpected end of JSON input"),
+    ] {
+        let path = format!("{MAPS}?limit=1&continue={}", URL_SAFE_NO_PAD.encode(token));
+        let want = format!("400 BadRequest: continue key is not valid: {want}");
+        assert_eq!(c.fails("GET", &path, Value::Null).await, want, "{token}");
+    }
 }
 
 #[tokio::test]
@@ -405,6 +530,14 @@ async fn discovery_and_health() {
         "/openapi/v3/api/v1",
     ] {
         assert_eq!(c.call("GET", path, Value::Null).await.code, 200, "{path}");
+    }
+    // Clients look again and again at a version without resources.
+    for group in c.ok("GET", "/apis", Value::Null).await["groups"].as_array().unwrap() {
+        for version in group["versions"].as_array().unwrap() {
+            let path = format!("/apis/{}", version["groupVersion"].as_str().unwrap());
+            let resources = c.ok("GET", &path, Value::Null).await;
+            assert!(!resources["resources"].as_array().unwrap().is_empty(), "{path}");
+        }
     }
     for path in ["/apis/nonsense", "/apis/storage.k8s.io/v9", "/nowhere", "/openapi/v3/api/v7"] {
         assert_eq!(c.call("GET", path, Value::Null).await.code, 404, "{path}");
