@@ -22,7 +22,10 @@ use tokio::{
     sync::{broadcast::error::RecvError, mpsc, watch},
     task::JoinSet,
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use volumes::PodVolumes;
 
 use crate::{
@@ -113,12 +116,18 @@ pub(crate) struct Handle {
 /// The workers by pod UID.
 pub(crate) type Workers = Arc<Mutex<HashMap<String, Handle>>>;
 
+/// How long clients have to take note that their sessions end with the agent.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// A node agent.
 pub struct Node {
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Workers,
     recorder: Mutex<Option<AbortOnDropHandle<()>>>,
     running: AtomicBool,
+    /// Cancelled when the agent ends: sessions of clients end with it, and tell them so.
+    pub(crate) closing: CancellationToken,
+    pub(crate) sessions: TaskTracker,
 }
 
 impl Node {
@@ -147,6 +156,8 @@ impl Node {
             workers: Workers::default(),
             recorder: Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(writing)))),
             running: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            sessions: TaskTracker::new(),
         })
     }
 
@@ -169,6 +180,11 @@ impl Node {
         self.workers.lock().clear();
         self.running.store(false, Ordering::SeqCst);
         drop(self.recorder.lock().take());
+        self.closing.cancel();
+        self.sessions.close();
+        if tokio::time::timeout(FAREWELL, self.sessions.wait()).await.is_err() {
+            tracing::debug!("some sessions of clients did not end in time");
+        }
         result
     }
 

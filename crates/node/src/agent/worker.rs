@@ -222,7 +222,7 @@ impl Worker {
     }
 
     pub(super) fn must_end(&self) -> bool {
-        self.memory.end.is_some() || self.pod.metadata.deletion_timestamp.is_some()
+        self.memory.gone || self.memory.end.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
 
     /// Reads termination messages of containers that ended since the last look.
@@ -427,11 +427,7 @@ impl Worker {
                 self.pods.send_replace(pod);
             }
             Mail::Gone => {
-                let known = self.memory.end.take();
-                let now = self.shared.clock.now();
-                let own = Duration::from_secs(u64::try_from(crate::core::finish::own_grace(&self.pod)).unwrap_or(0));
-                let (since, grace) = known.map_or((now, own), |e| (e.since, e.grace));
-                self.memory.end = Some(End { cause: Cause::Vanished, since, grace });
+                self.memory.gone = true;
                 self.memory.end_retry_at = None;
             }
             Mail::Runtime => self.stale = true,

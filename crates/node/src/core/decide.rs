@@ -41,9 +41,13 @@ fn sandbox(f: &Facts<'_>, d: &mut Decision) -> bool {
         Some(s) if s.ready => return true,
         _ if f.busy.contains(&Op::Sandbox) => {}
         // What the runtime knows of its containers goes with it, so the status must have it first.
-        Some(_) if f.saved => d.actions.push(Action::RemoveSandbox { changed: true }),
-        Some(_) => {}
-        None => match f.memory.sandbox_retry_at.filter(|at| *at > f.now) {
+        Some(_) if f.memory.sandbox_retry_at.is_none() => {
+            if f.saved {
+                d.actions.push(Action::RemoveSandbox { changed: true });
+            }
+        }
+        // None yet, or what our own failed attempt left behind; the next one goes on from there.
+        _ => match f.memory.sandbox_retry_at.filter(|at| *at > f.now) {
             Some(at) => d.wake(at),
             None => d.actions.push(Action::RunSandbox),
         },

@@ -62,6 +62,8 @@ pub struct Memory {
     pub containers: BTreeMap<String, ContainerMemory>,
     /// Do not try to make the sandbox before this.
     pub sandbox_retry_at: Option<Timestamp>,
+    /// Its object is gone.
+    pub gone: bool,
     /// Set once the pod must end, whatever its containers do.
     pub end: Option<End>,
     /// All volumes are gone from this node.

@@ -30,8 +30,10 @@ fn seconds(s: i64) -> Duration {
 /// Why the pod must end, if it must. Asks to be woken at its deadline.
 pub fn ending(f: &Facts<'_>, d: &mut Decision) -> Option<End> {
     let known = f.memory.end.as_ref();
-    if let Some(end) = known.filter(|e| e.cause == Cause::Vanished) {
-        return Some(end.clone());
+    if f.memory.gone {
+        // Only a deletion by force lets the object go before its containers: they have no time left.
+        let first = End { cause: Cause::Vanished, since: f.now, grace: Duration::ZERO };
+        return Some(known.filter(|e| e.cause == Cause::Vanished).cloned().unwrap_or(first));
     }
     let meta = &f.pod.metadata;
     if meta.deletion_timestamp.is_some() {

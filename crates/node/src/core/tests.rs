@@ -171,9 +171,10 @@ fn note(s: &mut Scene, status: &mut Value, word: &str) {
             s.pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
             s.pod.metadata.deletion_grace_period_seconds = Some(number(1) as i64);
         }
-        "gone" => end(s, Cause::Vanished, number(1)),
+        "gone" => s.memory.gone = true,
         "ending" => end(s, Cause::Deleted, number(1)),
         "evicted" => end(s, Cause::Failed { reason: "Evicted".into(), message: "m".into() }, 0),
+        "later" => s.memory.sandbox_retry_at = Some(ago(-(number(1) as i64))),
         "retry" => s.memory.end_retry_at = Some(ago(-(number(1) as i64))),
         "deadline" => s.pod.spec.as_mut().expect("spec").active_deadline_seconds = Some(number(1) as i64),
         "crash" => {
@@ -302,6 +303,8 @@ fn beginnings() {
         ("Always m:a", "sb vol a=run", ""),
         ("Always m:a", "sb! a=lost", ""),
         ("Always m:a", "sb! a=lost saved", "renew"),
+        ("Always m:a", "sb! saved later:5", "wake 5"),
+        ("Always m:a", "sb! saved later:0", "sandbox"),
         ("Always m:a", "vol was:a=run", "sandbox"),
         ("Always m:a", "sb vol was:a=run", "start a#2"),
         ("Always m:a", "sb vol was:a=wait", "start a#1"),
@@ -383,11 +386,12 @@ fn ends() {
         ("Always m:a", "deleted:9 saved busy:start:a", ""),
         ("Always m:a", "deleted:9 saved busy:sandbox", ""),
         ("Always m:a", "deleted:9 saved torn", "delete"),
-        ("Always m:a", "sb vol a=run gone:9", "stop a 9"),
-        ("Always m:a", "sb vol a=0 gone:9", "unsandbox"),
-        ("Always m:a", "gone:9", "teardown"),
-        ("Always m:a", "gone:9 torn", "gone"),
-        ("Always m:a", "gone:9 torn retry:30", "gone"),
+        ("Always m:a", "sb vol a=run gone", "stop a 0"),
+        ("Always m:a", "sb vol a=run gone deleted:9 busy:stop:a ending:9", "stop a 0"),
+        ("Always m:a", "sb vol a=0 gone", "unsandbox"),
+        ("Always m:a", "gone", "teardown"),
+        ("Always m:a", "gone torn", "gone"),
+        ("Always m:a", "gone torn retry:30", "gone"),
         ("Always m:a", "deleted:9 saved torn retry:30", "wake 30"),
         ("Always m:a", "deleted:9 saved retry:5", "wake 5"),
         ("Always m:a", "sb vol a=run evicted", "stop a 0"),

@@ -39,6 +39,7 @@ pub async fn logs(
     let alive = move || runs(&seen.borrow(), &container, attempt);
     let chunks = follow::stream(log, options, alive).await.map_err(|e| bad(format!("failed to read the log: {e}")))?;
     let body = stream::unfold(chunks, |mut c| async move { c.recv().await.map(|chunk| (chunk, c)) });
+    let body = body.take_until(node.closing.clone().cancelled_owned());
     let body = Body::from_stream(body.map(Ok::<_, std::convert::Infallible>));
     Ok(([(header::CONTENT_TYPE, "text/plain")], body).into_response())
 }

@@ -23,6 +23,7 @@ use tokio::{
     net::TcpStream,
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{Refusal, query::Query};
 use crate::{Node, agent::worker::View};
@@ -82,15 +83,15 @@ pub async fn exec(
     }
     let wanted = wanted(&query)?;
     let (response, opening) = streaming::exec(request, wanted).map_err(|e| refused(&e))?;
-    let runtime = node.shared.runtime.clone();
-    tokio::spawn(async move {
+    let (runtime, closing) = (node.shared.runtime.clone(), node.closing.clone());
+    node.sessions.spawn(async move {
         let client = match opening.await {
             Ok(client) => client,
             Err(error) => return tracing::debug!(error = chain(&error), "a client left before its exec began"),
         };
         let spec = ExecSpec { command, tty: wanted.tty, stdin: wanted.stdin };
         match runtime.exec(&id, &spec).await {
-            Ok(session) => join(client, session, false).await,
+            Ok(session) => join(client, session, false, &closing).await,
             Err(error) => fail(client, "executing command", &error),
         }
     });
@@ -107,14 +108,14 @@ pub async fn attach(
     let id = running(&view, params.get("container").map(String::as_str).unwrap_or_default())?;
     let wanted = wanted(&query)?;
     let (response, opening) = streaming::exec(request, wanted).map_err(|e| refused(&e))?;
-    let runtime = node.shared.runtime.clone();
-    tokio::spawn(async move {
+    let (runtime, closing) = (node.shared.runtime.clone(), node.closing.clone());
+    node.sessions.spawn(async move {
         let client = match opening.await {
             Ok(client) => client,
             Err(error) => return tracing::debug!(error = chain(&error), "a client left before its attach began"),
         };
         match runtime.attach(&id, wanted.stdin).await {
-            Ok(session) => join(client, session, true).await,
+            Ok(session) => join(client, session, true, &closing).await,
             Err(error) => fail(client, "attaching", &error),
         }
     });
@@ -127,7 +128,7 @@ fn fail(client: Client, doing: &str, error: &RuntimeError) {
 }
 
 /// Carries bytes both ways until the process has ended or the client has left.
-async fn join(client: Client, session: Session, attached: bool) {
+async fn join(client: Client, session: Session, attached: bool, closing: &CancellationToken) {
     let Client { stdin, stdout, stderr, resize, mut done } = client;
     let Session { stdin: input, stdout: output, stderr: errors, resize: sizes, exit } = session;
     let moved = Arc::new(AtomicU64::new(0));
@@ -159,6 +160,11 @@ async fn join(client: Client, session: Session, attached: bool) {
             Err(_) if attached => Outcome::Exited(0),
             Err(_) => Outcome::Failed("the session with the container broke off".into()),
         },
+        () = closing.cancelled() => {
+            // The client may have left as well.
+            let _ = done.send(Outcome::Failed("the node's agent is shutting down".into()));
+            return;
+        }
         // The client left: dropping the session ends the process, or detaches.
         () = done.closed() => return,
     };
@@ -210,8 +216,8 @@ pub async fn port_forward(
         return Err(Refusal(StatusCode::BAD_REQUEST, text));
     }
     let (response, opening) = streaming::port_forward(request).map_err(|e| refused(&e))?;
-    let runtime = node.shared.runtime.clone();
-    tokio::spawn(async move {
+    let (runtime, closing) = (node.shared.runtime.clone(), node.closing.clone());
+    node.sessions.spawn(async move {
         let mut forwards = match opening.await {
             Ok(forwards) => forwards,
             Err(error) => return tracing::debug!(error = chain(&error), "a client left before its forwarding began"),
@@ -224,6 +230,7 @@ pub async fn port_forward(
                     Some(forward) => drop(connections.spawn(connect(runtime.clone(), uid.clone(), forward))),
                     None => return,
                 },
+                () = closing.cancelled() => return,
                 Some(_) = connections.join_next() => {}
             }
         }
