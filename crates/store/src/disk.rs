@@ -54,8 +54,10 @@ impl RealDisk {
             }
             Err(fs::TryLockError::Error(e)) => return Err(e),
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
+        // Only for the message above: a full disk does not keep anybody from reading the store.
+        if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+            tracing::warn!(path = %path.display(), %error, "cannot note who holds the store");
+        }
         Ok(Ok(file))
     }
 }

@@ -1,5 +1,9 @@
 //! What can go wrong, and the way out.
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::Revision;
 
@@ -19,8 +23,15 @@ pub enum StoreError {
     #[error("{} is in use by {}; stop it or choose another data directory", dir.display(), holder(*.pid))]
     Locked { dir: PathBuf, pid: Option<u32> },
     /// Data that was acknowledged once cannot be read. Nothing was changed on disk.
-    #[error("{file} is corrupt at byte {offset}: {what}; restore the directory from a copy")]
+    #[error(
+        "{file} is corrupt at byte {offset}: {what}; restore the data directory from a copy, or choose another one"
+    )]
     Corrupt { file: String, offset: u64, what: &'static str },
+    /// A file of a format that this program does not know. Nothing was changed on disk.
+    #[error(
+        "{file} was written by another version of this program; start that version, or choose another data directory"
+    )]
+    OtherVersion { file: String },
     /// An input or output error; the store still works.
     #[error("{action} in the store's directory; check its free space and permissions")]
     Io {
@@ -44,6 +55,14 @@ fn holder(pid: Option<u32>) -> String {
 }
 
 impl StoreError {
+    /// With the file's whole path.
+    pub(crate) fn in_dir(mut self, dir: &Path) -> Self {
+        if let Self::Corrupt { file, .. } | Self::OtherVersion { file } = &mut self {
+            *file = dir.join(&*file).display().to_string();
+        }
+        self
+    }
+
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |e| Self::Io { action, source: Arc::new(e) }

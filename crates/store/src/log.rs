@@ -10,6 +10,8 @@ use crate::{Revision, StoreError};
 
 pub(crate) const FILE_HEADER: usize = 8 + 8 + 4;
 const FILE_MAGIC: &[u8; 8] = b"hfstore1";
+/// What the magics of all versions begin with.
+const MAGIC_NAME: &[u8] = b"hfstore";
 const FRAME_HEADER: usize = 20;
 const FRAME_MAGIC: &[u8; 4] = b"\xf5hfF";
 const RECORD_HEADER: usize = 17;
@@ -153,7 +155,7 @@ pub(crate) struct End {
 /// Calls `each` for every record of `file` in order.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] for damage that is not a torn end, and what `each` returns.
+/// [`StoreError::Corrupt`] for damage that is not a torn end, and what `each` returns; [`StoreError::OtherVersion`].
 pub(crate) fn read(
     name: &str,
     file: &[u8],
@@ -161,12 +163,13 @@ pub(crate) fn read(
 ) -> Result<End, StoreError> {
     let corrupt = |offset: usize, what| StoreError::Corrupt { file: name.into(), offset: offset as u64, what };
     let Some(format) = Format::of(file) else {
-        // The header is synced before anything follows it, so only a file that ends there can be torn.
-        return if file.len() <= FILE_HEADER {
-            Ok(End { len: 0, torn: file.len() as u64 })
-        } else {
-            Err(corrupt(0, "not a file of this store, or its header is damaged"))
-        };
+        return Err(match file.get(..FILE_MAGIC.len()) {
+            Some(magic) if magic.starts_with(MAGIC_NAME) && magic != FILE_MAGIC => {
+                StoreError::OtherVersion { file: name.into() }
+            }
+            _ if file.len() < FILE_HEADER => corrupt(0, "empty, or cut short"),
+            _ => corrupt(0, "not a file of this store, or its header is damaged"),
+        });
     };
     let mut at = FILE_HEADER;
     while at < file.len() {

@@ -19,6 +19,8 @@ pub(crate) fn log_name(first: Revision) -> String {
     format!("log-{first:020}")
 }
 
+const TEMPORARY_LOG: &str = "log.tmp";
+
 fn numbered(names: &[String], prefix: &str) -> Vec<(Revision, String)> {
     let number = |name: &String| Some((name.strip_prefix(prefix)?.parse().ok()?, name.clone()));
     let mut found: Vec<_> = names.iter().filter_map(number).collect();
@@ -45,9 +47,11 @@ impl Tail {
     /// An empty, durable log whose first write will be `first`.
     pub(crate) fn create(disk: &dyn Disk, first: Revision) -> std::io::Result<Self> {
         let format = Format::new();
-        let mut file = disk.create(&log_name(first))?;
+        let mut file = disk.create(TEMPORARY_LOG)?;
         file.append(&format.header())?;
         file.sync()?;
+        // Under its name only when it is whole: a log without its header has lost what it held.
+        disk.rename(TEMPORARY_LOG, &log_name(first))?;
         disk.sync_names()?;
         Ok(Self { file, format, len: FILE_HEADER as u64 })
     }
@@ -148,7 +152,7 @@ fn read_log<F>(
             _ => Err(StoreError::Corrupt { file: name.into(), offset: end.len, what: "damaged, with a log after it" }),
         };
     }
-    let Some(format) = Format::of(&bytes) else { return Ok(None) };
+    let format = Format::of(&bytes).expect("a file that was read has a header");
     let mut file = disk.open(name).map_err(StoreError::io(format!("open {name}")))?;
     if end.torn > 0 {
         tracing::warn!(file = name, bytes = end.torn, "cut the unacknowledged end of the log");

@@ -99,14 +99,15 @@ impl<F: Send + Sync + 'static> Store<F> {
     /// write (quickly: a lock is held) and at load.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`], [`StoreError::Io`].
+    /// [`StoreError::Locked`] when another process has it, [`StoreError::Corrupt`], [`StoreError::OtherVersion`],
+    /// [`StoreError::Io`].
     pub fn open(dir: &Path, options: Options, derive: fn(&str, &[u8]) -> F) -> Result<Self, StoreError> {
         let disk = RealDisk::new(dir).map_err(StoreError::io(format!("create {}", dir.display())))?;
         let lock = disk
             .lock()
             .map_err(StoreError::io(format!("lock {}", dir.display())))?
             .map_err(|pid| StoreError::Locked { dir: dir.to_owned(), pid })?;
-        let store = Self::open_on(Arc::new(disk), options, derive)?;
+        let store = Self::open_on(Arc::new(disk), options, derive).map_err(|e| e.in_dir(dir))?;
         *store.lock.lock() = Some(lock);
         Ok(store)
     }

@@ -101,6 +101,13 @@ fn damage_before_the_end_refuses_to_open() {
     assert_eq!(open(&disk, Options::default()).unwrap().revision(), 4);
     disk.flip(&name, 3);
     assert!(matches!(open(&disk, Options::default()), Err(StoreError::Corrupt { offset: 0, .. })));
+    disk.flip(&name, 3);
+    disk.flip(&name, 7);
+    assert!(matches!(open(&disk, Options::default()), Err(StoreError::OtherVersion { file }) if file == name));
+    for len in [0, FILE_HEADER as u64 - 1] {
+        crate::disk::Disk::open(&disk, &name).unwrap().cut(len).unwrap();
+        assert!(matches!(open(&disk, Options::default()), Err(StoreError::Corrupt { offset: 0, .. })), "{len}");
+    }
 }
 
 #[test]
