@@ -72,24 +72,14 @@ impl Pki {
         };
         std::fs::create_dir_all(dir).map_err(file("create", dir))?;
         let keys = Keys { dir };
-        let ca_key = keys.get("ca.key")?;
-        let ca_path = dir.join("ca.crt");
-        let ca_pem = match std::fs::read_to_string(&ca_path) {
-            Ok(pem) => pem,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let made = ca_params()
-                    .self_signed(&ca_key)
-                    .map_err(|source| PkiError::Make { what: "certificate authority", source })?;
-                write(&ca_path, &made.pem())?;
-                made.pem()
-            }
-            Err(e) => return Err(file("read", &ca_path)(e)),
-        };
+        let (ca_pem, ca_key) = keys.authority()?;
+        // In the notes beside certificates: one of another authority is of no use.
+        let authority = BASE64.encode(ca_key.public_key_raw());
         let issuer = Issuer::new(ca_params(), ca_key);
         let serving_key = keys.get("serving.key")?;
-        let serving_pem = keys.certificate("serving", &serving_key, &issuer, &serving_params(names))?;
+        let serving_pem = keys.certificate("serving", &serving_key, &issuer, &authority, serving_params(names))?;
         let admin_key = keys.get("admin.key")?;
-        let admin_pem = keys.certificate("admin", &admin_key, &issuer, &admin_params())?;
+        let admin_pem = keys.certificate("admin", &admin_key, &issuer, &authority, admin_params())?;
         let account_key = keys.get("service-account.key")?.serialize_pem();
         Ok(Self {
             ca_pem,
@@ -168,6 +158,31 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
+    /// The authority's certificate and key. Clients trust the certificate, so it is made once and never again.
+    fn authority(&self) -> Result<(String, KeyPair), PkiError> {
+        let (path, key_path) = (self.dir.join("ca.crt"), self.dir.join("ca.key"));
+        let pem = match std::fs::read_to_string(&path) {
+            Ok(pem) => pem,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let key = self.get("ca.key")?;
+                let made = ca_params()
+                    .self_signed(&key)
+                    .map_err(|source| PkiError::Make { what: "certificate authority", source })?;
+                write(&path, &made.pem())?;
+                return Ok((made.pem(), key));
+            }
+            Err(source) => return Err(PkiError::File { action: "read", path, source }),
+        };
+        if !key_path.exists() {
+            return Err(PkiError::Read { path: key_path, source: "it is missing".into() });
+        }
+        let key = self.get("ca.key")?;
+        if !is_for(&pem, &key) {
+            return Err(PkiError::Read { path, source: "it is no certificate, or not that of ca.key".into() });
+        }
+        Ok((pem, key))
+    }
+
     fn get(&self, name: &str) -> Result<KeyPair, PkiError> {
         let path = self.dir.join(name);
         match std::fs::read_to_string(&path) {
@@ -187,22 +202,27 @@ impl Keys<'_> {
         name: &'static str,
         key: &KeyPair,
         issuer: &Issuer<'_, KeyPair>,
-        params: &(CertificateParams, String),
+        authority: &str,
+        params: (CertificateParams, String),
     ) -> Result<String, PkiError> {
         let (params, names) = params;
+        let names = format!("{names}\nby {authority}");
         let path = self.dir.join(format!("{name}.crt"));
         let note_path = self.dir.join(format!("{name}.for"));
         let note = std::fs::read_to_string(&note_path).unwrap_or_default();
-        let enough = Timestamp::now().as_second() + LEFT_DAYS * 86_400;
+        let enough = today().as_second() + LEFT_DAYS * 86_400;
         let good = note
             .split_once('\n')
             .is_some_and(|(end, noted)| noted == names && end.parse::<i64>().is_ok_and(|end| end > enough));
-        if good && let Ok(pem) = std::fs::read_to_string(&path) {
+        if good
+            && let Ok(pem) = std::fs::read_to_string(&path)
+            && is_for(&pem, key)
+        {
             return Ok(pem);
         }
         let made = params.signed_by(key, issuer).map_err(|source| PkiError::Make { what: "certificate", source })?;
         write(&path, &made.pem())?;
-        let end = Timestamp::now().as_second() + VALID_DAYS * 86_400;
+        let end = today().as_second() + VALID_DAYS * 86_400;
         write(&note_path, &format!("{end}\n{names}"))?;
         Ok(made.pem())
     }
@@ -235,16 +255,27 @@ fn subject(common_name: &str, organization: Option<&str>) -> DistinguishedName {
     name
 }
 
+/// Now, but never before this was written: machines without a battery start in 1970, and learn the time later.
+fn today() -> Timestamp {
+    const WRITTEN: Timestamp = Timestamp::constant(1_767_225_600, 0);
+    Timestamp::now().max(WRITTEN)
+}
+
 fn dated(mut params: CertificateParams, days: i64) -> CertificateParams {
-    // A clock that lags a little must not refuse a new certificate.
-    let day = |offset: i64| {
-        let at = Timestamp::now().checked_add(SignedDuration::from_hours(24 * offset)).unwrap_or(Timestamp::MAX);
-        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
-        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
-    };
-    params.not_before = day(-1);
-    params.not_after = day(days);
+    // From the beginning of time, because a clock that lags must not refuse a certificate.
+    params.not_before = rcgen::date_time_ymd(1970, 1, 1);
+    let end = today().checked_add(SignedDuration::from_hours(24 * days)).unwrap_or(Timestamp::MAX);
+    let end = end.to_zoned(jiff::tz::TimeZone::UTC).date();
+    params.not_after =
+        rcgen::date_time_ymd(i32::from(end.year()), end.month().unsigned_abs(), end.day().unsigned_abs());
     params
+}
+
+/// Whether a PEM certificate is one of this key.
+fn is_for(pem: &str, key: &KeyPair) -> bool {
+    // The public key stands in the certificate as it is.
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .is_ok_and(|der| der.windows(key.public_key_raw().len()).any(|part| part == key.public_key_raw()))
 }
 
 fn ca_params() -> CertificateParams {
@@ -306,5 +337,34 @@ mod tests {
         first.server_config().unwrap();
         let config = first.kubeconfig("https://127.0.0.1:1");
         assert!(config.contains("server: https://127.0.0.1:1\n"));
+    }
+
+    #[test]
+    fn a_damaged_directory_is_mended_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["localhost".to_owned()];
+        let open = || Pki::open(dir.path(), &names);
+        let first = open().unwrap();
+        let put = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
+        for file in ["serving.crt", "admin.crt", "serving.for", "admin.for"] {
+            put(file, "junk");
+            let again = open().unwrap();
+            again.server_config().unwrap();
+            assert!(is_for(&again.admin_pem, &KeyPair::from_pem(&again.admin_key).unwrap()), "{file}");
+            assert_eq!(again.ca_pem, first.ca_pem);
+        }
+        for file in ["ca.crt", "ca.key", "serving.key", "admin.key", "service-account.key"] {
+            let good = std::fs::read_to_string(dir.path().join(file)).unwrap();
+            put(file, "");
+            let text = open().unwrap_err().to_string();
+            assert!(text.contains(file) && text.contains("remove the pki directory"), "{text}");
+            put(file, &good);
+        }
+        std::fs::remove_file(dir.path().join("ca.key")).unwrap();
+        assert!(open().unwrap_err().to_string().contains("ca.key"));
+        std::fs::remove_file(dir.path().join("ca.crt")).unwrap();
+        let other = open().unwrap();
+        assert_ne!(other.ca_pem, first.ca_pem);
+        assert_ne!(other.serving_pem, first.serving_pem, "signed by the new authority");
     }
 }
