@@ -8,7 +8,7 @@ mod errors;
 mod image;
 mod up;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 
@@ -18,7 +18,10 @@ fn main() -> ExitCode {
         return code;
     }
     let cli = cli::Cli::parse();
-    start_logging(&cli);
+    if let Err(error) = start_logging(&cli) {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
@@ -62,12 +65,16 @@ async fn run(command: cli::Command) -> Outcome {
     }
 }
 
-fn start_logging(cli: &cli::Cli) {
-    let filter = cli.log.clone().unwrap_or_else(|| "warn".into());
+fn start_logging(cli: &cli::Cli) -> Result<(), String> {
+    let text = cli.log.as_deref().unwrap_or("warn");
+    let filter = tracing_subscriber::EnvFilter::try_new(text);
+    let filter = filter.map_err(|e| format!("--log {text:?} is no filter: {e}; write for example info,node=debug"))?;
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    Ok(())
 }
 
 fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {

@@ -1,40 +1,61 @@
 //! `holdfast up`: API server, controllers and node in one process. Wiring only.
 mod local_node;
+mod preflight;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::Instant,
 };
 
-use base::Layout;
 use engine::{Engine, Settings};
+use network::Network;
 use server::{ApiServer, Identity};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Outcome,
-    cli::UpArgs,
-    client::Error,
-    errors::{Doing, said},
-};
+use crate::{Outcome, cli::UpArgs, client::Error, errors::Doing};
 use local_node::LocalNode;
+use preflight::DataDir;
 
 pub async fn run(args: UpArgs) -> Outcome {
     let started = Instant::now();
-    if !args.no_node && !rustix::process::geteuid().is_root() {
-        return said("running pods needs root; start with sudo, or with --no-node for the API and controllers alone");
-    }
     let stop = stop_signal()?;
-    let layout = Layout::new(data_dir(&args.data.data_dir)?);
+    if !args.no_node {
+        preflight::privileges()?;
+    }
+    let node_name = preflight::node_name(&args)?;
+    let data = DataDir::take(&args.data.data_dir)?;
     let listener = listen(args.listen).await?;
-    let address = listener.local_addr().doing(|| "read the listener's address".into())?;
+    let network = if args.no_node { None } else { Some(local_node::open_network(&data.layout, &args)?) };
+    let outcome = run_in(&data, &args, &node_name, listener, network.clone(), &stop, started).await;
+    if outcome.is_err()
+        && let Some(network) = network
+        && let Err(error) = network.remove_unused().await
+    {
+        tracing::warn!(error = base::chain(&error), "could not remove the pod network");
+    }
+    outcome
+}
 
-    let network = if args.no_node { None } else { Some(local_node::open_network(&layout, &args)?) };
+/// Runs until `stop` in a data directory that is ours alone.
+async fn run_in(
+    data: &DataDir,
+    args: &UpArgs,
+    node_name: &str,
+    listener: TcpListener,
+    network: Option<Network>,
+    stop: &CancellationToken,
+    started: Instant,
+) -> Outcome {
+    let layout = &data.layout;
+    let address = listener.local_addr().doing(|| "read the listener's address".into())?;
     let mut names = vec![args.listen.ip().to_string()];
+    if args.listen.ip().is_unspecified() {
+        names.extend(local_node::host_address().map(|ip| ip.to_string()));
+    }
     names.extend(network.as_ref().map(|n| n.gateway().to_string()));
     let config = server::Config { layout: layout.clone(), listen_names: names, store: store::Options::default() };
     let api = ApiServer::open(config)?;
@@ -43,7 +64,7 @@ pub async fn run(args: UpArgs) -> Outcome {
     write_private(&kubeconfig, &api.kubeconfig(&url(address)))?;
 
     let mut parts = JoinSet::new();
-    serve(&mut parts, &api, listener, &stop);
+    serve(&mut parts, &api, listener, stop);
     let engine = Arc::new(Engine::new(client(&api, "system:kube-controller-manager"), settings(&api)));
     parts.spawn({
         let (engine, stop) = (engine.clone(), stop.clone());
@@ -58,9 +79,9 @@ pub async fn run(args: UpArgs) -> Outcome {
             // Pods cannot reach the host's loopback; they find the API at their gateway.
             let inside = listen(SocketAddr::new(network.gateway(), 0)).await?;
             let pods_reach = inside.local_addr().doing(|| "read the listener's address".into())?;
-            serve(&mut parts, &api, inside, &stop);
-            let client = client(&api, &format!("system:node:{}", local_node::name(&args)));
-            let node = LocalNode::open(&layout, &args, network, pods_reach, client).await?;
+            serve(&mut parts, &api, inside, stop);
+            let client = client(&api, &format!("system:node:{node_name}"));
+            let node = LocalNode::open(layout, args, node_name, network, pods_reach, client).await?;
             api.set_connector(node.connector());
             parts.spawn(node.clone().run(stop.clone()));
             Some(node)
@@ -150,19 +171,13 @@ fn url(address: SocketAddr) -> String {
     format!("https://{}", SocketAddr::new(reachable, address.port()))
 }
 
-/// Makes the data directory and gives its absolute path.
-fn data_dir(dir: &Path) -> Result<PathBuf, Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    let what = || format!("make the data directory {}; choose another with --data-dir", dir.display());
-    // Containers of other users pass through it to their volumes, so it can be entered but not listed.
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).doing(what)?;
-    Ok(dir.canonicalize().doing(what)?)
-}
-
-/// Writes a file that only its owner may read, replacing an older one at once.
+/// Writes a file that only its owner may read, replacing an older one at once; leaves one that says the same alone.
 fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let what = || format!("write {}", path.display());
+    let what = || format!("write the kubeconfig {}; choose another place with --kubeconfig", path.display());
+    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
     let part = path.with_extension("part");
     let mut file =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).doing(what)?;

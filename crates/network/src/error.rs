@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// A file of the network's records.
-    #[error("{action} {}", path.display())]
+    #[error("{action} {}; check its permissions and free space", path.display())]
     File {
         action: &'static str,
         path: PathBuf,

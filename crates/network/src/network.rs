@@ -83,7 +83,10 @@ impl Network {
         let taken = taken(&mut socket)?;
         let mut state = load(&file, &mut socket, &dir, &options, &taken)?;
         make_bridge(&mut socket, &mut state, &taken, &options)?;
-        file.save(&state)?;
+        // A full disk must not keep the daemon from what it recorded before.
+        if !matches!(file.load(), Ok(Some(recorded)) if recorded == state) {
+            file.save(&state)?;
+        }
         let egress = egress(&state);
         if let Egress::Unavailable(why) = &egress {
             tracing::warn!(bridge = state.bridge, why, "pods will not reach networks beyond this host");
@@ -144,6 +147,12 @@ impl Network {
     pub async fn sweep(&self, live: &HashSet<String>) -> Result<(), NetworkError> {
         let live = live.clone();
         self.blocking(move |inner| inner.sweep(&live)).await
+    }
+
+    /// [`Network::remove_all`] unless a pod is attached: for a start that failed.
+    pub async fn remove_unused(&self) -> Result<(), NetworkError> {
+        let used = !self.inner.live.lock().state.leases.is_empty();
+        if used { Ok(()) } else { self.remove_all().await }
     }
 
     /// Removes everything this instance has in the kernel, and its records. The network cannot be used afterwards.

@@ -33,12 +33,6 @@ pub struct LocalNode {
     network: Network,
 }
 
-/// Name of this node: as asked, else the host's name.
-pub fn name(args: &UpArgs) -> String {
-    let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    args.node_name.clone().unwrap_or_else(host)
-}
-
 /// Opens the pod network; its gateway address is needed before the API server's certificate is made.
 pub fn open_network(layout: &Layout, args: &UpArgs) -> Result<Network, Error> {
     let pod_cidr = args.pod_cidr.as_deref().map(subnet).transpose()?;
@@ -58,6 +52,7 @@ impl LocalNode {
     pub async fn open(
         layout: &Layout,
         args: &UpArgs,
+        name: &str,
         network: Network,
         api: SocketAddr,
         client: kube::Client,
@@ -74,14 +69,13 @@ impl LocalNode {
         })
         .await?;
         let volumes = Arc::new(PodVolumes::new(layout.pods(), Arc::new(RealSys)));
-        let name = name(args);
         let mut config =
-            Config::new(name.clone(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
+            Config::new(name.to_owned(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
         config.api_address = Some((api.ip().to_string(), api.port()));
         config.runtime_version = concat!("holdfast://", env!("CARGO_PKG_VERSION")).into();
         let shared: Arc<dyn Runtime> = Arc::new(runtime.clone());
         let node = Node::new(config, client.clone(), shared, volumes, Arc::new(SystemClock));
-        Ok(Self { name, client, node, runtime, network })
+        Ok(Self { name: name.to_owned(), client, node, runtime, network })
     }
 
     /// Runs the agent until `stop`; containers keep running after that.
@@ -158,7 +152,7 @@ fn registries(args: &UpArgs) -> Result<RegistryConfig, Error> {
 }
 
 /// The address by which this machine reaches others. Connecting a datagram socket asks the routing table; nothing is sent.
-fn host_address() -> Option<IpAddr> {
+pub fn host_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())

@@ -60,6 +60,11 @@ impl Instance {
     /// Starts an instance on an empty data directory.
     pub fn empty(args: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("holdfast-test-").tempdir().expect("temporary directory");
+        Self::within(dir, args)
+    }
+
+    /// Starts an instance on the directory `data` of `dir`.
+    pub fn within(dir: tempfile::TempDir, args: &[&str]) -> Self {
         let args = args.iter().map(|a| a.to_string()).collect();
         let mut instance = Self { dir, child: None, args };
         instance.up();

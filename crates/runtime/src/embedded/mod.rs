@@ -3,6 +3,7 @@ mod client;
 mod containers;
 mod images;
 mod plan;
+mod probe;
 mod sandbox;
 mod session;
 mod state;
@@ -32,8 +33,8 @@ use self::{
 use crate::{
     cgroup::Cgroups,
     contract::{
-        ContainerId, ContainerSpec, ExecOutput, ExecSpec, ImageInfo, PodUid, RegistryAuth, Runtime, RuntimeError,
-        RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
+        ContainerId, ContainerSpec, ExecOutput, ExecSpec, ImageInfo, PodUid, RegistryAuth, Resources, Runtime,
+        RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
     },
     records,
 };
@@ -95,6 +96,10 @@ impl Embedded {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(&dir).map_err(io_error(format!("make {}", dir.display())))?;
         }
+        probe::overlay(&inner.dir)?;
+        let way_out =
+            "make the cgroups of this instance; /sys/fs/cgroup must be writable (in a container: run it privileged)";
+        inner.cgroups.create(&inner.cgroup_root, &Resources::default()).map_err(io_error(way_out))?;
         inner.adopt().await?;
         Ok(Self { inner })
     }
