@@ -49,7 +49,8 @@ pub fn v3_index(kinds: &[Kind]) -> Value {
     json!({ "paths": paths })
 }
 
-/// Names a document's content: changes whenever the document does. Costs nothing: the document is not made.
+/// Names a document's content: changes whenever the document does, and with any change to this crate. Costs nothing:
+/// the document is not made.
 ///
 /// `root` is `api/v1` or `apis/GROUP/VERSION`; empty for the version 2 document.
 pub fn hash(kinds: &[Kind], root: &str) -> String {
@@ -62,7 +63,7 @@ pub fn hash(kinds: &[Kind], root: &str) -> String {
             }
         }
     };
-    for text in [env!("CARGO_PKG_VERSION"), VERSION, root] {
+    for text in [env!("SOURCES_HASH"), root] {
         add(text);
     }
     for kind in kinds {

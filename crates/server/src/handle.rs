@@ -1,14 +1,17 @@
 //! From a request to an answer: routing, authorization, verbs.
+use std::time::Instant;
+
 use api::{Kind, Scope, selector::FieldRequirement};
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use serde_json::Value;
 
 use crate::{
-    ApiServer, body, discovery,
+    ApiServer, body, discovery, health,
     identity::{Identity, open_to_all, open_to_authenticated},
+    metrics,
     negotiate::{self, Form, Shape},
-    object,
+    object, openapi,
     options::{DeleteOptions, ListOptions, Query, WriteOptions},
     patch::Patch,
     path::{self, Resource, Target, Verb},
@@ -38,6 +41,10 @@ const ANSWER_WITH_OBJECT: &[&str] = &[
 const CONDITIONAL_UPDATE: &[&str] =
     &["Lease", "CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass"];
 
+/// What `/` lists.
+const PATHS: &[&str] =
+    &["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+
 /// Answers any request. `None`: no credentials.
 pub async fn handle(server: &ApiServer, identity: Option<&Identity>, request: Request<Body>) -> Response {
     let form = Form::of(request.headers());
@@ -58,7 +65,7 @@ async fn route(
     let readable = matches!(*request.method(), Method::GET | Method::HEAD);
     let identity = match identity {
         Some(identity) => identity,
-        None if open_to_all(&path) && readable => return plain(server, &path, &request),
+        None if open_to_all(&path) && readable => return plain(server, &path, request).await,
         None => return Err(ApiError::unauthorized()),
     };
     let target = path::parse(&path);
@@ -73,7 +80,7 @@ async fn route(
         return Err(ApiError::forbidden(Subject { group: "", resource: "", name: "" }, &why));
     }
     if target == Target::Other {
-        return plain(server, &path, &request);
+        return plain(server, &path, request).await;
     }
     let form = form?;
     let value = match (&target, form.shape) {
@@ -94,31 +101,26 @@ async fn route(
 }
 
 /// Paths that are no resources.
-fn plain(server: &ApiServer, path: &str, request: &Request<Body>) -> ApiResult<Response> {
-    let query = Query::parse(request.uri().query().unwrap_or_default());
-    let text = |code: u16, text: String| {
-        let mut response = negotiate::json_bytes(code, HeaderValue::from_static("text/plain; charset=utf-8"), text);
-        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        response
-    };
+async fn plain(server: &ApiServer, path: &str, request: Request<Body>) -> ApiResult<Response> {
+    let inner = server.inner();
+    let (head, _) = request.into_parts();
+    let query = Query::parse(head.uri.query().unwrap_or_default());
     let json = |value: &Value| Ok(negotiate::value(200, Form::JSON, value));
     match path.trim_end_matches('/') {
         "/version" => json(&discovery::version()),
         "/.well-known/openid-configuration" => json(&Tokens::configuration()),
-        "/openid/v1/jwks" => json(&server.inner().tokens.jwks()),
-        "" => json(
-            &serde_json::json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
-        ),
-        check @ ("/healthz" | "/livez" | "/readyz") => {
-            let name = &check[1..];
-            if query.get("verbose").is_none() {
-                return Ok(text(200, "ok".into()));
-            }
-            Ok(text(200, format!("[+]ping ok\n[+]store ok\n{name} check passed\n")))
+        "/openid/v1/jwks" => json(&inner.tokens.jwks()),
+        "/metrics" => {
+            let mut response = health::text(200, metrics::page(inner));
+            let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, media);
+            Ok(response)
         }
-        "/livez/ping" | "/readyz/ping" | "/healthz/ping" => Ok(text(200, "ok".into())),
-        path if path.starts_with("/openapi/") => crate::openapi::answer(path, &query, request.headers()),
-        _ => Ok(text(404, "404 page not found\n".into())),
+        "" => json(&serde_json::json!({"paths": PATHS})),
+        path if path.starts_with("/openapi/") => openapi::answer(&inner.documents, path, &query, &head.headers).await,
+        path => {
+            Ok(health::answer(inner, path, &query).unwrap_or_else(|| health::text(404, "404 page not found\n".into())))
+        }
     }
 }
 
@@ -163,10 +165,17 @@ impl<'a> Call<'a> {
         let streams = verb == Verb::Connect || resource.subresource == "log";
         let form = if streams { form.unwrap_or(Form::JSON) } else { form? };
         let call = Call { server, kind, resource: &resource, verb, query, form };
-        if legacy_binding {
-            return call.legacy_binding(request).await;
-        }
-        if resource.subresource.is_empty() { call.main(request).await } else { call.subresource(request).await }
+        let begun = Instant::now();
+        let result = if legacy_binding {
+            call.legacy_binding(request).await
+        } else if resource.subresource.is_empty() {
+            call.main(request).await
+        } else {
+            call.subresource(request).await
+        };
+        let code = result.as_ref().map_or_else(|error| error.code, |response| response.status().as_u16());
+        server.inner().metrics.request(kind, &resource.subresource, verb, code, begun.elapsed());
+        result
     }
 
     fn at(&self) -> At<'a> {

@@ -46,6 +46,5 @@ pub fn open_to_authenticated(path: &str) -> bool {
 /// Whether a path may be read without credentials.
 pub fn open_to_all(path: &str) -> bool {
     ["/healthz", "/livez", "/readyz", "/version"].contains(&path.trim_end_matches('/'))
-        || path.starts_with("/livez/")
-        || path.starts_with("/readyz/")
+        || ["/healthz/", "/livez/", "/readyz/"].iter().any(|root| path.starts_with(root))
 }

@@ -11,7 +11,9 @@ mod der;
 mod discovery;
 mod facets;
 mod handle;
+mod health;
 mod identity;
+mod metrics;
 mod negotiate;
 pub mod nodes;
 mod object;
@@ -94,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) connector: RwLock<Option<Arc<dyn NodeConnector>>>,
     /// Cancelled at shutdown: ends watches.
     pub(crate) shutdown: CancellationToken,
+    pub(crate) documents: openapi::Documents,
+    pub(crate) metrics: metrics::Metrics,
 }
 
 /// The API server. Clones are the same server.
@@ -121,7 +125,15 @@ impl ApiServer {
 
     fn assemble(store: Store<facets::Facets>, pki: pki::Pki) -> Result<Self, KeyError> {
         let tokens = token::Tokens::new(&pki.account_key)?;
-        let inner = Inner { store, pki, tokens, connector: RwLock::default(), shutdown: CancellationToken::new() };
+        let inner = Inner {
+            store,
+            pki,
+            tokens,
+            connector: RwLock::default(),
+            shutdown: CancellationToken::new(),
+            documents: openapi::Documents::default(),
+            metrics: metrics::Metrics::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ApiServer, Inner,
     facets::{Facets, Selection},
+    metrics::Watching,
     negotiate::{Form, Include},
     object,
     options::ListOptions,
@@ -44,7 +45,7 @@ pub struct Request {
 
 struct Stream {
     /// Keeps the server alive while somebody watches.
-    _server: ApiServer,
+    _watching: Watching,
     watch: store::Watch<Facets>,
     selection: Selection,
     events: Events,
@@ -98,7 +99,7 @@ pub fn start(server: &ApiServer, request: Request) -> ApiResult<Response> {
     });
     let last_bookmark = options.bookmarks.then(|| end.checked_sub(BOOKMARK_BEFORE_END).unwrap_or(now).max(now));
     let stream = Stream {
-        _server: server.clone(),
+        _watching: Watching::begin(server.clone(), kind),
         watch,
         selection,
         events,

@@ -67,3 +67,20 @@ pub struct Event<F> {
     pub previous: Option<Arc<Record<F>>>,
     pub deleted: bool,
 }
+
+/// What a store holds besides its objects, and how its disk does.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// The newest durable revision.
+    pub revision: Revision,
+    /// The oldest revision that a watch can start from.
+    pub oldest: Revision,
+    /// Changes kept for watches, and their bytes.
+    pub history_events: u64,
+    pub history_bytes: u64,
+    pub watches: u64,
+    /// Length of the log that is written to.
+    pub log_bytes: u64,
+    /// Time to write a batch and sync it.
+    pub syncs: base::Histogram,
+}

@@ -59,6 +59,11 @@ impl<F> State<F> {
         self.objects.values()
     }
 
+    /// Events of history, and bytes.
+    pub(crate) fn history_size(&self) -> (u64, u64) {
+        (self.history.len() as u64, self.history_bytes as u64)
+    }
+
     pub(crate) fn oldest(&self) -> Revision {
         self.base
     }

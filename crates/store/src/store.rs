@@ -10,14 +10,16 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
+use base::Histogram;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Event, Expect, Page, Record, Revision, StoreError, Watch,
+    Event, Expect, Page, Record, Revision, Stats, StoreError, Watch,
     disk::{Disk, NoDisk, RealDisk},
     log::{Entry, FrameKind, add_record, start_frame},
     recover::{Tail, recover},
@@ -49,6 +51,8 @@ pub(crate) struct Shared<F> {
     /// Counts batches that were published or given up.
     settled: watch::Sender<u64>,
     derive: fn(&str, &[u8]) -> F,
+    log_bytes: AtomicU64,
+    syncs: Mutex<Histogram>,
 }
 
 /// Writes on their way to the disk. Lock order: `queue` before `state`.
@@ -132,6 +136,8 @@ impl<F: Send + Sync + 'static> Store<F> {
             work: Condvar::new(),
             settled: watch::Sender::new(0),
             derive,
+            log_bytes: AtomicU64::new(tail.len),
+            syncs: Mutex::default(),
         });
         let flusher = Flusher {
             shared: shared.clone(),
@@ -157,6 +163,34 @@ impl<F: Send + Sync + 'static> Store<F> {
     /// The oldest revision that a watch can start from and a page can be read at.
     pub fn oldest(&self) -> Revision {
         self.shared.state.read().oldest()
+    }
+
+    /// Why no more writes are taken, if so.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] after a failed sync, [`StoreError::Closed`] at the end.
+    pub fn health(&self) -> Result<(), StoreError> {
+        self.shared.queue.lock().refuse.clone().map_or(Ok(()), Err)
+    }
+
+    /// What the store holds and how its disk does.
+    pub fn stats(&self) -> Stats {
+        let state = self.shared.state.read();
+        let (history_events, history_bytes) = state.history_size();
+        Stats {
+            revision: state.revision,
+            oldest: state.oldest(),
+            history_events,
+            history_bytes,
+            watches: state.cursors.len() as u64,
+            log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
+            syncs: self.shared.syncs.lock().clone(),
+        }
+    }
+
+    /// Shows every live object, in order of keys. A lock is held meanwhile: `look` must be quick.
+    pub fn for_each(&self, look: &mut dyn FnMut(&Record<F>)) {
+        self.shared.state.read().objects().for_each(|record| look(record));
     }
 
     /// The newest durable state of one object.
@@ -366,6 +400,7 @@ impl<F: Send + Sync + 'static> Flusher<F> {
     /// Appends and syncs. On an error that leaves the log as it was the store goes on; after a failed sync nobody knows
     /// what is on the disk, so it does not.
     fn write(&mut self, frame: &mut [u8]) -> Result<(), StoreError> {
+        let begun = Instant::now();
         self.tail.format.finish_frame(frame, FrameKind::Batch);
         let failed = |e: io::Error| StoreError::Failed { source: Arc::new(e) };
         if let Err(error) = self.tail.file.append(frame) {
@@ -375,6 +410,8 @@ impl<F: Send + Sync + 'static> Flusher<F> {
         }
         self.tail.file.sync().map_err(failed)?;
         self.tail.len += frame.len() as u64;
+        self.shared.log_bytes.store(self.tail.len, Ordering::Relaxed);
+        self.shared.syncs.lock().observe(begun.elapsed());
         Ok(())
     }
 

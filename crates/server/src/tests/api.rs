@@ -125,6 +125,106 @@ async fn media_types_are_ones_that_clients_can_read() {
 }
 
 #[tokio::test]
+async fn documents_are_named_compressed_and_sent_once() {
+    use std::io::Read;
+    let c = Client::new().await;
+    let get = async |path: &str, name: &'static str, value: &str| {
+        let response = c.send(Request::get(path).header(name, value).body(Body::empty()).unwrap()).await;
+        let (parts, body) = response.into_parts();
+        (parts, http_body_util::BodyExt::collect(body).await.unwrap().to_bytes())
+    };
+    let index = c.ok("GET", "/openapi/v3", Value::Null).await;
+    let url = index["paths"]["apis/storage.k8s.io/v1"]["serverRelativeURL"].as_str().unwrap();
+    let (head, plain) = get(url, "accept", "application/json").await;
+    assert_eq!(head.headers["cache-control"], "public, immutable, max-age=31536000");
+    assert!(serde_json::from_slice::<Value>(&plain).unwrap()["components"].is_object());
+    let tag = head.headers["etag"].to_str().unwrap();
+    assert_eq!(url, format!("/openapi/v3/apis/storage.k8s.io/v1?hash={}", tag.trim_matches('"')));
+    let (head, packed) = get(url, "accept-encoding", "gzip").await;
+    assert_eq!((&head.headers["content-encoding"], packed.len() < plain.len() / 2), (&"gzip".parse().unwrap(), true));
+    let mut text = Vec::new();
+    flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut text).unwrap();
+    assert!(text == plain);
+    assert!(!get(url, "accept-encoding", "gzip;q=0").await.0.headers.contains_key("content-encoding"));
+    for path in ["/openapi/v2", "/openapi/v3", url] {
+        let tag = get(path, "accept", "application/json").await.0.headers["etag"].to_str().unwrap().to_owned();
+        let (head, body) = get(path, "if-none-match", &format!("\"other\", W/{tag}")).await;
+        assert_eq!((head.status.as_u16(), body.len()), (304, 0), "{path}");
+        assert_eq!(get(path, "if-none-match", "\"other\"").await.0.status, 200, "{path}");
+    }
+    let (old, _) = get("/openapi/v3/api/v1?hash=OLD", "accept", "*/*").await;
+    assert_eq!(old.status, 301);
+    let to = old.headers["location"].to_str().unwrap();
+    assert!(to.starts_with("/openapi/v3/api/v1?hash=") && !to.ends_with("OLD"), "{to}");
+}
+
+#[tokio::test]
+async fn health_is_checked_part_by_part() {
+    let c = Client::new().await;
+    let get = async |path: &str| {
+        let reply = c.call("GET", path, Value::Null).await;
+        (reply.code, reply.text)
+    };
+    for (path, want) in [
+        ("/livez?verbose", "[+]ping ok\n[+]store ok\nlivez check passed\n"),
+        ("/readyz?verbose", "[+]ping ok\n[+]store ok\n[+]shutdown ok\nreadyz check passed\n"),
+        ("/healthz", "ok"),
+        ("/readyz/store", "ok"),
+        (
+            "/livez?verbose&exclude=store&exclude=x",
+            "[+]ping ok\n[+]store excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"x\"\nlivez check passed\n",
+        ),
+    ] {
+        assert_eq!(get(path).await, (200, want.to_owned()), "{path}");
+    }
+    assert_eq!(get("/livez/shutdown").await.0, 404);
+    assert_eq!(get("/readyz/nonsense").await.0, 404);
+    c.server.close().await;
+    let failed =
+        "[+]ping ok\n[-]store failed: reason withheld\n[-]shutdown failed: reason withheld\nreadyz check failed\n";
+    assert_eq!(get("/readyz").await, (500, failed.to_owned()));
+    assert_eq!(get("/readyz?exclude=store&exclude=shutdown").await, (200, "ok".to_owned()));
+    assert_eq!(get("/readyz/shutdown").await, (500, "internal server error: process is shutting down\n".to_owned()));
+}
+
+#[tokio::test]
+async fn metrics_count_requests_watches_and_objects() {
+    let c = Client::new().await;
+    c.ok("POST", MAPS, map("m")).await;
+    c.call("POST", MAPS, map("m")).await;
+    let watch = c.watch(&format!("{MAPS}?watch=1")).await;
+    let metrics = async || c.call("GET", "/metrics", Value::Null).await.text;
+    let page = metrics().await;
+    let about = "group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\"";
+    let running = "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",resource=\"configmaps\"}";
+    for line in [
+        format!("apiserver_request_total{{{about},verb=\"POST\",code=\"201\"}} 1"),
+        format!("apiserver_request_total{{{about},verb=\"POST\",code=\"409\"}} 1"),
+        format!("apiserver_request_total{{{about},verb=\"WATCH\",code=\"200\"}} 1"),
+        format!("apiserver_request_duration_seconds_count{{{about},verb=\"POST\"}} 2"),
+        format!("apiserver_request_duration_seconds_bucket{{{about},verb=\"POST\",le=\"+Inf\"}} 2"),
+        format!("{running} 1"),
+        "apiserver_storage_objects{resource=\"configmaps\"} 1".to_owned(),
+        format!("holdfast_store_revision {}", c.server.inner().store.revision()),
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+    }
+    assert!(!page.contains("verb=\"WATCH\",le="), "a watch's time says nothing");
+    drop(watch);
+    assert!(metrics().await.contains(&format!("{running} 0")));
+    // Every row belongs to a family that was described.
+    let mut family = "";
+    for line in page.lines() {
+        match line.strip_prefix("# TYPE ") {
+            Some(described) => family = described.split(' ').next().unwrap(),
+            None => assert!(line.starts_with('#') || line.starts_with(family), "{line}"),
+        }
+    }
+    let stranger = c.as_identity(Some(crate::Identity { user: "u".into(), ..Default::default() }));
+    assert_eq!(stranger.call("GET", "/metrics", Value::Null).await.code, 403);
+}
+
+#[tokio::test]
 async fn copies_of_copies_are_bounded() {
     let c = Client::new().await;
     c.ok("POST", MAPS, json!({"metadata": {"name": "m"}, "data": {"a": "x".repeat(1 << 20 >> 1)}})).await;
