@@ -79,10 +79,18 @@ pub struct UpArgs {
     /// Addresses for pods, a private IPv4 network [default: a free /24 of 10.0.0.0/8]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
-    /// A registry reached over plain HTTP, `host[:port]`; may be repeated
+    #[command(flatten)]
+    pub registries: Registries,
+}
+
+/// How registries are reached.
+#[derive(Args)]
+pub struct Registries {
+    /// A registry reached over plain HTTP, `host[:port]`; may be repeated. Those on 127.0.0.1 need not be named
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
-    /// Pull images of one registry from another: `docker.io=mirror.example:5000`; may be repeated
+    /// Ask another registry first: `docker.io=mirror.example:5000`, with `http://` before the mirror for plain HTTP; may
+    /// be repeated
     #[arg(long, value_name = "HOST=MIRROR")]
     pub registry_mirror: Vec<String>,
 }
@@ -97,7 +105,18 @@ pub struct DemoArgs {
     pub keep: bool,
 }
 
+const IMAGE_HELP: &str = "\
+Names are completed as everywhere: nginx is docker.io/library/nginx:latest. A daemon on the same data directory sees
+the images at once.
+
+Examples:
+  holdfast image import nginx.tar                         the output of `docker save`, `skopeo copy`, `podman save`
+  holdfast image import rootfs.tar.gz --name box:1        a root file system
+  holdfast image pull registry.example:5000/team/app:2    as the user in ~/.docker/config.json, if there is one
+  holdfast image rm app:2                                 the space comes back once no container uses it";
+
 #[derive(Args)]
+#[command(after_help = IMAGE_HELP)]
 pub struct ImageArgs {
     #[command(subcommand)]
     pub command: ImageCommand,
@@ -121,17 +140,20 @@ pub enum ImageCommand {
         name: String,
         #[command(flatten)]
         data: DataDir,
-        /// A registry reached over plain HTTP, `host[:port]`
-        #[arg(long, value_name = "HOST")]
-        insecure_registry: Vec<String>,
+        #[command(flatten)]
+        registries: Registries,
+        /// Users and passwords, as `docker login` writes them [default: $DOCKER_CONFIG/config.json, ~/.docker/config.json]
+        #[arg(long, env = "REGISTRY_AUTH_FILE", value_name = "FILE")]
+        authfile: Option<PathBuf>,
     },
     /// List images
     List {
         #[command(flatten)]
         data: DataDir,
     },
-    /// Remove an image by name or id
+    /// Remove an image's name, or by id the image with all its names; containers that use it go on
     Rm {
+        /// Name or id, as `list` shows them
         name: String,
         #[command(flatten)]
         data: DataDir,

@@ -6,6 +6,7 @@ mod client;
 mod demo;
 mod errors;
 mod image;
+mod registries;
 mod up;
 
 use std::{io::IsTerminal, process::ExitCode};
@@ -67,7 +68,8 @@ async fn run(command: cli::Command) -> Outcome {
 
 fn start_logging(cli: &cli::Cli) -> Result<(), String> {
     let text = cli.log.as_deref().unwrap_or("warn");
-    let filter = tracing_subscriber::EnvFilter::try_new(text);
+    // TLS's verifier repeats as ERROR what the one who asked for the connection is told, and tells, anyway.
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("rustls_platform_verifier=off,{text}"));
     let filter = filter.map_err(|e| format!("--log {text:?} is no filter: {e}; write for example info,node=debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

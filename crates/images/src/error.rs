@@ -57,20 +57,27 @@ pub enum ImageError {
         source: io::Error,
     },
     /// The registry does not know the name.
-    #[error("failed to resolve reference \"{0}\": {0}: not found")]
+    #[error("failed to resolve reference \"{0}\": {0}: not found; check the name and its tag")]
     NotFound(String),
     /// The registry refuses.
     #[error(
         "failed to resolve reference \"{image}\": pull access denied, repository does not exist or may require \
-         authorization: {why}"
+         authorization: {why}; check the name and the credentials (imagePullSecrets of a pod, --authfile of `holdfast \
+         image pull`)"
     )]
     Denied { image: String, why: String },
     /// The registry cannot be reached: no route, no such host, refused, timed out.
-    #[error("failed to resolve reference \"{image}\": failed to do request: {why}")]
+    #[error(
+        "failed to resolve reference \"{image}\": failed to do request: {why}; check the network, name a mirror with \
+         --registry-mirror, or bring the image with `holdfast image import FILE`"
+    )]
     Unreachable { image: String, why: String },
     /// The registry's host was reached, but TLS with it failed: no valid certificate, or no TLS at all.
-    #[error("failed to resolve reference \"{image}\": failed to do request: {why}")]
-    Untrusted { image: String, why: String },
+    #[error(
+        "failed to resolve reference \"{image}\": failed to do request: {why}; if the registry speaks plain HTTP, start \
+         with --insecure-registry {host}; if not, add its authority to this machine's CA certificates"
+    )]
+    Untrusted { image: String, why: String, host: String },
     /// The registry answered something else.
     #[error("failed to pull \"{image}\": {why}")]
     Registry { image: String, why: String },

@@ -1,17 +1,18 @@
-//! What may go: images nobody can find or, when the disk is full, nobody used for longest; then layers without an image.
+//! What may go: images nobody can find or, when the disk is full, pulled ones nobody used for longest; then layers without an image.
 use std::{
     collections::HashSet,
-    fs,
-    path::Path,
-    time::{Duration, SystemTime},
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
 };
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     error::{ImageError, file},
+    layers::LayerRecord,
     model::Image,
-    store::{Images, Inner},
+    store::{Chosen, Images, Inner},
 };
 
 /// When unused images go.
@@ -21,7 +22,7 @@ pub struct GcPolicy {
     pub high_percent: u8,
     /// ... until it is at or below this.
     pub low_percent: u8,
-    /// Images that came more recently are left alone.
+    /// Images that came, or were chosen for a container, more recently are left alone.
     pub min_age: Duration,
     /// Interrupted downloads are kept this long to be resumed.
     pub partial_age: Duration,
@@ -53,85 +54,132 @@ pub struct GcReport {
 }
 
 impl Images {
-    /// Removes what is not needed. `in_use` holds the ids of images that containers use. Blocks while deleting.
+    /// Removes what is not needed. `in_use` holds the ids of images that containers use, as found just before this call;
+    /// what [`Images::choose`] or a pull gave within the policy's minimum age counts as in use too. Images that an import
+    /// named are never removed for want of space: no registry may have them. Blocks while deleting.
     pub fn gc(&self, in_use: &HashSet<String>, policy: &GcPolicy) -> Result<GcReport, ImageError> {
-        let usage = usage_percent(self.inner.dir())?;
-        self.collect(in_use, policy, usage)
-    }
-
-    /// [`Images::gc`] with the disk's use given.
-    pub(crate) fn collect(
-        &self,
-        in_use: &HashSet<String>,
-        policy: &GcPolicy,
-        usage: u8,
-    ) -> Result<GcReport, ImageError> {
         let inner = &*self.inner;
-        let mut report = GcReport::default();
-        let now = Timestamp::now();
-        inner.update(|list| {
-            for image in list.iter_mut().filter(|i| in_use.contains(&i.id)) {
-                image.last_used_at = now;
-            }
-            list.retain(|i| {
-                let lost = i.names.is_empty() && i.repo_digests.is_empty() && !in_use.contains(&i.id);
-                if lost {
-                    report.removed_images.push(i.id.clone());
-                }
-                !lost
-            });
-        })?;
-        let Some(_alone) = inner.work_alone()? else {
-            return Ok(GcReport { postponed: true, ..report });
-        };
-        inner.remove_leftovers()?;
-        remove_old_files(inner.layers.partial(), policy.partial_age)?;
-        remove_layers(inner, &mut report)?;
-        let mut usage = usage;
-        while usage > policy.high_percent || (usage > policy.low_percent && !report.removed_images.is_empty()) {
-            let Some(image) = next_victim(inner, in_use, policy, now)? else { break };
-            inner.update(|list| list.retain(|i| i.id != image.id))?;
+        let used = Used { ids: in_use, began: Instant::now(), min_age: policy.min_age };
+        let mut report = GcReport { removed_images: inner.remove_lost(&used)?, ..GcReport::default() };
+        if !inner.remove_layers(policy, &mut report)? {
+            return Ok(report);
+        }
+        let mut full = usage_percent(inner.dir())? > policy.high_percent;
+        while full {
+            let Some(image) = inner.remove_victim(&used)? else { break };
             report.removed_images.push(image.display_name().into());
-            remove_layers(inner, &mut report)?;
-            usage = usage_percent(inner.dir())?;
+            if !inner.remove_layers(policy, &mut report)? {
+                break;
+            }
+            full = usage_percent(inner.dir())? > policy.low_percent;
         }
         Ok(report)
     }
 }
 
-fn next_victim(
-    inner: &Inner,
-    in_use: &HashSet<String>,
-    policy: &GcPolicy,
-    now: Timestamp,
-) -> Result<Option<Image>, ImageError> {
-    let young =
-        |i: &Image| now.duration_since(i.added_at) < SignedDuration::try_from(policy.min_age).unwrap_or_default();
-    let list = inner.list()?;
-    Ok(list.iter().filter(|i| !in_use.contains(&i.id) && !young(i)).min_by_key(|i| i.last_used_at).cloned())
+/// What a collection must leave alone.
+struct Used<'u> {
+    /// Images of containers.
+    ids: &'u HashSet<String>,
+    /// When the collection began.
+    began: Instant,
+    min_age: Duration,
 }
 
-/// Removes layers that no record names. The caller works alone.
-fn remove_layers(inner: &Inner, report: &mut GcReport) -> Result<(), ImageError> {
-    let list = inner.list()?;
-    let needed: HashSet<String> = list.iter().flat_map(|i| &i.layers).map(|l| inner.layers.home_name(l)).collect();
-    let all = inner.layers.all();
-    for entry in fs::read_dir(all).map_err(file("list", all))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if needed.contains(&name) {
-            continue;
-        }
-        report.freed_bytes += fs::read(entry.path().join("layer.json"))
-            .ok()
-            .and_then(|b| serde_json::from_slice::<crate::layers::LayerRecord>(&b).ok())
-            .map_or(0, |r| r.size);
-        // First out of sight under its own name, so that a crash leaves a leftover and never half a layer.
-        let doomed = inner.layers.tmp().join(format!("gone-{name}"));
-        fs::rename(entry.path(), &doomed).map_err(file("remove layer", entry.path()))?;
-        fs::remove_dir_all(&doomed).map_err(file("remove layer", doomed))?;
-        report.removed_layers += 1;
+impl Used<'_> {
+    fn has(&self, image: &Image, chosen: &Chosen) -> bool {
+        self.ids.contains(&image.id) || chosen.get(&image.id).is_some_and(|at| self.is_recent(*at))
     }
-    Ok(())
+    /// Measured at the beginning: a collection that takes long must not outlive what it relies on.
+    fn is_recent(&self, at: Instant) -> bool {
+        self.began.saturating_duration_since(at) <= self.min_age
+    }
+}
+
+impl Inner {
+    /// Forgets the images that nothing leads to any more, and returns their ids.
+    fn remove_lost(&self, used: &Used<'_>) -> Result<Vec<String>, ImageError> {
+        // Held over decision and removal: nobody chooses an image between the two.
+        let mut chosen = self.chosen.lock();
+        chosen.retain(|_, at| used.is_recent(*at));
+        let now = Timestamp::now();
+        let mut removed = vec![];
+        self.update(|list| {
+            list.retain(|i| {
+                let lost = i.names.is_empty() && i.repo_digests.is_empty() && !used.has(i, &chosen);
+                if lost {
+                    removed.push(i.id.clone());
+                }
+                !lost
+            });
+            // Minutes are exact enough to tell which was used last, and spare the disk a write at each collection.
+            let stale = |i: &Image| now.duration_since(i.last_used_at) > SignedDuration::from_mins(5);
+            for image in list.iter_mut().filter(|i| used.has(i, &chosen) && stale(i)) {
+                image.last_used_at = now;
+            }
+        })?;
+        Ok(removed)
+    }
+
+    /// Forgets the image that was unused for longest and may go, if there is one.
+    fn remove_victim(&self, used: &Used<'_>) -> Result<Option<Image>, ImageError> {
+        let min_age = SignedDuration::try_from(used.min_age).unwrap_or_default();
+        let now = Timestamp::now();
+        let may_go = |i: &Image, chosen: &Chosen| {
+            i.imported.is_empty() && now.duration_since(i.added_at) >= min_age && !used.has(i, chosen)
+        };
+        let chosen = self.chosen.lock();
+        self.update(|list| {
+            let fit = list.iter().enumerate().filter(|(_, i)| may_go(i, &chosen));
+            let (index, _) = fit.min_by_key(|(_, i)| i.last_used_at)?;
+            Some(list.remove(index))
+        })
+    }
+
+    /// Removes layers that no record names, half-made ones and old downloads. False, and told in the report, if an import
+    /// or pull is running.
+    fn remove_layers(&self, policy: &GcPolicy, report: &mut GcReport) -> Result<bool, ImageError> {
+        let Some(alone) = self.work_alone()? else {
+            report.postponed = true;
+            return Ok(false);
+        };
+        self.remove_leftovers()?;
+        remove_old_files(self.layers.partial(), policy.partial_age)?;
+        let doomed = self.put_aside(report)?;
+        // Nobody finds them any more: pulls and imports need not wait until the disk has let go of them.
+        drop(alone);
+        for path in doomed {
+            match fs::remove_dir_all(&path) {
+                // Another process took it for a leftover.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(file("remove layer", path))?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes layers that no record names out of sight, so that a crash leaves a leftover and never half a layer. The
+    /// caller works alone.
+    fn put_aside(&self, report: &mut GcReport) -> Result<Vec<PathBuf>, ImageError> {
+        let list = self.list()?;
+        let needed: HashSet<String> = list.iter().flat_map(|i| &i.layers).map(|l| self.layers.home_name(l)).collect();
+        let all = self.layers.all();
+        let mut doomed = vec![];
+        for entry in fs::read_dir(all).map_err(file("list", all))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if needed.contains(&name) {
+                continue;
+            }
+            let record = fs::read(entry.path().join("layer.json"));
+            let record = record.ok().and_then(|b| serde_json::from_slice::<LayerRecord>(&b).ok());
+            let aside = self.layers.tmp().join(format!("gone-{name}"));
+            fs::rename(entry.path(), &aside).map_err(file("remove layer", entry.path()))?;
+            report.freed_bytes += record.map_or(0, |r| r.size);
+            report.removed_layers += 1;
+            doomed.push(aside);
+        }
+        Ok(doomed)
+    }
 }
 
 fn remove_old_files(dir: &Path, age: Duration) -> Result<(), ImageError> {

@@ -17,6 +17,7 @@ mod model;
 mod progress;
 mod pull;
 mod reference;
+mod registry;
 mod store;
 mod unpack;
 
@@ -24,6 +25,6 @@ pub use error::ImageError;
 pub use gc::{GcPolicy, GcReport};
 pub use model::{Image, ImageConfig, Layers};
 pub use progress::{Progress, Step};
-pub use pull::{Credentials, RegistryConfig};
 pub use reference::{Reference, ReferenceError, normalize};
+pub use registry::{Credentials, RegistryConfig};
 pub use store::Images;

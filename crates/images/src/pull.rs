@@ -1,13 +1,11 @@
 //! Images from registries: names to manifests to blobs, each checked against its digest.
 use std::{
-    collections::{BTreeMap, HashMap},
     error::Error,
     fs::{File, OpenOptions},
     io::{self, Write},
-    net::Ipv4Addr,
     path::Path,
-    sync::{Arc, Weak},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, TryStreamExt};
@@ -18,7 +16,6 @@ use oci_client::{
     errors::{OciDistributionError, OciErrorCode},
     secrets::RegistryAuth,
 };
-use parking_lot::Mutex;
 
 use crate::{
     error::{ImageError, file},
@@ -29,6 +26,7 @@ use crate::{
     model::Image,
     progress::{Progress, Step},
     reference::Reference,
+    registry::{Credentials, Puller},
     store::{FileLock, Images, Inner},
 };
 
@@ -40,103 +38,13 @@ const ACCEPTED: &[&str] = &[
 ];
 /// A root certificate whose private key was never stored, so that it vouches for nobody.
 const NOBODY: &[u8] = include_bytes!("nobody.pem");
+/// Until a host that does not answer at all is given up: two of TCP's repetitions fit in, and a pod that may run from the
+/// copy that is here does not wait longer than its owner does.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Layers fetched at once: one image must not take the whole line.
 const LAYERS_AT_ONCE: usize = 3;
 /// How often a broken download is resumed.
 const DOWNLOAD_TRIES: usize = 4;
-
-/// Which registries to ask, and how.
-#[derive(Debug, Clone, Default)]
-pub struct RegistryConfig {
-    /// Per registry host (`docker.io`) the hosts to ask before it, as `HOST[:PORT]`, `https://...` or `http://...`.
-    pub mirrors: BTreeMap<String, Vec<String>>,
-    /// Hosts that speak plain HTTP, as `HOST[:PORT]`. Those on the loopback interface need not be listed.
-    pub plain_http: Vec<String>,
-}
-
-/// A user of a registry.
-#[derive(Clone)]
-pub struct Credentials {
-    /// Host with optional port and path prefix, `*` within a label of the host; `https://index.docker.io/v1/` as in Docker's files is understood.
-    pub registry: String,
-    pub user: String,
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("registry", &self.registry)
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Credentials {
-    /// Length of the matching prefix, if these are for `host` and `path`.
-    fn matches(&self, host: &str, path: &str) -> Option<usize> {
-        let bare = self.registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
-        let (mine, prefix) = bare.split_once('/').unwrap_or((bare, ""));
-        let hub = |h: &str| matches!(h, "docker.io" | "index.docker.io" | "registry-1.docker.io");
-        if !(host_matches(mine, host) || hub(mine) && hub(host)) {
-            return None;
-        }
-        let prefix = if matches!(prefix, "v1" | "v2") { "" } else { prefix };
-        let fits = prefix.is_empty() || path == prefix || path.strip_prefix(prefix).is_some_and(|r| r.starts_with('/'));
-        fits.then_some(bare.len())
-    }
-}
-
-/// `*.example.com` stands for one label in place of the star, as in image pull secrets elsewhere.
-fn host_matches(pattern: &str, host: &str) -> bool {
-    let (patterns, labels): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), host.split('.').collect());
-    let one = |(pattern, label): (&&str, &&str)| match pattern.split_once('*') {
-        None => pattern == label,
-        Some((before, after)) => {
-            label.len() >= before.len() + after.len() && label.starts_with(before) && label.ends_with(after)
-        }
-    };
-    patterns.len() == labels.len() && patterns.iter().zip(&labels).all(one)
-}
-
-/// What pulls share.
-pub(crate) struct Puller {
-    config: RegistryConfig,
-    /// One pull of a name at a time: the second finds the layers of the first.
-    running: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
-}
-
-impl Puller {
-    pub fn new(config: RegistryConfig) -> Self {
-        Self { config, running: Mutex::new(HashMap::new()) }
-    }
-
-    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut running = self.running.lock();
-        running.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = running.get(name).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::new(tokio::sync::Mutex::new(()));
-        running.insert(name.into(), Arc::downgrade(&turn));
-        turn
-    }
-
-    /// Hosts to ask, in order, and whether by plain HTTP.
-    fn endpoints(&self, domain: &str) -> Vec<(String, bool)> {
-        let mirrors = self.config.mirrors.get(domain).into_iter().flatten().map(|mirror| {
-            let host = mirror.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
-            (host.to_owned(), mirror.starts_with("http://") || self.plain(host))
-        });
-        mirrors.chain([(domain.to_owned(), self.plain(domain))]).collect()
-    }
-
-    fn plain(&self, host: &str) -> bool {
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let local = name == "localhost" || name == "[::1]" || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
-        local || self.config.plain_http.iter().any(|h| h == host)
-    }
-}
 
 /// A registry that answered for the image.
 struct Source {
@@ -205,7 +113,14 @@ impl Images {
             last_used_at: now,
         };
         let inner = self.inner.clone();
-        let image = blocking(move || inner.add(image)).await?;
+        let image = blocking(move || {
+            // Who pulls wants to use it.
+            let mut chosen = inner.chosen.lock();
+            let image = inner.add(image)?;
+            chosen.insert(image.id.clone(), Instant::now());
+            Ok(image)
+        })
+        .await?;
         progress.step(Step::Done { name: &label });
         Ok(image)
     }
@@ -221,6 +136,11 @@ async fn blocking<R: Send + 'static>(
 async fn resolve(puller: &Puller, name: &Reference, auth: &[Credentials]) -> Result<(Source, Resolved), ImageError> {
     let mut result = Err(ImageError::NotFound(name.to_string()));
     for (host, plain) in puller.endpoints(name.domain()) {
+        if let Some(why) = puller.silent(&host) {
+            result = Err(ImageError::Unreachable { image: name.to_string(), why });
+            continue;
+        }
+        let began = Instant::now();
         let mut users: Vec<(usize, &Credentials)> =
             auth.iter().filter_map(|c| Some((c.matches(&host, name.path())?, c))).collect();
         users.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
@@ -241,6 +161,9 @@ async fn resolve(puller: &Puller, name: &Reference, auth: &[Credentials]) -> Res
             }
         }
         if let Some(error) = refused {
+            if let ImageError::Unreachable { why, .. } = &error {
+                puller.was_silent(&host, began, why);
+            }
             tracing::debug!(image = %name, host, error = base::chain(&error), "registry did not give the image");
             result = Err(error);
         }
@@ -255,7 +178,7 @@ impl Source {
         let config = |tls_certs_only| ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
             tls_certs_only,
-            connect_timeout: Some(Duration::from_secs(30)),
+            connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(Duration::from_secs(60)),
             user_agent: concat!("holdfast/", env!("CARGO_PKG_VERSION")),
             platform_resolver: None,
@@ -376,30 +299,51 @@ impl Source {
             OciDistributionError::ServerError { code, url, .. } => {
                 self.unexpected(format!("unexpected status from GET request to {url}: {code}"))
             }
+            // A host that answers but cannot prove who it is was reached.
+            OciDistributionError::RequestError(e) if untrusted(&e) => ImageError::Untrusted {
+                image,
+                why: self.failed_request(&Self::no_tls(&base::chain(&e))),
+                host: self.reference.resolve_registry().into(),
+            },
             OciDistributionError::RequestError(e) => {
-                let why = self.unreachable(&e);
-                // A host that answers but cannot prove who it is was reached.
-                if untrusted(&e) {
-                    ImageError::Untrusted { image, why }
-                } else {
-                    ImageError::Unreachable { image, why }
-                }
+                let why = match (e.is_timeout(), e.is_connect()) {
+                    (true, true) => format!("dial tcp {}: i/o timeout", self.reference.resolve_registry()),
+                    (true, false) => "net/http: timeout awaiting response headers".into(),
+                    _ => self.no_connection(&base::chain(&e)),
+                };
+                ImageError::Unreachable { image, why: self.failed_request(&why) }
             }
             other => self.unexpected(base::chain(&other)),
         }
     }
 
-    fn unreachable(&self, error: &(dyn Error + 'static)) -> String {
+    /// Why there is no connection.
+    fn no_connection(&self, text: &str) -> String {
         let host = self.reference.resolve_registry();
-        let text = base::chain(error);
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let cause = if text.contains("dns error") || text.contains("failed to lookup address") {
-            format!("dial tcp: lookup {name}: no such host")
-        } else if text.contains("Connection refused") {
-            format!("dial tcp {host}: connect: connection refused")
-        } else {
-            text
-        };
+        let known = [
+            ("Connection refused", "connect: connection refused"),
+            ("No route to host", "connect: no route to host"),
+            ("Network is unreachable", "connect: network is unreachable"),
+        ];
+        if text.contains("dns error") || text.contains("failed to lookup address") {
+            return format!("dial tcp: lookup {name}: no such host");
+        }
+        let found = known.iter().find(|(ours, _)| text.contains(ours));
+        found.map_or_else(|| text.to_owned(), |(_, theirs)| format!("dial tcp {host}: {theirs}"))
+    }
+
+    /// Why there is no trust.
+    fn no_tls(text: &str) -> String {
+        // What a TLS client makes of plain text.
+        if text.contains("InvalidContentType") {
+            return "http: server gave HTTP response to HTTPS client".into();
+        }
+        text.to_owned()
+    }
+
+    fn failed_request(&self, cause: &str) -> String {
+        let host = self.reference.resolve_registry();
         let (repository, scheme) = (self.reference.repository(), self.scheme);
         let what = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
         format!("Head \"{scheme}://{host}/v2/{repository}/manifests/{what}\": {cause}")
@@ -520,37 +464,4 @@ async fn download_rest(
         return Err(source.unexpected(format!("layer {} ended after {done} of {} bytes", layer.digest, layer.size)));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_fit_hosts_and_prefixes() {
-        let fits = |registry: &str, host: &str, path: &str| {
-            let c = Credentials { registry: registry.into(), user: String::new(), password: String::new() };
-            c.matches(host, path).is_some()
-        };
-        assert!(fits("https://index.docker.io/v1/", "docker.io", "library/nginx"));
-        assert!(fits("quay.io", "quay.io", "a/b"));
-        assert!(fits("quay.io/a", "quay.io", "a/b"));
-        assert!(!fits("quay.io/a", "quay.io", "ab/b"));
-        assert!(!fits("quay.io", "quay.io:5000", "a/b"));
-        assert!(!fits("docker.io", "quay.io", "a/b"));
-        assert!(fits("*.example.com:5000", "my.example.com:5000", "a"));
-        assert!(!fits("*.example.com", "a.b.example.com", "a"));
-        assert!(!fits("*.example.com", "example.com", "a"));
-    }
-
-    #[test]
-    fn mirrors_come_first_and_loopback_is_plain() {
-        let mirrors = BTreeMap::from([("docker.io".to_owned(), vec!["http://m:5000/".to_owned(), "n".to_owned()])]);
-        let puller = Puller::new(RegistryConfig { mirrors, plain_http: vec!["plain:80".into()] });
-        let expect = [("m:5000".to_owned(), true), ("n".to_owned(), false), ("docker.io".to_owned(), false)];
-        assert_eq!(puller.endpoints("docker.io"), expect);
-        for (host, plain) in [("localhost:5000", true), ("127.0.0.1:1", true), ("plain:80", true), ("plain", false)] {
-            assert_eq!(puller.plain(host), plain, "{host}");
-        }
-    }
 }

@@ -84,10 +84,10 @@ pub fn normalize(name: &str) -> Result<Reference, ReferenceError> {
         Some((path, tag)) => (path, Some(tag)),
         None => (rest, None),
     };
-    if path.chars().any(char::is_uppercase) {
-        return Err(ReferenceError::Uppercase(path.into()));
-    }
     let path = if domain == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path.into() };
+    if path.chars().any(char::is_uppercase) {
+        return Err(ReferenceError::Uppercase(path));
+    }
     if !is_domain(&domain) || !path.split('/').all(is_component) || !tag.is_none_or(is_tag) {
         return Err(ReferenceError::Format);
     }
@@ -203,7 +203,7 @@ mod tests {
             ("nginx@", format),
             ("nginx@sha256:12", format),
             ("foo.com:x/y", format),
-            ("Nginx", "invalid reference format: repository name (Nginx) must be lowercase"),
+            ("Nginx", "invalid reference format: repository name (library/Nginx) must be lowercase"),
             (HEX, &format!("invalid repository name ({HEX}), cannot specify 64-byte hexadecimal strings")),
             (&long, "repository name must not be more than 255 characters"),
             (&format!("nginx@sha256:{}", &HEX[..40]), "invalid checksum digest length"),

@@ -1,11 +1,12 @@
 //! The store: a list of images in one file, layers beside it, locks between processes.
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -17,8 +18,8 @@ use crate::{
     error::{ImageError, file},
     layers::LayerStore,
     model::{Image, Layers},
-    pull::{Puller, RegistryConfig},
     reference::{ReferenceError, normalize},
+    registry::{Puller, RegistryConfig},
 };
 
 /// The images of one data directory. Cheap to clone; any number of threads and processes may use it at once.
@@ -32,7 +33,12 @@ pub(crate) struct Inner {
     pub(crate) layers: LayerStore,
     pub(crate) puller: Puller,
     cache: Mutex<Option<Cached>>,
+    /// Images that containers may be about to use. Whoever chooses an image, or removes one, does it under this lock.
+    pub(crate) chosen: Mutex<Chosen>,
 }
+
+/// When this process last gave away an image to be used, by id.
+pub(crate) type Chosen = HashMap<String, Instant>;
 
 /// The list as last read, and which file it was read from.
 struct Cached {
@@ -102,7 +108,8 @@ impl Images {
             builder.create(&path).map_err(file("create image directory", path))?;
         }
         let layers = LayerStore::new(&dir);
-        let inner = Inner { layers, puller: Puller::new(config), cache: Mutex::new(None), dir };
+        let inner =
+            Inner { layers, puller: Puller::new(config), cache: Mutex::new(None), chosen: Mutex::default(), dir };
         let images = Self { inner: Arc::new(inner) };
         if let Some(_alone) = images.inner.work_alone()? {
             images.inner.remove_leftovers()?;
@@ -139,6 +146,17 @@ impl Images {
             }
         };
         Ok(by_name.cloned().or_else(by_id))
+    }
+
+    /// [`Images::find`] for somebody who is about to make a container: from now on, for the minimum age of collection's
+    /// policy, the image counts as in use although no container shows it yet.
+    pub fn choose(&self, name: &str) -> Result<Option<Image>, ImageError> {
+        let mut chosen = self.inner.chosen.lock();
+        let found = self.find(name)?;
+        if let Some(image) = &found {
+            chosen.insert(image.id.clone(), Instant::now());
+        }
+        Ok(found)
     }
 
     /// All images that have a name or a digest to be found by.

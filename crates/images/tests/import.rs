@@ -396,27 +396,6 @@ async fn many_imports_at_once_from_two_processes() {
 }
 
 #[tokio::test]
-async fn full_disk_removes_the_image_unused_for_longest() {
-    let world = World::new();
-    let images = world.open();
-    for n in 0..3 {
-        let made = image(&[layer(&[file("own", &n.to_string())])], gzip);
-        let note = json!({"io.containerd.image.name": format!("docker.io/library/app:{n}")});
-        let path = write_tar(&world.path("a.tar"), &oci_parts(&made, &note));
-        images.import(&path, None, &()).await.expect("import");
-    }
-    let used = images.find("app:0").expect("find").expect("present").id;
-    // Always "too full": everything unused goes, oldest first; what is in use stays.
-    let policy =
-        GcPolicy { high_percent: 0, low_percent: 0, min_age: Duration::ZERO, partial_age: Duration::from_secs(1) };
-    let report = images.gc(&HashSet::from([used]), &policy).expect("gc");
-    assert_eq!(report.removed_images, ["docker.io/library/app:1", "docker.io/library/app:2"]);
-    assert_eq!(images.list().expect("list").len(), 1);
-    let young = GcPolicy { min_age: Duration::from_secs(3600), ..policy };
-    assert_eq!(images.gc(&HashSet::new(), &young).expect("gc").removed_images, Vec::<String>::new());
-}
-
-#[tokio::test]
 async fn overlayfs_takes_the_layers() {
     use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
     let world = World::new();

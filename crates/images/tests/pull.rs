@@ -2,136 +2,20 @@
 mod common;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     fs,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
+use common::{
+    Made, file, gzip, image, index, layer, left_in,
+    registry::{Login, Registry},
+    sha,
 };
-use base64::Engine;
-use common::{Made, file, gzip, image, index, layer, left_in, sha};
-use futures::StreamExt;
-use images::{Credentials, Image, ImageError, Images, Progress, RegistryConfig, Step, normalize};
+use images::{Credentials, GcPolicy, Image, ImageError, Images, Progress, RegistryConfig, Step, normalize};
 use parking_lot::Mutex;
 use serde_json::json;
-
-/// How the registry knows its users: `user` with password `pass`.
-#[derive(Clone, Copy, PartialEq)]
-enum Login {
-    None,
-    Basic,
-    Token,
-}
-
-struct Registry {
-    login: Login,
-    host: String,
-    /// By digest, and manifests also by `repository:tag`.
-    content: Mutex<HashMap<String, Vec<u8>>>,
-    /// Blobs served, with the offset they were asked from.
-    blobs: Mutex<Vec<(String, u64)>>,
-    /// So many blob answers break off in the middle.
-    broken: AtomicUsize,
-}
-
-impl Registry {
-    async fn start(login: Login) -> Arc<Self> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let host = listener.local_addr().expect("address").to_string();
-        let registry = Arc::new(Self {
-            login,
-            host,
-            content: Mutex::default(),
-            blobs: Mutex::default(),
-            broken: AtomicUsize::new(0),
-        });
-        let app = Router::new().fallback(answer).with_state(registry.clone());
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        registry
-    }
-
-    /// Offers the image as `name`, behind an index.
-    fn offer(&self, name: &str, made: &Made) {
-        let index = index(made, &json!({}));
-        let mut content = self.content.lock();
-        content.extend(made.blobs.iter().cloned());
-        content.insert(sha(&index), index.clone());
-        content.insert(name.into(), index);
-    }
-
-    fn served(&self) -> Vec<u64> {
-        self.blobs.lock().iter().map(|(_, offset)| *offset).collect()
-    }
-
-    fn admits(&self, request: &Request) -> bool {
-        let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let basic = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("user:pass"));
-        match (self.login, request.uri().path()) {
-            (Login::None, _) => true,
-            (Login::Token, path) if path != "/token" => given == "Bearer let-me-in",
-            _ => given == basic,
-        }
-    }
-
-    fn refusal(&self) -> Response {
-        let challenge = match self.login {
-            Login::Token => format!("Bearer realm=\"http://{}/token\",service=\"test\"", self.host),
-            _ => "Basic realm=\"test\"".into(),
-        };
-        let body = json!({"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]}).to_string();
-        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)], body).into_response()
-    }
-}
-
-async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Response {
-    if !registry.admits(&request) {
-        return registry.refusal();
-    }
-    let path = request.uri().path().to_owned();
-    if path == "/token" {
-        return json!({"token": "let-me-in"}).to_string().into_response();
-    }
-    let Some(rest) = path.strip_prefix("/v2/") else { return StatusCode::NOT_FOUND.into_response() };
-    if rest.is_empty() {
-        return StatusCode::OK.into_response();
-    }
-    let unknown = |code: &str| (StatusCode::NOT_FOUND, json!({"errors": [{"code": code}]}).to_string()).into_response();
-    if let Some((repository, reference)) = rest.split_once("/manifests/") {
-        let content = registry.content.lock();
-        let named = content.get(&format!("{repository}:{reference}")).or_else(|| content.get(reference));
-        return named.map_or_else(|| unknown("MANIFEST_UNKNOWN"), |bytes| bytes.clone().into_response());
-    }
-    let Some((_, digest)) = rest.split_once("/blobs/") else { return StatusCode::NOT_FOUND.into_response() };
-    let Some(bytes) = registry.content.lock().get(digest).cloned() else { return unknown("BLOB_UNKNOWN") };
-    let range = request.headers().get(header::RANGE).and_then(|v| v.to_str().ok()).unwrap_or("bytes=0-");
-    let offset: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().expect("range");
-    registry.blobs.lock().push((digest.into(), offset as u64));
-    let status = if offset > 0 { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-    let rest = bytes[offset..].to_vec();
-    // Only layers are larger than this.
-    let breaks = rest.len() > 4096
-        && registry.broken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
-    if breaks {
-        let half = rest[..rest.len() / 2].to_vec();
-        let cut = async {
-            // Long enough for the first half to leave this machine's buffers.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            Err(std::io::Error::other("the line went down"))
-        };
-        let half = futures::stream::iter([Ok(half)]).chain(futures::stream::once(cut));
-        return (status, Body::from_stream(half)).into_response();
-    }
-    (status, rest).into_response()
-}
 
 /// Bytes that do not compress to nothing.
 fn noise(seed: u64, length: usize) -> String {
@@ -206,7 +90,7 @@ async fn pulls_at_once_share_their_work() {
     let all = futures::future::join_all(names.iter().map(start)).await;
     let ids: Vec<String> = all.into_iter().map(|i| i.expect("join").expect("pull").id).collect();
     assert!(ids.windows(2).all(|p| p[0] == p[1]));
-    let layers = registry.blobs.lock().iter().filter(|(d, _)| *d != ids[0]).count();
+    let layers = registry.blobs.lock().expect("lock").iter().filter(|(d, _)| *d != ids[0]).count();
     assert_eq!(layers, 2, "each layer once, under whatever name");
     assert_eq!(images.list().expect("list")[0].names.len(), 2);
 }
@@ -258,22 +142,26 @@ async fn what_cannot_be_pulled_says_why() {
     let host = &registry.host;
     let name = format!("{host}/no/such:1");
     let text = base::chain(&pull(&images, &name, &[]).await.expect_err("absent"));
-    assert_eq!(text, format!("failed to resolve reference \"{name}\": {name}: not found"));
+    assert_eq!(text, format!("failed to resolve reference \"{name}\": {name}: not found; check the name and its tag"));
 
     let mut other = app();
     other.config = String::from_utf8(other.config).expect("text").replace(common::arch(), "s390x").into_bytes();
     let wrong =
         json!({"manifests": [{"digest": sha(b"x"), "size": 1, "platform": {"os": "plan9", "architecture": "68k"}}]});
-    registry.content.lock().insert("app:alien".into(), wrong.to_string().into_bytes());
+    registry.content.lock().expect("lock").insert("app:alien".into(), wrong.to_string().into_bytes());
     let text = base::chain(&pull(&images, &format!("{host}/app:alien"), &[]).await.expect_err("alien"));
     assert!(text.contains("no match for platform in manifest"), "{text}");
 
     let made = app();
     registry.offer("app:evil", &made);
-    registry.content.lock().insert(made.blobs[0].0.clone(), gzip(&layer(&[file("evil", &noise(9, 100_000))])));
+    registry
+        .content
+        .lock()
+        .expect("lock")
+        .insert(made.blobs[0].0.clone(), gzip(&layer(&[file("evil", &noise(9, 100_000))])));
     let text = base::chain(&pull(&images, &format!("{host}/app:evil"), &[]).await.expect_err("swapped layer"));
     assert!(text.contains("digest") || text.contains("larger") || text.contains("ended after"), "{text}");
-    registry.content.lock().insert(sha(&made.config), b"{}".to_vec());
+    registry.content.lock().expect("lock").insert(sha(&made.config), b"{}".to_vec());
     let text = base::chain(&pull(&images, &format!("{host}/app:evil"), &[]).await.expect_err("swapped configuration"));
     assert!(text.to_lowercase().contains("digest"), "{text}");
     assert_eq!(images.list().expect("list"), []);
@@ -282,7 +170,10 @@ async fn what_cannot_be_pulled_says_why() {
     let name = format!("127.0.0.1:{port}/app:1");
     let text = base::chain(&pull(&images, &name, &[]).await.expect_err("nobody there"));
     assert!(text.starts_with(&format!("failed to resolve reference \"{name}\": failed to do request: ")), "{text}");
-    assert!(text.ends_with(&format!("dial tcp 127.0.0.1:{port}: connect: connection refused")), "{text}");
+    assert!(
+        text.contains(&format!("dial tcp 127.0.0.1:{port}: connect: connection refused; check the network")),
+        "{text}"
+    );
     // A host that speaks, but no TLS, was reached.
     let speaker = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("bind");
     let port = speaker.local_addr().expect("address").port();
@@ -347,6 +238,58 @@ async fn records_of_older_versions_count_as_pulled() {
     assert!(fields.remove("imported").is_some());
     fs::write(&index, record.to_string()).expect("write");
     assert!(!open(&dir).find("app:1").expect("find").expect("present").imported_as("app:1"));
+}
+
+/// Always "too full": whatever may go does.
+const FULL: GcPolicy =
+    GcPolicy { high_percent: 0, low_percent: 0, min_age: Duration::ZERO, partial_age: Duration::from_secs(1) };
+
+#[tokio::test]
+async fn a_full_disk_removes_pulled_images_the_longest_unused_first() {
+    let registry = Registry::start(Login::None).await;
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    for n in 0..3 {
+        registry.offer(&format!("app:{n}"), &image(&[layer(&[file("own", &n.to_string())])], gzip));
+        pull(&images, &format!("{}/app:{n}", registry.host), &[]).await.expect("pull");
+    }
+    let tar = dir.path().join("rootfs.tar");
+    fs::write(&tar, layer(&[file("own", "imported")])).expect("write");
+    images.import(&tar, Some("box:1"), &()).await.expect("import");
+    let name = |n: u8| format!("{}/app:{n}", registry.host);
+    let young = GcPolicy { min_age: Duration::from_secs(3600), ..FULL };
+    assert_eq!(images.gc(&HashSet::new(), &young).expect("gc").removed_images, Vec::<String>::new());
+    let used = images.find(&name(0)).expect("find").expect("present").id;
+    let report = images.gc(&HashSet::from([used]), &FULL).expect("gc");
+    assert_eq!(report.removed_images, [name(1), name(2)]);
+    assert_eq!((report.removed_layers, report.freed_bytes, report.postponed), (2, 2, false));
+    // The import stays: no registry may have it.
+    let report = images.gc(&HashSet::new(), &FULL).expect("gc");
+    assert_eq!(report.removed_images, [name(0)]);
+    assert!(images.find("box:1").expect("find").is_some());
+}
+
+#[tokio::test]
+async fn a_chosen_image_stays_until_its_container_shows_it() {
+    let registry = Registry::start(Login::None).await;
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let made = app();
+    registry.offer("app:1", &made);
+    let name = format!("{}/app:1", registry.host);
+    pull(&images, &name, &[]).await.expect("pull");
+    // Another process, which knows nothing of this one's choices, would remove it.
+    let policy = GcPolicy { min_age: Duration::from_millis(1), ..FULL };
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let chosen = images.choose(&name).expect("choose").expect("present");
+    let long = GcPolicy { min_age: Duration::from_secs(60), ..FULL };
+    assert!(images.remove(&name).expect("remove"));
+    assert_eq!(images.gc(&HashSet::new(), &long).expect("gc").removed_layers, 0);
+    assert!(images.rootfs(&chosen).lower.iter().all(|l| l.is_dir()), "layers of a chosen image went");
+    assert_eq!(images.find(&name).expect("find"), None);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let report = images.gc(&HashSet::new(), &policy).expect("gc");
+    assert_eq!((report.removed_images, report.removed_layers), (vec![chosen.id], 2));
 }
 
 #[tokio::test]

@@ -242,6 +242,14 @@ pub struct RegistryAuth {
     pub entries: Vec<(String, String, String)>,
 }
 
+impl RegistryAuth {
+    /// Adds the users of a docker configuration file, as image pull secrets hold them. What cannot be read is skipped.
+    pub fn add_docker_config(&mut self, bytes: &[u8]) {
+        let found = images::Credentials::of_docker_config(bytes).unwrap_or_default();
+        self.entries.extend(found.into_iter().map(|c| (c.registry, c.user, c.password)));
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct ExecSpec {
     pub command: Vec<String>,

@@ -1,12 +1,14 @@
 //! The node of this process: images, network, runtime, volumes and agent put together.
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{body::Body, response::Response};
 use base::{Layout, SystemClock};
-use images::{Images, RegistryConfig};
+use images::{GcPolicy, GcReport, Images};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use network::{Network, Subnet};
 use node::{Config, Node};
@@ -21,7 +23,11 @@ use crate::{
     cli::UpArgs,
     client::Error,
     errors::{Doing, said},
+    registries,
 };
+
+/// Between two looks for images and layers that nobody needs; one that finds nothing reads a directory.
+const COLLECT_EVERY: Duration = Duration::from_secs(60);
 
 /// The node and what it stands on.
 #[derive(Clone)]
@@ -31,6 +37,7 @@ pub struct LocalNode {
     node: Arc<Node>,
     runtime: Embedded,
     network: Network,
+    images: Images,
 }
 
 /// Opens the pod network; its gateway address is needed before the API server's certificate is made.
@@ -57,17 +64,20 @@ impl LocalNode {
         api: SocketAddr,
         client: kube::Client,
     ) -> Result<Self, Error> {
-        let images = Arc::new(Images::open(layout.images(), registries(args)?)?);
+        let images = Images::open(layout.images(), registries::config(&args.registries)?)?;
         // The bridge's name is unique on this machine: what is named after it never meets another instance's.
         let cgroup_root = format!("holdfast-{}", network.bridge());
         let runtime = Embedded::open(runtime::Options {
             dir: layout.runtime(),
-            images,
+            images: Arc::new(images.clone()),
             network: Arc::new(network.clone()),
             cgroup_root,
             self_exe: std::env::current_exe().doing(|| "find this program's file".into())?,
         })
         .await?;
+        // Nobody makes a pod yet, so what no sandbox explains is left over from a crash.
+        let pods: HashSet<String> = runtime.list().await?.into_iter().map(|s| s.spec.uid.0).collect();
+        network.sweep(&pods).await?;
         let volumes = Arc::new(PodVolumes::new(layout.pods(), Arc::new(RealSys)));
         let mut config =
             Config::new(name.to_owned(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
@@ -75,12 +85,46 @@ impl LocalNode {
         config.runtime_version = concat!("holdfast://", env!("CARGO_PKG_VERSION")).into();
         let shared: Arc<dyn Runtime> = Arc::new(runtime.clone());
         let node = Node::new(config, client.clone(), shared, volumes, Arc::new(SystemClock));
-        Ok(Self { name: name.to_owned(), client, node, runtime, network })
+        Ok(Self { name: name.to_owned(), client, node, runtime, network, images })
     }
 
     /// Runs the agent until `stop`; containers keep running after that.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        Ok(self.node.run(stop).await?)
+        tokio::select! {
+            ended = self.node.run(stop) => Ok(ended?),
+            never = self.collect_images() => match never {},
+        }
+    }
+
+    /// Removes images and layers that nobody needs, for ever.
+    async fn collect_images(&self) -> std::convert::Infallible {
+        if self.ready().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            match self.collect_images_once().await {
+                Ok(done) if done.removed_images.is_empty() && done.removed_layers == 0 => {}
+                Ok(done) => tracing::info!(
+                    images = done.removed_images.join(" "),
+                    layers = done.removed_layers,
+                    bytes = done.freed_bytes,
+                    "removed images and layers that nobody needs"
+                ),
+                Err(error) => {
+                    tracing::warn!(
+                        error = base::chain(error.as_ref()),
+                        "could not remove unneeded images; it is tried again"
+                    )
+                }
+            }
+            tokio::time::sleep(COLLECT_EVERY).await;
+        }
+    }
+
+    async fn collect_images_once(&self) -> Result<GcReport, Error> {
+        let in_use = self.runtime.images_in_use().await?;
+        let images = self.images.clone();
+        Ok(tokio::task::spawn_blocking(move || images.gc(&in_use, &GcPolicy::default())).await??)
     }
 
     /// Waits until the API says that the node is Ready.
@@ -136,19 +180,6 @@ impl NodeConnector for Connector {
             Err(never) => match never {},
         }
     }
-}
-
-fn registries(args: &UpArgs) -> Result<RegistryConfig, Error> {
-    let mut config = RegistryConfig { plain_http: args.insecure_registry.clone(), ..RegistryConfig::default() };
-    for text in &args.registry_mirror {
-        let Some((host, mirror)) = text.split_once('=') else {
-            return said(format!(
-                "--registry-mirror {text:?} names no mirror; write HOST=MIRROR, for example docker.io=mirror:5000"
-            ));
-        };
-        config.mirrors.entry(host.to_owned()).or_default().push(mirror.to_owned());
-    }
-    Ok(config)
 }
 
 /// The address by which this machine reaches others. Connecting a datagram socket asks the routing table; nothing is sent.

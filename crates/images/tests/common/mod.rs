@@ -1,5 +1,7 @@
 //! Images made by hand, for the tests.
 #![allow(dead_code, reason = "each test file uses its part")]
+pub mod registry;
+
 use std::{
     fs,
     io::Write,

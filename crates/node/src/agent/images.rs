@@ -122,10 +122,18 @@ fn present_text(image: &str, info: &ImageInfo) -> String {
 
 /// The local copy that serves although its registry could not be asked, and what to tell about it.
 fn fall_back(image: &str, present: Option<ImageInfo>, error: &RuntimeError) -> Option<(ImageInfo, String)> {
-    let RuntimeError::Pull { unreachable: true, source, .. } = error else { return None };
+    let RuntimeError::Pull { unreachable: true, .. } = error else { return None };
     let info = present?;
-    let why = chain(source.as_ref());
+    let why = reason(error);
     Some((info, format!("Container image {image:?} already present on machine; its registry does not answer: {why}")))
+}
+
+/// Why a pull failed; that it did, and of which image, is said around it.
+fn reason(error: &RuntimeError) -> String {
+    match error {
+        RuntimeError::Pull { source, .. } => chain(source.as_ref()),
+        other => chain(other),
+    }
 }
 
 /// Pulls the image and tells of it.
@@ -162,7 +170,7 @@ async fn pull(
                 tell(false, "Pulled", text);
                 return Ok(info);
             }
-            let why = chain(&error);
+            let why = reason(&error);
             tell(true, "Failed", format!("Failed to pull image {image:?}: {why}"));
             tell(true, "Failed", "Error: ErrImagePull".into());
             let now = shared.clock.now();

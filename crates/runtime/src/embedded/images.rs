@@ -87,7 +87,7 @@ impl ImageSource for Images {
 
 async fn find(store: &Images, name: &str) -> Result<Option<Image>, RuntimeError> {
     let (store, wanted) = (store.clone(), name.to_owned());
-    let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await;
+    let found = tokio::task::spawn_blocking(move || store.choose(&wanted)).await;
     match found.map_err(|e| RuntimeError::Other(e.to_string()))? {
         Ok(image) => Ok(image),
         Err(ImageError::Name { name, source }) => {
