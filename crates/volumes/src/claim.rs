@@ -36,8 +36,10 @@ pub(crate) struct ClaimUse<'a> {
 pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<Resolved, VolumeError> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let fail = |why: String| VolumeError::Claim { namespace: namespace.clone(), claim: wanted.claim.into(), why };
-    let claim =
-        find(&inputs.claims, "persistentvolumeclaim", wanted.claim, false)?.expect("required objects are there");
+    let Some(claim) = find(&inputs.claims, "persistentvolumeclaim", wanted.claim, true)? else {
+        let missing = format!("persistentvolumeclaims {:?} not found", wanted.claim);
+        return Err(fail(format!("failed to fetch PVC from API server: {missing}")));
+    };
     let meta = &claim.metadata;
     if wanted.ephemeral {
         let owners = meta.owner_references.iter().flatten();

@@ -245,7 +245,7 @@ fn claims_lead_to_their_volume_only_when_both_agree() {
         "no claim",
         &|_| (),
         json!({"persistentVolumeClaim": {"claimName": "none"}}),
-        "error: persistentvolumeclaim \"none\" not found",
+        "error: error processing PVC ns/none: failed to fetch PVC from API server: persistentvolumeclaims \"none\" not found",
     );
     check(
         "pending",

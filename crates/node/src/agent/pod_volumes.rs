@@ -130,7 +130,9 @@ impl Keeper {
                 continue;
             }
             if let Some(error) = needs.iter().find_map(|n| failed_tokens.get(n)) {
-                failures.push((volume.name.clone(), error.clone(), "FailedMount", Next::Retry { after: RETRY_FIRST }));
+                let (volume, why) = (volume.name.clone(), error.clone());
+                let next = Next::Retry { after: RETRY_FIRST };
+                failures.push(Failure { volume, why, reason: "FailedMount", next, unprocessed: false });
                 continue;
             }
             match resolve(pod, volume, &inputs) {
@@ -251,16 +253,19 @@ impl Keeper {
 
     /// Tells about failures, plans the retry, publishes.
     fn conclude(&mut self, pod: &Pod, list: &[Volume], failures: Vec<Failure>) {
-        let retry = failures.iter().any(|(_, _, _, next)| matches!(next, Next::Retry { .. }));
-        let failed: BTreeSet<_> = failures.iter().map(|(name, ..)| name.clone()).collect();
-        self.told.retain(|name, _| failed.contains(name));
-        for (name, why, reason, next) in failures {
-            let message = format!("MountVolume.SetUp failed for volume {name:?} : {why}");
-            let new = self.told.get(&name) != Some(&message);
-            if new || matches!(next, Next::Retry { .. }) {
-                self.shared.events.pod(pod, None, true, reason, message.clone());
-            }
-            self.told.insert(name, message);
+        let retry = failures.iter().any(|f| matches!(f.next, Next::Retry { .. }));
+        let (unprocessed, failures): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.unprocessed);
+        let failed: BTreeSet<_> = failures.iter().map(|f| f.volume.clone()).collect();
+        let waiting = !unprocessed.is_empty();
+        self.told.retain(|name, _| if name.is_empty() { waiting } else { failed.contains(name) });
+        for Failure { volume, why, reason, next, .. } in failures {
+            let message = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
+            let again = matches!(next, Next::Retry { .. });
+            self.tell(pod, volume, reason, message, again);
+        }
+        if !unprocessed.is_empty() {
+            let message = summary(list, &self.done, &unprocessed);
+            self.tell(pod, String::new(), "FailedMount", message, false);
         }
         if retry {
             self.retry_at = Some(Instant::now() + self.backoff.delay());
@@ -270,12 +275,48 @@ impl Keeper {
         let all = list.iter().all(|v| self.done.contains_key(&v.name));
         self.view.send_if_modified(|v| std::mem::replace(&mut v.all, all) != all);
     }
+
+    /// Tells about one volume, or with an empty name about those that could not be looked at: what is new, or `again`.
+    fn tell(&mut self, pod: &Pod, volume: String, reason: &str, message: String, again: bool) {
+        if again || self.told.get(&volume) != Some(&message) {
+            self.shared.events.pod(pod, None, true, reason, message.clone());
+        }
+        self.told.insert(volume, message);
+    }
 }
 
-type Failure = (String, String, &'static str, Next);
+struct Failure {
+    volume: String,
+    why: String,
+    reason: &'static str,
+    next: Next,
+    /// It is not known what the volume is made of, so nothing was tried: upstream sums these up in one event.
+    unprocessed: bool,
+}
 
 fn failure(name: &str, error: &VolumeError) -> Failure {
-    (name.to_owned(), base::chain(error), error.reason().unwrap_or("FailedMount"), error.next())
+    Failure {
+        volume: name.to_owned(),
+        why: base::chain(error),
+        reason: error.reason().unwrap_or("FailedMount"),
+        next: error.next(),
+        unprocessed: matches!(error, VolumeError::Claim { .. }),
+    }
+}
+
+/// Upstream's sentence about volumes of which it is not known what they are made of.
+fn summary(list: &[Volume], done: &BTreeMap<String, Resolved>, unprocessed: &[Failure]) -> String {
+    let mut unmounted: Vec<&str> = list.iter().map(|v| v.name.as_str()).filter(|v| !done.contains_key(*v)).collect();
+    let mut failed: Vec<&str> = unprocessed.iter().map(|f| f.volume.as_str()).collect();
+    unmounted.sort_unstable();
+    failed.sort_unstable();
+    let why: Vec<&str> = unprocessed.iter().map(|f| f.why.as_str()).collect();
+    format!(
+        "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process volumes=[{}]: {}",
+        unmounted.join(" "),
+        failed.join(" "),
+        why.join("; ")
+    )
 }
 
 /// False if the answer is not known yet.
