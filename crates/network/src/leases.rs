@@ -94,6 +94,9 @@ pub struct State {
     pub leases: BTreeMap<String, Lease>,
     /// Addresses given back, longest ago first.
     pub released: Vec<Ipv4Addr>,
+    /// Inode of the directory that this was written for: a copy has another.
+    #[serde(default)]
+    pub home: Option<u64>,
 }
 
 impl State {
@@ -218,6 +221,7 @@ mod tests {
             subnet: subnet.parse().expect("subnet"),
             leases: BTreeMap::new(),
             released: vec![],
+            home: None,
         }
     }
 

@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
     os::{
         linux::net::SocketAddrExt,
-        unix::net::{SocketAddr as UnixAddr, UnixListener},
+        unix::{
+            fs::MetadataExt,
+            net::{SocketAddr as UnixAddr, UnixListener},
+        },
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -83,6 +86,7 @@ impl Network {
         let taken = taken(&mut socket)?;
         let mut state = load(&file, &mut socket, &dir, &options, &taken)?;
         make_bridge(&mut socket, &mut state, &taken, &options)?;
+        note_home(&state, &dir);
         // A full disk must not keep the daemon from what it recorded before.
         if !matches!(file.load(), Ok(Some(recorded)) if recorded == state) {
             file.save(&state)?;
@@ -353,7 +357,12 @@ fn load(
     taken: &[Taken],
 ) -> Result<State, NetworkError> {
     match file.load() {
-        Ok(Some(state)) => Ok(state),
+        // Of a copied directory: what is in the kernel belongs to the one that it was copied from.
+        Ok(Some(state)) if state.home.is_some_and(|home| home != inode(dir)) => {
+            tracing::warn!(bridge = state.bridge, dir = %dir.display(), "this directory is a copy: it gets a pod network of its own");
+            fresh(dir, options, taken)
+        }
+        Ok(Some(state)) => Ok(State { home: Some(inode(dir)), ..state }),
         Ok(None) => fresh(dir, options, taken),
         Err(damage @ NetworkError::Damaged { .. }) => {
             let state = fresh(dir, options, taken)?;
@@ -370,7 +379,7 @@ fn load(
 }
 
 fn fresh(dir: &Path, options: &Options, taken: &[Taken]) -> Result<State, NetworkError> {
-    let tag = format!("{:08x}", hash(dir.as_os_str().as_encoded_bytes()));
+    let tag = free_tag(dir);
     let bridge = options.bridge.clone().unwrap_or_else(|| format!("hf-{tag}"));
     let fine = |c: char| !c.is_whitespace() && c != '/' && !c.is_control();
     if bridge.is_empty() || bridge.len() > 15 || bridge == "." || bridge == ".." || !bridge.chars().all(fine) {
@@ -380,7 +389,50 @@ fn fresh(dir: &Path, options: &Options, taken: &[Taken]) -> Result<State, Networ
         Some(subnet) => subnet,
         None => free_subnet(taken)?,
     };
-    Ok(State { bridge, owns_bridge: true, tag, subnet, leases: BTreeMap::new(), released: vec![] })
+    Ok(State {
+        bridge,
+        owns_bridge: true,
+        tag,
+        subnet,
+        leases: BTreeMap::new(),
+        released: vec![],
+        home: Some(inode(dir)),
+    })
+}
+
+/// What tells a directory from its copies, and stays when it is moved.
+fn inode(dir: &Path) -> u64 {
+    fs::metadata(dir).map_or(0, |m| m.ino())
+}
+
+/// A tag that follows from the directory's place, so that what an instance left there is found again by the next one;
+/// another one where an instance that has moved away since still goes by it.
+fn free_tag(dir: &Path) -> String {
+    let path = dir.as_os_str().as_encoded_bytes();
+    let tags = (0..u8::MAX).map(|n| format!("{:08x}", hash(path).wrapping_add(n.into())));
+    let mut tags = tags.skip_while(|tag| {
+        let Some(owner) = home_of(&format!("hf-{tag}")) else { return false };
+        owner != dir && matches!(StateFile::new(owner).load(), Ok(Some(state)) if state.tag == *tag)
+    });
+    tags.next().unwrap_or_else(|| format!("{:08x}", hash(path)))
+}
+
+/// The directory of the instance that a bridge belongs to, as the bridge's alias says.
+fn home_of(bridge: &str) -> Option<PathBuf> {
+    let alias = fs::read_to_string(format!("/sys/class/net/{bridge}/ifalias")).ok()?;
+    Some(alias.trim_end_matches('\n')).filter(|a| !a.is_empty()).map(PathBuf::from)
+}
+
+/// Notes at the bridge whose it is, for [`home_of`] and for people (`ip link`).
+fn note_home(state: &State, dir: &Path) {
+    if !state.owns_bridge || home_of(&state.bridge).is_some_and(|home| home == dir) {
+        return;
+    }
+    if let Err(error) =
+        fs::write(format!("/sys/class/net/{}/ifalias", state.bridge), dir.as_os_str().as_encoded_bytes())
+    {
+        tracing::debug!(bridge = state.bridge, %error, "cannot name the bridge's owner");
+    }
 }
 
 fn free_subnet(taken: &[Taken]) -> Result<Subnet, NetworkError> {

@@ -2,7 +2,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -52,7 +52,9 @@ pub(crate) fn short_path(dir: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
 }
 
-/// Tells this boot of the machine from every other.
-pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+/// Tells records of what is in the kernel from those of an earlier boot of the machine, and from those in a copy of
+/// `dir`, whose processes belong to the original.
+pub(crate) fn boot_id(dir: &Path) -> io::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(format!("{}/{}", boot.trim(), fs::metadata(dir)?.ino()))
 }

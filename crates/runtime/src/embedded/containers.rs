@@ -251,7 +251,8 @@ impl Inner {
                 );
             }
         }
-        self.erase(&dir, &found.record.cgroup).await?;
+        let ours = found.record.boot == self.boot;
+        self.erase(&dir, if ours { &found.record.cgroup } else { "" }).await?;
         self.watched.lock().remove(id);
         self.announce(&found.record.pod, id);
         Ok(())

@@ -79,23 +79,23 @@ impl Embedded {
         if !is_plain_name(&options.cgroup_root) {
             return Err(RuntimeError::Other(format!("{:?} cannot be a cgroup's name", options.cgroup_root)));
         }
+        for dir in ["pods", "containers"].map(|name| options.dir.join(name)) {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(&dir).map_err(io_error(format!("make {}", dir.display())))?;
+        }
         let inner = Arc::new(Inner {
+            boot: records::boot_id(&options.dir).map_err(io_error("read this boot's ID"))?,
             dir: options.dir,
             images: options.images,
             network: options.network,
             cgroup_root: options.cgroup_root,
             exe: options.self_exe,
             cgroups: Cgroups::detect().map_err(io_error("find out about cgroups"))?,
-            boot: records::boot_id().map_err(io_error("read this boot's ID"))?,
             events: broadcast::channel(1024).0,
             locks: Mutex::default(),
             creating: Mutex::default(),
             watched: Mutex::default(),
         });
-        for dir in [inner.pods_dir(), inner.containers_dir()] {
-            let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(&dir).map_err(io_error(format!("make {}", dir.display())))?;
-        }
         probe::overlay(&inner.dir)?;
         let way_out =
             "make the cgroups of this instance; /sys/fs/cgroup must be writable (in a container: run it privileged)";

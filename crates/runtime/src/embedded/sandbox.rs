@@ -142,7 +142,8 @@ impl Inner {
         for name in ["ipc", "uts", "shm"] {
             detach(&dir.join(name)).map_err(io_error(format!("unmount {}", dir.join(name).display())))?;
         }
-        if let Ok(Some(SandboxRecord { hold: Some(hold), .. })) = records::read(&dir.join(records::SANDBOX))
+        if let Ok(Some(SandboxRecord { hold: Some(hold), boot, .. })) = records::read(&dir.join(records::SANDBOX))
+            && boot == self.boot
             && hold.is_alive()
         {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(hold.pid), nix::sys::signal::Signal::SIGKILL);

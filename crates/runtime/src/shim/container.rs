@@ -31,6 +31,8 @@ use crate::{
 pub(super) fn main(dir: &Path) -> io::Result<()> {
     let parent = parent(dir)?;
     super::detach()?;
+    // The directory may be moved together with all data: from here on it is reached as the current one.
+    std::env::set_current_dir(dir)?;
     nix::sys::prctl::set_child_subreaper(true)?;
     let launch: Launch = records::read(&dir.join(records::LAUNCH))?
         .ok_or_else(|| io::Error::other(format!("{} has no launch description", dir.display())))?;
@@ -107,7 +109,7 @@ fn try_create(dir: &Path, launch: Launch, cgroups: Cgroups) -> Result<Shim, Fail
         ends.stdout.map(|fd| Output::new(fd, super::log::Stream::Stdout)).transpose()?,
         ends.stderr.map(|fd| Output::new(fd, super::log::Stream::Stderr)).transpose()?,
     ];
-    Ok(Shim::new(dir.to_owned(), launch, cgroups, state, listener, channel, log, outputs, ends.stdin)?)
+    Ok(Shim::new(".".into(), launch, cgroups, state, listener, channel, log, outputs, ends.stdin)?)
 }
 
 fn device_rules(launch: &Launch) -> io::Result<Vec<devices::Rule>> {

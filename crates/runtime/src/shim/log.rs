@@ -8,6 +8,8 @@ use std::{
 
 use jiff::Timestamp;
 
+use crate::records;
+
 /// Longest text of one entry, in bytes.
 const LINE_MAX: usize = 16 << 10;
 /// Size at which a file is put aside, in bytes.
@@ -33,7 +35,9 @@ impl Stream {
 
 /// One container's log.
 pub(super) struct Log {
+    /// Through `_dir`, so that it stays right when the directory is moved.
     path: PathBuf,
+    _dir: File,
     file: Option<File>,
     size: u64,
     size_max: u64,
@@ -44,17 +48,20 @@ pub(super) struct Log {
 impl Log {
     /// Opens (and if need be makes) the file and its directory.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut log =
-            Self { path: path.to_owned(), file: None, size: 0, size_max: FILE_MAX, pending: [Vec::new(), Vec::new()] };
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::other("not the path of a file"));
+        };
+        fs::create_dir_all(dir)?;
+        let dir = File::open(dir)?;
+        let path = records::short_path(&dir, &name.to_string_lossy());
+        let pending = [Vec::new(), Vec::new()];
+        let mut log = Self { path, _dir: dir, file: None, size: 0, size_max: FILE_MAX, pending };
         log.reopen()?;
         Ok(log)
     }
 
     /// Opens the path anew, after somebody moved the file away.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
-        if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir)?;
-        }
         let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
         self.size = file.metadata()?.len();
         self.file = Some(file);
@@ -214,6 +221,17 @@ mod tests {
         let files = fs::read_dir(log.path.parent().unwrap()).unwrap().count();
         assert_eq!(files, FILES_MAX);
         assert!(text(&log).contains("line 39"));
+    }
+
+    #[test]
+    fn a_moved_directory_is_followed() {
+        let (dir, mut log) = log();
+        let (old, new) = (dir.path().join("pod"), dir.path().join("moved"));
+        fs::rename(&old, &new).unwrap();
+        log.reopen().unwrap();
+        log.write(Stream::Stdout, at(0), b"a\n");
+        assert!(fs::read_to_string(new.join("app/0.log")).unwrap().ends_with("a\n"));
+        assert!(!old.exists());
     }
 
     #[test]
