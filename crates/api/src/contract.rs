@@ -102,6 +102,10 @@ pub trait Strategy: Sync + Send {
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError>;
     /// Warnings for the `Warning` header.
     fn warnings(&self, object: &Value) -> Vec<String>;
+    /// Warnings about a changed object.
+    fn update_warnings(&self, object: &Value) -> Vec<String> {
+        self.warnings(object)
+    }
     /// Cells in the order of `Kind::columns`.
     fn row(&self, object: &Value, now: Timestamp) -> Vec<Value>;
     /// Fields that a field selector may name besides `metadata.name` and `metadata.namespace`.

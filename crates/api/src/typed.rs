@@ -20,6 +20,8 @@ pub trait Rules: Serialize + DeserializeOwned + 'static {
     const STATUS_AT_CREATE: bool = false;
     /// Whether changes of `spec` count up `metadata.generation`.
     const GENERATION: bool = false;
+    /// Whether updates are warned of too: not where programs write often and people seldom.
+    const WARNS_OF_UPDATES: bool = true;
     /// Fields besides name and namespace that a field selector may name.
     const SELECTABLE: &'static [&'static str] = &[];
 
@@ -176,6 +178,10 @@ impl<T: Rules> Strategy for Typed<T> {
                 new.validate_status_update(old, e);
             }
         })
+    }
+
+    fn update_warnings(&self, object: &Value) -> Vec<String> {
+        if T::WARNS_OF_UPDATES { self.warnings(object) } else { Vec::new() }
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {

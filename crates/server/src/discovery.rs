@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     object,
+    path::Resource,
     review::{REVIEWS, Review},
     status::{ApiError, ApiResult},
 };
@@ -29,6 +30,22 @@ fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
         }
     }
     groups
+}
+
+/// Whether a path is that of the definitions of further kinds. None can be made, so discovery does not show them; yet
+/// `kubectl` asks for the list before it tells someone that a kind does not exist.
+pub fn is_custom_definitions(resource: &Resource) -> bool {
+    (resource.group.as_str(), resource.version.as_str(), resource.resource.as_str())
+        == ("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        && resource.subresource.is_empty()
+}
+
+/// The list of definitions of further kinds.
+pub fn no_custom_definitions() -> Value {
+    json!({
+        "kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1",
+        "metadata": {"resourceVersion": ""}, "items": [],
+    })
 }
 
 fn kinds<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {

@@ -68,6 +68,8 @@ async fn route(
         None if open_to_all(&path) && readable => return plain(server, &path, request).await,
         None => return Err(ApiError::unauthorized()),
     };
+    let other = identity.impersonated(request.headers())?;
+    let identity = other.as_ref().unwrap_or(identity);
     let target = path::parse(&path);
     if let Target::Resource(resource) = target {
         return Call::route(server, identity, resource, request, form).await;
@@ -149,6 +151,13 @@ impl<'a> Call<'a> {
         };
         if let Some(review) = review::find(&resource.group, &resource.version, &resource.resource) {
             return answer_review(server, identity, review, &resource, verb, request).await;
+        }
+        if discovery::is_custom_definitions(&resource) && verb == Verb::List {
+            return Ok(negotiate::value(
+                200,
+                Form { shape: Shape::Object, ..form? },
+                &discovery::no_custom_definitions(),
+            ));
         }
         let legacy_binding = resource.group.is_empty() && resource.resource == "bindings";
         let plural = if legacy_binding { "pods" } else { resource.resource.as_str() };

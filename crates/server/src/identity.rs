@@ -4,6 +4,17 @@
 //! OpenAPI, and ask about itself. Roles come later.
 use std::collections::BTreeMap;
 
+use http::HeaderMap;
+
+use crate::{
+    path::unescape,
+    review,
+    status::{ApiError, ApiResult, Subject},
+};
+
+const AUTHENTICATED: &str = "system:authenticated";
+const IMPERSONATE_EXTRA: &str = "impersonate-extra-";
+
 /// An authenticated user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Identity {
@@ -20,7 +31,7 @@ impl Identity {
 
     /// An identity of a component in this process (`system:kube-scheduler`), allowed everything.
     pub fn component(user: &str) -> Self {
-        let groups = vec![Self::MASTERS.into(), "system:authenticated".into()];
+        let groups = vec![Self::MASTERS.into(), AUTHENTICATED.into()];
         Self { user: user.into(), groups, ..Self::default() }
     }
 
@@ -32,6 +43,54 @@ impl Identity {
     /// Whether it may act on resources (beyond asking about itself).
     pub fn may_everything(&self) -> bool {
         self.is_in(Self::MASTERS)
+    }
+}
+
+impl Identity {
+    /// Whom a request is to be answered as instead (`kubectl --as`): `None` without such headers. Only who may do
+    /// everything may ask for that.
+    pub fn impersonated(&self, headers: &HeaderMap) -> ApiResult<Option<Self>> {
+        let all = |name: &str| -> Vec<String> {
+            headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).collect()
+        };
+        let first = |name: &str| all(name).into_iter().next().unwrap_or_default();
+        let mut wanted = Self {
+            user: first("impersonate-user"),
+            uid: first("impersonate-uid"),
+            groups: all("impersonate-group"),
+            extra: headers
+                .keys()
+                .filter_map(|name| Some((unescape(name.as_str().strip_prefix(IMPERSONATE_EXTRA)?), all(name.as_str()))))
+                .collect(),
+        };
+        if wanted.user.is_empty() {
+            if wanted == Self::default() {
+                return Ok(None);
+            }
+            return Err(ApiError::bad_request(
+                "requested a group, uid or extra of a user without impersonating a user",
+            ));
+        }
+        let account = wanted.user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+        let account = account.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        if !self.may_everything() {
+            let (resource, namespace, name) = match &account {
+                Some((namespace, name)) => ("serviceaccounts", namespace.as_str(), name.as_str()),
+                None => ("users", "", wanted.user.as_str()),
+            };
+            let subject = Subject { group: "", resource, name };
+            return Err(review::forbidden(self, "impersonate", subject, namespace));
+        }
+        if let Some((namespace, _)) = account
+            && wanted.groups.is_empty()
+        {
+            wanted.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+        }
+        let anonymous = wanted.user == "system:anonymous" || wanted.is_in("system:unauthenticated");
+        if !anonymous && !wanted.is_in(AUTHENTICATED) {
+            wanted.groups.push(AUTHENTICATED.into());
+        }
+        Ok(Some(wanted))
     }
 }
 

@@ -100,6 +100,26 @@ pub(crate) struct Inner {
     pub(crate) metrics: metrics::Metrics,
 }
 
+impl Inner {
+    /// Makes those of the namespaces that always exist which are missing.
+    pub(crate) async fn make_namespaces(&self) -> Result<(), ApiError> {
+        let kind = api::find("", "v1", "namespaces").ok_or_else(ApiError::no_such_resource)?;
+        // Together: one sync of the disk makes them all durable.
+        let missing = NAMESPACES.iter().filter(|name| self.store.get(&object::key(kind, "", name)).is_none());
+        let made = futures::future::join_all(missing.map(|name| {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            self.create(kind, "", namespace, false)
+        }));
+        for result in made.await {
+            match result {
+                Err(e) if e.reason != "AlreadyExists" => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The API server. Clones are the same server.
 #[derive(Clone)]
 pub struct ApiServer {
@@ -148,19 +168,7 @@ impl ApiServer {
 
     /// Makes the namespaces that always exist and starts forgetting old events. Call once, inside a runtime.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
-        let kind = api::find("", "v1", "namespaces").ok_or_else(ApiError::no_such_resource)?;
-        // Together: one sync of the disk makes them all durable.
-        let missing = NAMESPACES.iter().filter(|name| self.inner.store.get(&object::key(kind, "", name)).is_none());
-        let made = futures::future::join_all(missing.map(|name| {
-            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            self.inner.create(kind, "", namespace, false)
-        }));
-        for result in made.await {
-            match result {
-                Err(e) if e.reason != "AlreadyExists" => return Err(e),
-                _ => {}
-            }
-        }
+        self.inner.make_namespaces().await?;
         tokio::spawn(sweep::run(Arc::downgrade(&self.inner)));
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! - O1: stored bytes begin with `{"kind":K,"apiVersion":A,"metadata":{"resourceVersion":"` and the revision, so that a
 //!   revision is written, or exchanged, without serializing again. (test)
 //! - O2: a stored object carries the revision of the write that made it.
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use api::{Kind, Scope};
 use bytes::Bytes;
@@ -190,6 +190,23 @@ pub fn is_deleting(object: &Value) -> bool {
 /// A time as metadata carries it: RFC 3339, whole seconds, UTC.
 pub fn time_text(time: Timestamp) -> String {
     strtime::format("%Y-%m-%dT%H:%M:%SZ", time).unwrap_or_else(|_| time.to_string())
+}
+
+/// Drops repeated owners of an object; says so in a warning.
+pub fn single_owners(object: &mut Value) -> Option<String> {
+    let Some(Value::Array(owners)) = meta_mut(object).get_mut("ownerReferences") else { return None };
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut twice = BTreeSet::new();
+    for owner in owners.drain(..) {
+        if kept.contains(&owner) {
+            twice.insert(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    let uids = twice.into_iter().collect::<Vec<_>>().join(", ");
+    (!uids.is_empty()).then(|| format!(".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {uids}"))
 }
 
 #[cfg(test)]

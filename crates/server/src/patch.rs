@@ -68,10 +68,15 @@ impl Patch {
             }
         };
         let refuse = |value: &Value, why: &str| {
+            // A strategic patch is shown as it was sent, of the others what came of it.
+            let shown = match self {
+                Self::Strategic(patch) => go_text(patch),
+                _ => value.to_string(),
+            };
             let error = api::FieldError {
                 field: "patch".into(),
                 reason: "FieldValueInvalid",
-                message: format!("Invalid value: {:?}: {why}", value.to_string()),
+                message: format!("Invalid value: {shown:?}: {why}"),
             };
             at.invalid(&[error])
         };
@@ -115,6 +120,23 @@ fn operate(old: &Value, patch: &[PatchOperation]) -> ApiResult<Value> {
         })?;
     }
     Ok(object)
+}
+
+/// A value as Go prints it: `map[a:map[b:1]]`.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let mut pairs: Vec<(&String, &Value)> = map.iter().collect();
+            pairs.sort_by_key(|(key, _)| *key);
+            let pairs: Vec<String> =
+                pairs.into_iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect();
+            format!("map[{}]", pairs.join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Reads a merge patch.

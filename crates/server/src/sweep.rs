@@ -1,4 +1,5 @@
-//! Events are forgotten an hour after they were last seen.
+//! What the server does from time to time: events are forgotten an hour after they were last seen, and namespaces
+//! that always exist are made again.
 use std::{sync::Weak, time::Duration};
 
 use jiff::Timestamp;
@@ -21,6 +22,9 @@ pub(crate) async fn run(inner: Weak<Inner>) {
             return;
         }
         once(&inner, Timestamp::now()).await;
+        if let Err(error) = inner.make_namespaces().await {
+            tracing::warn!(%error, "a system namespace is missing and cannot be made; trying again in a minute");
+        }
     }
 }
 

@@ -133,7 +133,8 @@ impl Inner {
         kind.strategy.prepare_create(&mut object);
         // Admission may have added what has defaults, preparing may have dropped it.
         kind.strategy.default(&mut object);
-        let warnings = kind.strategy.warnings(&object);
+        let mut warnings: Vec<String> = object::single_owners(&mut object).into_iter().collect();
+        warnings.extend(kind.strategy.warnings(&object));
         let name = object::meta(&object, "name").to_owned();
         let mut errors = api::validate_metadata(kind, &object);
         errors.extend(kind.strategy.validate(&object));
@@ -188,6 +189,9 @@ impl Inner {
                 return Err(ApiError::modified(at.subject()));
             }
             let (new, warnings) = settle(at, part, new, &old)?;
+            if part == Part::Main {
+                admission::update(self, at.kind, &new, &old)?;
+            }
             if new == old {
                 return Ok((Written::Stored(record), warnings));
             }
@@ -274,14 +278,14 @@ fn settle(at: &At<'_>, part: Part, mut new: Value, old: &Value) -> ApiResult<(Va
     keep_system_fields(&mut new, old);
     let strategy = at.kind.strategy;
     let mut errors = Vec::new();
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = object::single_owners(&mut new).into_iter().collect();
     match part {
         Part::Main => {
             strategy.default(&mut new);
             strategy.prepare_update(&mut new, old);
             errors.extend(api::validate_metadata_update(at.kind, &new, old));
             errors.extend(strategy.validate_update(&new, old));
-            warnings = strategy.warnings(&new);
+            warnings.extend(strategy.update_warnings(&new));
         }
         Part::Status => {
             strategy.default(&mut new);

@@ -13,6 +13,7 @@ use crate::typed::Rules;
 
 impl Rules for Pod {
     const COLUMNS: &'static [Column] = pod_row::COLUMNS;
+    const WARNS_OF_UPDATES: bool = false;
     const STATUS: bool = true;
     const GENERATION: bool = true;
     const SELECTABLE: &'static [&'static str] = &[

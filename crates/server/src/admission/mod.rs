@@ -1,8 +1,9 @@
-//! What happens to a new object before it is validated: one small step per file, in upstream's order.
+//! What happens to a new object before it is validated and to a changed one after: one small step per file, in upstream's order.
 //!
 //! Absent on purpose: webhooks, quotas, limit ranges.
 mod defaults;
 mod namespace;
+mod resize;
 mod service_account;
 
 use api::Kind;
@@ -27,4 +28,12 @@ pub(crate) async fn create(inner: &Inner, kind: &'static Kind, namespace: &str, 
         _ => {}
     }
     Ok(())
+}
+
+/// Runs every step on an object that is valid and is to replace `old`.
+pub(crate) fn update(inner: &Inner, kind: &'static Kind, new: &Value, old: &Value) -> ApiResult<()> {
+    match (kind.group, kind.kind) {
+        ("", "PersistentVolumeClaim") => resize::admit(inner, new, old),
+        _ => Ok(()),
+    }
 }

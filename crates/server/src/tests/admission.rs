@@ -64,3 +64,30 @@ async fn namespaces_end_only_when_finalized() {
     c.ok("PUT", "/api/v1/namespaces/n/finalize", done).await;
     assert_eq!(c.call("GET", "/api/v1/namespaces/n", Value::Null).await.code, 404);
 }
+
+#[tokio::test]
+async fn only_claims_of_growing_classes_grow() {
+    let c = Client::new().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    for (name, expands) in [("fixed", false), ("growing", true)] {
+        let class = json!({"metadata": {"name": name}, "provisioner": "a.b", "allowVolumeExpansion": expands});
+        c.ok("POST", "/apis/storage.k8s.io/v1/storageclasses", class).await;
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": name, "resources": {"requests": {"storage": "1Gi"}}});
+        c.ok("POST", claims, json!({"metadata": {"name": name}, "spec": spec})).await;
+    }
+    let grow = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
+    for name in ["fixed", "growing"] {
+        let said = c.fails("PATCH", &format!("{claims}/{name}"), grow("2Gi")).await;
+        assert!(said.starts_with("422"), "a claim that is not bound: {said}");
+        let bound = json!({"spec": {"volumeName": "v"}});
+        c.ok("PATCH", &format!("{claims}/{name}"), bound).await;
+        let status = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+        c.ok("PATCH", &format!("{claims}/{name}/status"), status).await;
+    }
+    assert_eq!(
+        c.fails("PATCH", &format!("{claims}/fixed"), grow("2Gi")).await,
+        "403 Forbidden: persistentvolumeclaims \"fixed\" is forbidden: only dynamically provisioned pvc can be resized \
+         and the storageclass that provisions the pvc must support resize"
+    );
+    c.ok("PATCH", &format!("{claims}/growing"), grow("2Gi")).await;
+}

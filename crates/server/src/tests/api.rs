@@ -649,3 +649,27 @@ async fn discovery_and_health() {
     assert_eq!(c.call("GET", "/readyz", Value::Null).await.text, "ok");
     assert!(c.call("GET", "/livez?verbose", Value::Null).await.text.ends_with("livez check passed\n"));
 }
+
+#[tokio::test]
+async fn a_missing_kind_is_told_from_a_missing_answer() {
+    let c = Client::new().await;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    assert_eq!(c.ok("GET", definitions, Value::Null).await["items"], json!([]));
+    assert!(c.fails("POST", definitions, json!({"metadata": {"name": "x"}})).await.starts_with("404"));
+}
+
+#[tokio::test]
+async fn owners_are_kept_once_and_strategic_patches_shown_as_sent() {
+    let c = Client::new().await;
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u"});
+    let mut twice = map("m");
+    twice["metadata"]["ownerReferences"] = json!([owner, owner]);
+    let reply = c.call("POST", MAPS, twice).await;
+    assert_eq!(reply.json["metadata"]["ownerReferences"], json!([owner]));
+    let warning = reply.headers["warning"].to_str().unwrap();
+    assert!(warning.contains("duplicate UID(s) observed: u"), "{warning}");
+    let patch = r#"{"data":{"b":1,"a":"x"}}"#;
+    let kind = "application/strategic-merge-patch+json";
+    let said = c.raw("PATCH", &format!("{MAPS}/m"), kind, "application/json", patch).await.text;
+    assert!(said.contains("map[data:map[a:x b:1]]"), "{said}");
+}

@@ -104,3 +104,30 @@ async fn streams_go_to_the_pods_node() {
     );
     assert!(c.fails("GET", &format!("{PODS}/p/log?container=a&tailLines=-1"), Value::Null).await.starts_with("422"));
 }
+
+#[tokio::test]
+async fn administrators_may_ask_as_others_who_may_no_more_than_usual() {
+    let c = Client::new().await;
+    let ask = async |c: &Client, path: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = c.send(request.body(Body::empty()).unwrap()).await;
+        let code = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (code, String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let bob = ("impersonate-user", "bob");
+    let (code, said) = ask(&c, PODS, &[bob]).await;
+    assert_eq!(code, 403, "{said}");
+    assert!(said.contains("User \\\"bob\\\" cannot list resource \\\"pods\\\""), "{said}");
+    assert_eq!(ask(&c, "/version", &[bob]).await.0, 200);
+    assert_eq!(ask(&c, PODS, &[bob, ("impersonate-group", Identity::MASTERS)]).await.0, 200);
+    assert_eq!(ask(&c, PODS, &[("impersonate-user", "system:serviceaccount:default:default")]).await.0, 403);
+    assert_eq!(ask(&c, PODS, &[("impersonate-group", Identity::MASTERS)]).await.0, 400);
+    let nobody = c.as_identity(Some(Identity { user: "nobody".into(), ..Identity::default() }));
+    let (code, said) = ask(&nobody, PODS, &[bob, ("impersonate-group", Identity::MASTERS)]).await;
+    assert_eq!(code, 403);
+    assert!(said.contains("cannot impersonate resource \\\"users\\\""), "{said}");
+}
