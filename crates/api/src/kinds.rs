@@ -1,6 +1,6 @@
 //! The table of kinds: one row per kind is all that routes, discovery, storage keys and `kubectl` short names need.
 use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core};
-use k8s_openapi::api::{scheduling::v1 as scheduling, storage::v1 as storage};
+use k8s_openapi::api::{networking::v1 as networking, scheduling::v1 as scheduling, storage::v1 as storage};
 
 use crate::contract::{Kind, Scope, Subresource};
 use crate::typed::{Rules, Typed};
@@ -80,6 +80,7 @@ kinds! {
         core::PersistentVolumeClaim, "persistentvolumeclaims", "persistentvolumeclaim", ["pvc"], [], Namespace, ONLY_STATUS, "io.k8s.api.core.v1";
         core::PersistentVolume, "persistentvolumes", "persistentvolume", ["pv"], [], Cluster, ONLY_STATUS, "io.k8s.api.core.v1";
         core::Pod, "pods", "pod", ["po"], ["all"], Namespace, POD_SUBRESOURCES, "io.k8s.api.core.v1";
+        core::ReplicationController, "replicationcontrollers", "replicationcontroller", ["rc"], ["all"], Namespace, ONLY_STATUS, "io.k8s.api.core.v1";
         core::ResourceQuota, "resourcequotas", "resourcequota", ["quota"], [], Namespace, ONLY_STATUS, "io.k8s.api.core.v1";
         core::Secret, "secrets", "secret", [], [], Namespace, &[], "io.k8s.api.core.v1";
         core::ServiceAccount, "serviceaccounts", "serviceaccount", ["sa"], [], Namespace, ACCOUNT_SUBRESOURCES, "io.k8s.api.core.v1";
@@ -92,10 +93,14 @@ kinds! {
         apps::StatefulSet, "statefulsets", "statefulset", ["sts"], ["all"], Namespace, ONLY_STATUS, "io.k8s.api.apps.v1";
     }
     "batch" "v1" {
+        batch::CronJob, "cronjobs", "cronjob", ["cj"], ["all"], Namespace, ONLY_STATUS, "io.k8s.api.batch.v1";
         batch::Job, "jobs", "job", [], ["all"], Namespace, ONLY_STATUS, "io.k8s.api.batch.v1";
     }
     "coordination.k8s.io" "v1" {
         coordination::Lease, "leases", "lease", [], [], Namespace, &[], "io.k8s.api.coordination.v1";
+    }
+    "networking.k8s.io" "v1" {
+        networking::Ingress, "ingresses", "ingress", ["ing"], [], Namespace, ONLY_STATUS, "io.k8s.api.networking.v1";
     }
     "scheduling.k8s.io" "v1" {
         scheduling::PriorityClass, "priorityclasses", "priorityclass", ["pc"], [], Cluster, &[], "io.k8s.api.scheduling.v1";

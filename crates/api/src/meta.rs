@@ -111,6 +111,14 @@ fn common(kind: &Kind, meta: &ObjectMeta, e: &mut Errors) {
     for finalizer in items(&meta.finalizers) {
         e.label_key(&at, finalizer);
     }
+    // Leases and events never had finalizers of the old, unqualified form to tell apart.
+    let standard = |name: &str| ["kubernetes", "orphan", "foregroundDeletion"].contains(&name);
+    for (i, finalizer) in items(&meta.finalizers).enumerate().filter(|_| !["Lease", "Event"].contains(&kind.kind)) {
+        if !finalizer.contains('/') && !standard(finalizer) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            e.invalid(&at.index(i), finalizer, detail);
+        }
+    }
     let has = |name: &str| items(&meta.finalizers).any(|f| f == name);
     if has("orphan") && has("foregroundDeletion") {
         e.invalid(&at, &meta.finalizers, "finalizer orphan and foregroundDeletion cannot be both set");
@@ -190,7 +198,13 @@ mod tests {
             ok(json!({"annotations": {"a": "x".repeat(256 * 1024)}})),
             &[("metadata.annotations", "FieldValueTooLong")],
         );
-        check("configmaps", ok(json!({"finalizers": ["not ok"]})), &[("metadata.finalizers", invalid)]);
+        check(
+            "configmaps",
+            ok(json!({"finalizers": ["not ok"]})),
+            &[("metadata.finalizers", invalid), ("metadata.finalizers[0]", invalid)],
+        );
+        check("configmaps", ok(json!({"finalizers": ["mine"]})), &[("metadata.finalizers[0]", invalid)]);
+        check("configmaps", ok(json!({"finalizers": ["a.b/c", "orphan"]})), &[]);
         check(
             "configmaps",
             ok(json!({"finalizers": ["orphan", "foregroundDeletion"]})),

@@ -115,6 +115,8 @@ fn cluster_objects() {
         &[("status.capacity[cpu]", INVALID), ("status.allocatable[cpu]", INVALID)],
     );
     let event = |namespace: &str| json!({"involvedObject": {"kind": "Pod", "name": "p", "namespace": namespace}});
+    check("Node", json!({"spec": {"podCIDR": "x"}}), &[("spec.podCIDRs[0]", INVALID)]);
+    check("Node", json!({"spec": {"podCIDR": "10.0.0.0/24"}}), &[]);
     check("Event", event("n"), &[]);
     check("Event", event("m"), &[("involvedObject.namespace", INVALID)]);
     let mut new = event("n");
@@ -154,6 +156,24 @@ fn workloads() {
     let job =
         json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": ""}], "restartPolicy": "Never"}}}});
     check("Job", job, &[("spec.template.spec.containers[0].image", REQUIRED)]);
+    let template = |labels: Value, policy: &str| json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}], "restartPolicy": policy}});
+    let controller = |labels: Value| json!({"spec": {"selector": {"a": "b"}, "template": template(labels, "Always")}});
+    check("ReplicationController", controller(json!({"a": "b"})), &[]);
+    check("ReplicationController", controller(json!({"a": "c"})), &[("spec.template.metadata.labels", INVALID)]);
+    check("ReplicationController", json!({"spec": {}}), &[("spec.selector", REQUIRED), ("spec.template", REQUIRED)]);
+    let cron = |schedule: &str, policy: &str| json!({"spec": {"schedule": schedule, "jobTemplate": {"spec": {"template": template(json!({}), policy)}}}});
+    check("CronJob", cron("* * * * *", "Never"), &[]);
+    check("CronJob", cron("* * *", "Never"), &[("spec.schedule", INVALID)]);
+    check("CronJob", cron("@daily", "Always"), &[("spec.jobTemplate.spec.template.spec.restartPolicy", UNSUPPORTED)]);
+    let path = |path: Value| json!({"spec": {"rules": [{"host": "a.b", "http": {"paths": [path]}}]}});
+    let service = json!({"service": {"name": "s", "port": {"number": 80}}});
+    check("Ingress", path(json!({"path": "/", "pathType": "Prefix", "backend": service})), &[]);
+    check("Ingress", json!({"spec": {}}), &[("spec", INVALID)]);
+    check(
+        "Ingress",
+        path(json!({"path": "x", "pathType": "Exact", "backend": {}})),
+        &[("spec.rules[0].http.paths[0].path", INVALID), ("spec.rules[0].http.paths[0].backend", INVALID)],
+    );
     let many: Vec<Value> =
         (0..21).map(|_| json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}})).collect();
     let rules = json!({"spec": {"containers": [{"name": "c", "image": "i", "restartPolicy": "Never", "restartPolicyRules": many}]}});

@@ -199,6 +199,27 @@ fn the_rest() {
 }
 
 #[test]
+fn workloads_that_nothing_acts_on_yet() {
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let controller = json!({"spec": {"replicas": 2, "selector": {"a": "b"}, "template": template}});
+    assert_eq!(
+        row("ReplicationController", controller)[1..],
+        [json!(2), json!(0), json!(0), json!("60m"), json!("c"), json!("i"), json!("a=b")]
+    );
+    let cron =
+        json!({"spec": {"schedule": "@daily", "suspend": false, "jobTemplate": {"spec": {"template": template}}}});
+    assert_eq!(
+        row("CronJob", cron)[1..8],
+        [json!("@daily"), json!("<none>"), json!("False"), json!(0), json!("<none>"), json!("60m"), json!("c")]
+    );
+    let ingress = json!({"spec": {"rules": [{"host": "a"}, {"host": "b"}, {"host": "c"}, {"host": "d"}], "tls": [{}]}});
+    assert_eq!(
+        row("Ingress", ingress)[1..],
+        [json!("<none>"), json!("a,b,c + 1 more..."), json!(""), json!("80, 443"), json!("60m")]
+    );
+}
+
+#[test]
 fn names_of_columns_are_upstreams() {
     let names = |kind: &str| super::kind(kind).columns.iter().map(|c| c.name).collect::<Vec<_>>().join("|");
     assert_eq!(names("Pod"), "Name|Ready|Status|Restarts|Age|IP|Node|Nominated Node|Readiness Gates");
@@ -246,6 +267,48 @@ fn warnings() {
     assert_eq!(
         warn("Pod", pod(twice)),
         ["spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply"]
+    );
+    let check = |spec: Value, says: &str| {
+        let got = warn("Pod", pod(spec));
+        assert!(got.len() == 1 && got[0].starts_with(says), "{got:?}");
+    };
+    check(
+        json!({"nodeSelector": {"beta.kubernetes.io/os": "linux"}}),
+        "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+    );
+    let term = json!({"matchExpressions": [{"key": "failure-domain.beta.kubernetes.io/zone", "operator": "Exists"}]});
+    check(
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}}),
+        "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key: failure-domain.beta.kubernetes.io/zone is deprecated since v1.17",
+    );
+    let items = json!([{"key": "a", "path": "x"}, {"key": "b", "path": "x/y"}]);
+    check(
+        json!({"volumes": [{"name": "v", "configMap": {"name": "m", "items": items}}]}),
+        "volume \"v\" (ConfigMap \"m\"): overlapping paths: \"x/y\" with \"x\"",
+    );
+    let token = json!([{"serviceAccountToken": {"path": "t"}}, {"secret": {"name": "s", "items": [{"key": "k", "path": "t/"}]}}]);
+    check(
+        json!({"volumes": [{"name": "v", "projected": {"sources": token}}]}),
+        "volume \"v\" (Projected): overlapping paths: \"t\" (Secret \"s\") with \"t\" (ServiceAccountToken)",
+    );
+    check(
+        json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostIP": "1.2.3.4"}]}]}),
+        "spec.containers[0].ports[0]: hostIP set without hostPort",
+    );
+    assert!(
+        kind("Pod")
+            .strategy
+            .update_warnings(&object("Pod", pod(json!({"nodeSelector": {"beta.kubernetes.io/os": "linux"}}))))
+            .is_empty()
+    );
+    let mut dotted = pod(json!({}));
+    dotted["metadata"] = json!({"name": "a.b"});
+    assert!(warn("Pod", dotted)[0].starts_with("metadata.name: this is used in the Pod's hostname"));
+    let topology = json!([{"matchLabelExpressions": [{"key": "beta.kubernetes.io/arch", "values": ["x"]}]}]);
+    assert_eq!(warn("StorageClass", json!({"provisioner": "a.b", "allowedTopologies": topology})).len(), 1);
+    assert_eq!(
+        warn("Secret", json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}})),
+        ["tls: failed to find any PEM data in certificate input"]
     );
     assert_eq!(warn("PersistentVolume", pv(json!({"persistentVolumeReclaimPolicy": "Recycle"}))).len(), 1);
     let fraction = warn("PersistentVolumeClaim", pvc(json!({"resources": {"requests": {"storage": "1.5"}}})));

@@ -279,12 +279,17 @@ impl Rules for PersistentVolumeClaim {
                 "metadata.annotations[{BETA_STORAGE_CLASS}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
             ));
         }
-        if let Some(size) = storage_request(self.spec.as_ref()).and_then(|t| Quantity::try_from(t).ok())
-            && !size.is_whole()
-        {
-            warnings.push(format!(
-                "spec.resources.requests[storage]: fractional byte value \"{size}\" is invalid, must be an integer"
-            ));
+        let resources = self.spec.as_ref().and_then(|s| s.resources.as_ref());
+        for (field, amounts) in [
+            ("requests", resources.and_then(|r| r.requests.as_ref())),
+            ("limits", resources.and_then(|r| r.limits.as_ref())),
+        ] {
+            let size = amounts.and_then(|a| a.get("storage")).and_then(|t| Quantity::try_from(t).ok());
+            if let Some(size) = size.filter(|s| !s.is_whole()) {
+                warnings.push(format!(
+                    "spec.resources.{field}[storage]: fractional byte value \"{size}\" is invalid, must be an integer"
+                ));
+            }
         }
         warnings
     }

@@ -132,6 +132,17 @@ fn roles(node: &Node) -> Vec<&str> {
     roles.into_iter().collect()
 }
 
+/// Whether a text is a range of addresses: `10.9.8.0/24`.
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    let most = match address.parse() {
+        Ok(std::net::IpAddr::V4(_)) => 32,
+        Ok(std::net::IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+}
+
 impl Rules for Node {
     const COLUMNS: &'static [Column] = &[
         NAME,
@@ -150,7 +161,13 @@ impl Rules for Node {
     const SELECTABLE: &'static [&'static str] = &["spec.unschedulable"];
 
     fn default(&mut self) {
-        self.spec.get_or_insert_default();
+        let spec = self.spec.get_or_insert_default();
+        // The older field is the first of the newer one.
+        match spec.pod_cidrs.as_ref().and_then(|c| c.first()) {
+            Some(first) => spec.pod_cidr = Some(first.clone()),
+            None if !text(&spec.pod_cidr).is_empty() => spec.pod_cidrs = Some(spec.pod_cidr.iter().cloned().collect()),
+            None => {}
+        }
         if let Some(status) = &mut self.status {
             canonical_map(&mut status.capacity);
             canonical_map(&mut status.allocatable);
@@ -166,6 +183,22 @@ impl Rules for Node {
             taints(&meta.field("taints"), list, e);
         }
         node_resources(self, e);
+        let at = Path::top("spec");
+        let list = at.field("podCIDRs");
+        for (i, range) in self.spec.iter().flat_map(|s| items(&s.pod_cidrs)).enumerate() {
+            if !is_cidr(range) {
+                let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                e.invalid(&list.index(i), range, detail);
+            }
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let Some(spec) = &self.spec else { return Vec::new() };
+        let removed = spec.config_source.is_some().then_some("spec.configSource: the feature is removed");
+        let unused = (!text(&spec.external_id).is_empty())
+            .then_some("spec.externalID: this field is deprecated, and is unused by Kubernetes");
+        removed.into_iter().chain(unused).map(str::to_owned).collect()
     }
 
     fn validate_update(&self, old: &Self, e: &mut Errors) {

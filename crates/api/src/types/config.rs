@@ -111,6 +111,9 @@ fn secret_of_type(secret: &Secret, e: &mut Errors) {
     }
 }
 
+/// How certificates and keys in text form begin.
+const PEM_BEGIN: &[u8] = b"-----BEGIN ";
+
 impl Rules for Secret {
     const COLUMNS: &'static [Column] =
         &[NAME, col("Type", "string", "What the secret is for."), col("Data", "string", "Number of entries."), AGE];
@@ -162,6 +165,18 @@ impl Rules for Secret {
         self.validate(e);
     }
 
+    fn warnings(&self) -> Vec<String> {
+        if text(&self.type_) != "kubernetes.io/tls" {
+            return Vec::new();
+        }
+        let has_pem = |key: &str| {
+            let value = self.data.as_ref().and_then(|d| d.get(key)).map(|v| v.0.as_slice()).unwrap_or_default();
+            value.windows(PEM_BEGIN.len()).any(|part| part == PEM_BEGIN)
+        };
+        let missing = [("tls.crt", "certificate"), ("tls.key", "key")].into_iter().find(|(key, _)| !has_pem(key));
+        missing.map(|(_, what)| format!("tls: failed to find any PEM data in {what} input")).into_iter().collect()
+    }
+
     fn row(&self, now: Timestamp) -> Vec<Value> {
         vec![
             self.metadata.name.clone().into(),
@@ -182,6 +197,13 @@ impl Rules for ServiceAccount {
     fn default(&mut self) {}
 
     fn validate(&self, _e: &mut Errors) {}
+
+    fn warnings(&self) -> Vec<String> {
+        const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+        let used = self.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(ENFORCE));
+        let says = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+        used.then(|| format!("metadata.annotations[{ENFORCE}]: {says}")).into_iter().collect()
+    }
 
     fn row(&self, now: Timestamp) -> Vec<Value> {
         vec![self.metadata.name.clone().into(), age(self.metadata.creation_timestamp.as_ref(), now).into()]

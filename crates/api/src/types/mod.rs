@@ -3,9 +3,12 @@ pub mod claim;
 pub mod cluster;
 mod config;
 mod container;
+mod cron;
 mod env;
 pub mod event;
+mod ingress;
 mod network;
+mod node_labels;
 mod pod;
 pub(crate) mod pod_defaults;
 mod pod_row;
@@ -16,7 +19,9 @@ mod scheduling;
 mod sources;
 pub mod storage;
 mod volume;
+mod volume_paths;
 mod workload;
+mod workload_more;
 
 use std::collections::BTreeMap;
 

@@ -120,6 +120,19 @@ impl Rules for StorageClass {
         e.same(&Path::top("volumeBindingMode"), &self.volume_binding_mode, &old.volume_binding_mode);
     }
 
+    fn warnings(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (i, term) in items(&self.allowed_topologies).enumerate() {
+            for (j, expression) in items(&term.match_label_expressions).enumerate() {
+                out.extend(
+                    super::node_labels::deprecated(&expression.key)
+                        .map(|says| format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {says}")),
+                );
+            }
+        }
+        out
+    }
+
     fn row(&self, now: Timestamp) -> Vec<Value> {
         let mut name = self.metadata.name.clone().unwrap_or_default();
         if is_default_class(self.metadata.annotations.as_ref()) {

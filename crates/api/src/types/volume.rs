@@ -61,7 +61,7 @@ fn validate_spec(at: &Path<'_>, spec: &PersistentVolumeSpec, name: &str, e: &mut
         e.required(&capacity_at, "");
     }
     if !capacity.contains_key("storage") || capacity.len() > 1 {
-        e.not_supported(&capacity_at, &capacity, &["storage"]);
+        e.not_supported(&capacity_at, &spec.capacity, &["storage"]);
     }
     for (resource, size) in &capacity {
         e.quantity_positive(&capacity_at.key(resource), size);
@@ -214,6 +214,11 @@ impl Rules for PersistentVolume {
                     .to_owned(),
             );
         }
+        let required = spec.node_affinity.as_ref().and_then(|a| a.required.as_ref());
+        for (i, term) in required.iter().flat_map(|r| &r.node_selector_terms).enumerate() {
+            let at = format!("spec.nodeAffinity.required.nodeSelectorTerms[{i}]");
+            super::node_labels::term(&at, term, false, &mut warnings);
+        }
         for (name, used, since) in [
             ("cephfs", spec.cephfs.is_some(), "deprecated in v1.28, non-functional in v1.31+"),
             (
@@ -223,6 +228,7 @@ impl Rules for PersistentVolume {
             ),
             ("scaleIO", spec.scale_io.is_some(), "deprecated in v1.16, non-functional in v1.22+"),
             ("storageOS", spec.storageos.is_some(), "deprecated in v1.22, non-functional in v1.25+"),
+            ("glusterfs", spec.glusterfs.is_some(), "deprecated in v1.25, non-functional in v1.26+"),
             ("rbd", spec.rbd.is_some(), "deprecated in v1.28, non-functional in v1.31+"),
         ] {
             if used {

@@ -15,16 +15,16 @@ use crate::field::{Errors, Path};
 use crate::selector::Labels;
 use crate::typed::Rules;
 
-const CONTAINERS: Column = wide("Containers", "string", "Names of each container in the template.");
-const IMAGES: Column = wide("Images", "string", "Images referenced by each container in the template.");
-const SELECTOR: Column = wide("Selector", "string", "Which pods belong to the object.");
+pub(super) const CONTAINERS: Column = wide("Containers", "string", "Names of each container in the template.");
+pub(super) const IMAGES: Column = wide("Images", "string", "Images referenced by each container in the template.");
+pub(super) const SELECTOR: Column = wide("Selector", "string", "Which pods belong to the object.");
 
-fn default_template(template: &mut PodTemplateSpec) {
+pub(super) fn default_template(template: &mut PodTemplateSpec) {
     super::pod_defaults::spec(template.spec.get_or_insert_default());
 }
 
 /// The template, and the selector that must fit its labels.
-fn template(
+pub(super) fn template(
     at: &Path<'_>,
     template: &PodTemplateSpec,
     selector: Option<&LabelSelector>,
@@ -62,17 +62,17 @@ fn template(
     }
 }
 
-fn replicas(at: &Path<'_>, count: Option<i32>, e: &mut Errors) {
+pub(super) fn replicas(at: &Path<'_>, count: Option<i32>, e: &mut Errors) {
     e.not_negative(&at.field("replicas"), count.unwrap_or(0).into());
 }
 
-fn containers(template: Option<&PodTemplateSpec>) -> [Value; 2] {
+pub(super) fn containers(template: Option<&PodTemplateSpec>) -> [Value; 2] {
     let list = template.and_then(|t| t.spec.as_ref()).map(|s| s.containers.as_slice()).unwrap_or_default();
     let join = |f: fn(&Container) -> &str| list.iter().map(f).collect::<Vec<_>>().join(",").into();
     [join(|c| &c.name), join(|c| text(&c.image))]
 }
 
-fn selector(selector: Option<&LabelSelector>) -> Value {
+pub(super) fn selector(selector: Option<&LabelSelector>) -> Value {
     match Labels::from_object(selector) {
         Ok(s) if s.is_everything() => "<none>".into(),
         Ok(s) => s.to_string().into(),
