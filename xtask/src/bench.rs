@@ -1,4 +1,4 @@
-//! Times what a user feels, on the release binary with a real kubectl: `cargo xtask bench KUBECTL IMAGES_DIR`.
+//! Times what a user feels, on the release binary with a real kubectl: `cargo xtask bench KUBECTL IMAGES_DIR [BINARY]`.
 //!
 //! Prints a table for `docs/benchmarks.md`. Measures only; asserts nothing about time.
 use std::{
@@ -19,11 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RUNS: usize = 7;
 
 pub fn run(args: &[String]) -> ExitCode {
-    let [kubectl, images] = args else {
-        eprintln!("usage: cargo xtask bench KUBECTL IMAGES_DIR   (root; builds the release binary first)");
-        return ExitCode::from(2);
+    let (kubectl, images, binary) = match args {
+        [kubectl, images] => (kubectl, images, None),
+        [kubectl, images, binary] => (kubectl, images, Some(binary)),
+        _ => {
+            eprintln!(
+                "usage: cargo xtask bench KUBECTL IMAGES_DIR [BINARY]   (root; without BINARY it builds the release)"
+            );
+            return ExitCode::from(2);
+        }
     };
-    match measure(Path::new(kubectl), Path::new(images)) {
+    match measure(Path::new(kubectl), Path::new(images), binary.map(PathBuf::from)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -32,20 +38,24 @@ pub fn run(args: &[String]) -> ExitCode {
     }
 }
 
-fn measure(kubectl: &Path, images: &Path) -> Result<()> {
+fn measure(kubectl: &Path, images: &Path, binary: Option<PathBuf>) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask lies in the workspace")?;
+    let binary = binary.map_or_else(|| release(root), Ok)?;
+    let bench = Bench { binary, kubectl: kubectl.into(), labs: root.join("examples/labs") };
+    println!("| measure | median | range | runs |\n|---|---|---|---|");
+    bench.start()?;
+    bench.idle()?;
+    bench.labs(images)
+}
+
+fn release(root: &Path) -> Result<PathBuf> {
     let built =
         Command::new("cargo").args(["build", "--release", "--package", "holdfast"]).current_dir(root).status()?;
     if !built.success() {
         return Err("the release build failed".into());
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let bench =
-        Bench { binary: target.join("release/holdfast"), kubectl: kubectl.into(), labs: root.join("examples/labs") };
-    println!("| measure | median | range | runs |\n|---|---|---|---|");
-    bench.start()?;
-    bench.idle()?;
-    bench.labs(images)
+    Ok(target.join("release/holdfast"))
 }
 
 struct Bench {
@@ -54,8 +64,9 @@ struct Bench {
     labs: PathBuf,
 }
 
-/// A running daemon on a directory of its own; ended and removed when dropped.
+/// A running daemon on a directory of its own; its pods, itself and the directory go when it is dropped.
 struct Daemon {
+    kubectl: PathBuf,
     dir: PathBuf,
     child: Child,
     ready_after: Duration,
@@ -64,6 +75,11 @@ struct Daemon {
 impl Daemon {
     fn kubeconfig(&self) -> PathBuf {
         self.dir.join("admin.kubeconfig")
+    }
+    fn kubectl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args).env("HOME", &self.dir);
+        command
     }
     /// Resident memory in KiB.
     fn rss_kib(&self) -> Result<u64> {
@@ -75,6 +91,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        let pods = ["delete", "pods", "--all", "--grace-period=0", "--force", "--timeout=20s"];
+        let _ = self.kubectl(&pods).stdout(Stdio::null()).stderr(Stdio::null()).status();
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
@@ -126,13 +144,7 @@ impl Bench {
         out.read_line(&mut line)?;
         let ready_after = started.elapsed();
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        Ok(Daemon { dir, child, ready_after })
-    }
-
-    fn kubectl(&self, daemon: &Daemon, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(daemon.kubeconfig()).args(args).env("HOME", &daemon.dir);
-        command
+        Ok(Daemon { kubectl: self.kubectl.clone(), dir, child, ready_after })
     }
 
     fn start(&self) -> Result<()> {
@@ -160,7 +172,7 @@ impl Bench {
         let (mut kubectl, mut running, mut page, mut gone, mut live) = (vec![], vec![], vec![], vec![], vec![]);
         for _ in 0..RUNS {
             let started = Instant::now();
-            self.kubectl(&daemon, &["version", "--client"]).stdout(Stdio::null()).status()?;
+            daemon.kubectl(&["version", "--client"]).stdout(Stdio::null()).status()?;
             kubectl.push(started.elapsed());
             let (up, first, end) = self.fortune(&daemon)?;
             running.push(up);
@@ -180,15 +192,15 @@ impl Bench {
     /// Times lab 1: apply to Running, apply to first page, delete to gone.
     fn fortune(&self, daemon: &Daemon) -> Result<(Duration, Duration, Duration)> {
         let shown = "jsonpath={.metadata.name} {.status.containerStatuses[*].state.running.startedAt}{\"\\n\"}";
-        let watch = Lines::of(self.kubectl(daemon, &["get", "pods", "--watch-only", "-o", shown]))?;
+        let watch = Lines::of(daemon.kubectl(&["get", "pods", "--watch-only", "-o", shown]))?;
         let deleted =
-            Lines::of(self.kubectl(daemon, &["get", "pods", "--watch-only", "--output-watch-events", "--no-headers"]))?;
+            Lines::of(daemon.kubectl(&["get", "pods", "--watch-only", "--output-watch-events", "--no-headers"]))?;
         std::thread::sleep(Duration::from_millis(500));
         let started = Instant::now();
         let manifest = self.labs.join("1-fortune.yaml").to_string_lossy().into_owned();
-        self.kubectl(daemon, &["apply", "-f", &manifest]).stdout(Stdio::null()).status()?;
+        daemon.kubectl(&["apply", "-f", &manifest]).stdout(Stdio::null()).status()?;
         let up = watch.when(|line| line.split_whitespace().count() >= 3)?.0 - started;
-        let forward = Lines::of(self.kubectl(daemon, &["port-forward", "fortune", ":80"]))?;
+        let forward = Lines::of(daemon.kubectl(&["port-forward", "fortune", ":80"]))?;
         let (_, line) = forward.when(|line| line.contains("127.0.0.1:"))?;
         let port = line.split("127.0.0.1:").nth(1).and_then(|r| r.split(' ').next()).ok_or("no port")?.parse()?;
         while !fetch(port).is_ok_and(|answer| answer.contains(" 200 ")) {
@@ -197,7 +209,7 @@ impl Bench {
         let first = started.elapsed();
         let started = Instant::now();
         let args = ["delete", "pod", "fortune", "--grace-period=0", "--force", "--wait=false"];
-        self.kubectl(daemon, &args).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        daemon.kubectl(&args).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
         let end = deleted.when(|line| line.starts_with("DELETED"))?.0 - started;
         Ok((up, first, end))
     }
@@ -208,20 +220,21 @@ impl Bench {
             {\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"live\"},\"spec\":{\"terminationGracePeriodSeconds\":0,\
             \"volumes\":[{\"name\":\"v\",\"configMap\":{\"name\":\"m\"}}],\"containers\":[{\"name\":\"c\",\"image\":\"luksa/fortune\",\
             \"imagePullPolicy\":\"IfNotPresent\",\"command\":[\"sleep\",\"1000\"],\"volumeMounts\":[{\"name\":\"v\",\"mountPath\":\"/v\"}]}]}}";
-        let mut apply = self.kubectl(daemon, &["apply", "-f", "-"]);
+        let mut apply = daemon.kubectl(&["apply", "-f", "-"]);
         let mut child = apply.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         child.stdin.take().ok_or("no input")?.write_all(objects.as_bytes())?;
         child.wait()?;
-        self.kubectl(daemon, &["wait", "--for=condition=Ready", "pod/live", "--timeout=60s"])
+        daemon
+            .kubectl(&["wait", "--for=condition=Ready", "pod/live", "--timeout=60s"])
             .stdout(Stdio::null())
             .status()?;
-        let uid = self.kubectl(daemon, &["get", "pod", "live", "-o", "jsonpath={.metadata.uid}"]).output()?;
+        let uid = daemon.kubectl(&["get", "pod", "live", "-o", "jsonpath={.metadata.uid}"]).output()?;
         let pod = daemon.dir.join("pods").join(String::from_utf8(uid.stdout)?);
-        let volumes = fs::read_dir(pod.join("volumes"))?.flatten().map(|e| e.path().join("v"));
-        let file = volumes.map(|v| v.join("a")).find(|f| f.exists()).ok_or("the mounted file is not there")?;
+        let mut volumes = fs::read_dir(pod.join("volumes"))?.flatten().map(|e| e.path().join("v/data/a"));
+        let file = volumes.find(|f| f.exists()).ok_or("the mounted file is not there")?;
         let started = Instant::now();
-        let mut patch = self
-            .kubectl(daemon, &["patch", "configmap", "m", "-p", "{\"data\":{\"a\":\"new\"}}"])
+        let mut patch = daemon
+            .kubectl(&["patch", "configmap", "m", "-p", "{\"data\":{\"a\":\"new\"}}"])
             .stdout(Stdio::null())
             .spawn()?;
         while fs::read(&file)? != b"new" {
@@ -232,7 +245,7 @@ impl Bench {
         }
         let changed = started.elapsed();
         patch.wait()?;
-        self.kubectl(daemon, &["delete", "pod/live", "configmap/m"]).stdout(Stdio::null()).status()?;
+        daemon.kubectl(&["delete", "pod/live", "configmap/m"]).stdout(Stdio::null()).status()?;
         Ok(changed)
     }
 }
