@@ -4,6 +4,7 @@
 pub mod age;
 mod check;
 pub mod contract;
+pub mod downward;
 pub mod field;
 pub mod kinds;
 pub mod meta;

@@ -36,6 +36,11 @@ fn amounts(map: Option<&BTreeMap<String, Text>>) -> Amounts {
     map.into_iter().flatten().filter_map(read).collect()
 }
 
+/// A named amount of a resource list; `None` where it is absent or unreadable.
+pub fn amount_of(list: Option<&BTreeMap<String, Text>>, name: &str) -> Option<Quantity> {
+    Quantity::try_from(list?.get(name)?).ok()
+}
+
 fn add(into: &mut Amounts, other: &Amounts) {
     for (name, q) in other {
         let sum = into.get(name).copied().unwrap_or(Quantity::ZERO) + *q;

@@ -9,7 +9,6 @@ mod http_api;
 mod logs;
 mod machine;
 mod node;
-mod quantity;
 mod register;
 mod spec;
 

@@ -1,6 +1,7 @@
 //! What this machine is: identity, software, size.
 use std::{collections::BTreeMap, fs, path::Path};
 
+use api::downward::NodeSize;
 use k8s_openapi::{api::core::v1::NodeSystemInfo, apimachinery::pkg::api::resource::Quantity};
 
 use crate::Config;
@@ -24,6 +25,11 @@ impl Capacity {
             ephemeral_bytes: disk_bytes(config.layout.root()),
             pods: config.max_pods,
         }
+    }
+
+    /// What the downward API gives for limits that a container does not set.
+    pub fn size(&self) -> NodeSize {
+        NodeSize { cpu_milli: self.cpu_milli, memory_bytes: self.memory_bytes }
     }
 
     /// As the API lists it.

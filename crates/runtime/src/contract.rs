@@ -35,16 +35,8 @@ pub struct SandboxSpec {
     pub host_ports: Vec<HostPort>,
     /// Namespaced sysctls, `net.ipv4.ip_unprivileged_port_start` and the like.
     pub sysctls: BTreeMap<String, String>,
-    pub qos: Qos,
     /// Limits of the pod's parent cgroup.
     pub resources: Resources,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Qos {
-    Guaranteed,
-    Burstable,
-    BestEffort,
 }
 
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]

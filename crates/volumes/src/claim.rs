@@ -11,19 +11,6 @@ use crate::{
     resolve::host_path,
 };
 
-/// Fields of a volume's spec that do not say what it is made of.
-const NOT_SOURCES: &[&str] = &[
-    "accessModes",
-    "capacity",
-    "claimRef",
-    "mountOptions",
-    "nodeAffinity",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "volumeAttributesClassName",
-    "volumeMode",
-];
-
 /// What a pod asks of a claim.
 pub(crate) struct ClaimUse<'a> {
     pub claim: &'a str,
@@ -105,6 +92,7 @@ fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bo
 fn source_field(volume: &PersistentVolume) -> String {
     let value = serde_json::to_value(volume).unwrap_or_default();
     let fields = value.get("spec").and_then(Value::as_object);
-    let source = fields.into_iter().flat_map(|f| f.keys()).find(|k| !NOT_SOURCES.contains(&k.as_str()));
+    let source =
+        fields.into_iter().flat_map(|f| f.keys()).find(|k| !api::types::volume::NOT_SOURCES.contains(&k.as_str()));
     source.map_or_else(|| "spec without a source".into(), Clone::clone)
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use api::downward::NodeSize;
 use sys::Sys;
 
 /// What a pod volume is made of, resolved: every API object that it names has been read. One variant per mechanism.
@@ -125,9 +126,8 @@ pub struct Inputs {
     pub volumes: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolume>>,
     /// Only `Need::Token` keys.
     pub tokens: BTreeMap<Need, String>,
-    /// Allocatable CPU (millicores) and memory (bytes) of the node, the default of `resourceFieldRef` limits.
-    pub node_cpu_milli: i64,
-    pub node_memory_bytes: i64,
+    /// The default of `resourceFieldRef` limits, and the bound of volumes in memory.
+    pub node: NodeSize,
 }
 
 /// A pod volume whose objects were all found.

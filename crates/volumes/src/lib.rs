@@ -10,18 +10,15 @@
 //! Source: Kubernetes reference, "Volumes", "Persistent Volumes", "Downward API", "Projected Volumes".
 mod claim;
 pub mod contract;
-mod downward;
 pub mod error;
 mod payload;
 mod place;
 mod plugins;
 mod pod_volumes;
-mod quantity;
 mod resolve;
 mod sub_path;
 
 pub use contract::*;
-pub use downward::{field_value, pod_resource_value, resource_value};
 pub use error::VolumeError;
 pub use plugins::{PLUGINS, plugin_for};
 pub use pod_volumes::PodVolumes;

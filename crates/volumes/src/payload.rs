@@ -4,6 +4,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use api::downward::{field_value, resource_value};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{
@@ -14,7 +15,6 @@ use k8s_openapi::{
 
 use crate::{
     contract::{FileEntry, Inputs, Need},
-    downward::{field_value, pod_resource_value},
     error::VolumeError,
 };
 
@@ -139,14 +139,14 @@ pub(crate) fn downward(
     for item in items {
         let value = match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), _) => field_value(pod, &field.field_path),
-            (None, Some(resource)) => pod_resource_value(pod, None, resource, inputs),
+            (None, Some(resource)) => resource_value(pod, None, resource, inputs.node),
             (None, None) => Ok(String::new()),
         };
         match value {
             Ok(value) => {
                 add(&mut files, &item.path, entry(value.into_bytes(), item.mode.unwrap_or(default_mode)))?;
             }
-            Err(e) => errors.push(e),
+            Err(e) => errors.push(VolumeError::Invalid { message: e.to_string() }),
         }
     }
     one_or_several(files, errors)

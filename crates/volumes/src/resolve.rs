@@ -4,7 +4,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
+use api::{Quantity, pod::is_sidecar};
+use k8s_openapi::{
+    api::core::v1::{EmptyDirVolumeSource, Pod, Volume},
+    apimachinery::pkg::api::resource::Quantity as Text,
+};
 use serde_json::Value;
 
 use crate::{
@@ -12,7 +16,6 @@ use crate::{
     contract::{HostPathType, Inputs, Medium, Need, Resolved, Source},
     error::VolumeError,
     payload::{self, DEFAULT_MODE, Selection},
-    quantity::Amount,
 };
 
 /// The objects and tokens that [`resolve`] needs for one volume of a pod. Duplicates are possible.
@@ -117,12 +120,12 @@ fn source_field(volume: &Volume) -> Option<String> {
 }
 
 fn empty_dir(pod: &Pod, source: &EmptyDirVolumeSource, inputs: &Inputs) -> Result<Source, VolumeError> {
-    let limit = source.size_limit.as_ref().and_then(|q| Amount::parse(&q.0)).map(Amount::bytes).filter(|b| *b > 0);
+    let limit = source.size_limit.as_ref().and_then(bytes);
     match source.medium.as_deref().unwrap_or_default() {
         "" => Ok(Source::EmptyDir { medium: Medium::Disk, limit_bytes: limit }),
         "Memory" => {
             // A pod cannot use more memory than it or the node has: its files in memory are counted as its own.
-            let node = u64::try_from(inputs.node_memory_bytes).ok().filter(|b| *b > 0);
+            let node = u64::try_from(inputs.node.memory_bytes).ok().filter(|b| *b > 0);
             let smallest = [node, memory_limit(pod), limit].into_iter().flatten().min();
             Ok(Source::EmptyDir { medium: Medium::Memory, limit_bytes: smallest })
         }
@@ -133,15 +136,18 @@ fn empty_dir(pod: &Pod, source: &EmptyDirVolumeSource, inputs: &Inputs) -> Resul
     }
 }
 
+/// A size in bytes, rounded up; `None` for what is no positive quantity.
+fn bytes(text: &Text) -> Option<u64> {
+    let size = Quantity::try_from(text).ok()?.value();
+    u64::try_from(size).ok().filter(|b| *b > 0)
+}
+
 /// The memory limit of a pod, if all of its containers have one.
 fn memory_limit(pod: &Pod) -> Option<u64> {
     let spec = pod.spec.as_ref()?;
-    let limit = |c: &k8s_openapi::api::core::v1::Container| {
-        let text = &c.resources.as_ref()?.limits.as_ref()?.get("memory")?.0;
-        Amount::parse(text).map(Amount::bytes).filter(|b| *b > 0)
-    };
-    let (sidecars, init): (Vec<_>, Vec<_>) =
-        spec.init_containers.iter().flatten().partition(|c| c.restart_policy.as_deref() == Some("Always"));
+    let limit =
+        |c: &k8s_openapi::api::core::v1::Container| bytes(c.resources.as_ref()?.limits.as_ref()?.get("memory")?);
+    let (sidecars, init): (Vec<_>, Vec<_>) = spec.init_containers.iter().flatten().partition(|c| is_sidecar(c));
     let running: u64 = spec.containers.iter().chain(sidecars).map(limit).sum::<Option<u64>>()?;
     let largest_init = init.into_iter().map(limit).try_fold(0, |max, one| Some(one?.max(max)))?;
     Some(running.max(largest_init)).filter(|b| *b > 0)

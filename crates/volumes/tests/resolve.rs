@@ -3,14 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, ResourceFieldSelector, Secret, Volume,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use volumes::{
-    Inputs, Need, Next, PLUGINS, Resolved, Source, VolumeError, field_value, needs, pod_resource_value, resolve,
-};
+use volumes::{Inputs, Need, Next, PLUGINS, Resolved, Source, VolumeError, needs, resolve};
 
 fn from<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("a valid object")
@@ -63,8 +59,7 @@ fn inputs() -> Inputs {
         claims: BTreeMap::from([("c".into(), Some(claim(json!({})))), ("none".into(), None)]),
         volumes: BTreeMap::from([("pv".into(), Some(volume(json!({"hostPath": {"path": "/data"}}))))]),
         tokens: BTreeMap::from([(token(Some("vault")), "T1".into()), (token(None), "T0".into())]),
-        node_cpu_milli: 4000,
-        node_memory_bytes: 8 << 30,
+        node: api::downward::NodeSize { cpu_milli: 4000, memory_bytes: 8 << 30 },
     }
 }
 
@@ -333,63 +328,6 @@ fn needs_name_every_object() {
             {"serviceAccountToken": {"path": "a"}}, {"serviceAccountToken": {"path": "b", "audience": "x", "expirationSeconds": 700}}]}}),
         &[Need::Secret("s".into()), Need::ConfigMap("m".into()), token(None, 3600), token(Some("x"), 700)],
     );
-}
-
-#[test]
-fn fields_of_the_pod() {
-    for (path, want) in [
-        ("metadata.name", "p"),
-        ("metadata.namespace", "ns"),
-        ("metadata.uid", "pod-uid"),
-        ("metadata.labels", "app=\"web\"\ntier=\"x\""),
-        ("metadata.labels['app']", "web"),
-        ("metadata.labels['none']", ""),
-        ("metadata.annotations['note']", "say \"hi\"\nthere"),
-        // As Go quotes: escapes for what does not print, é as itself.
-        ("metadata.annotations", "note=\"say \\\"hi\\\"\\nthere\"\nodd=\"\\x7f\\x01\\\\\\t\\u00a0é\\u200be\u{301}'\""),
-        ("spec.nodeName", "n"),
-        ("spec.serviceAccountName", "sa"),
-        ("status.podIP", "10.0.0.1"),
-        ("status.podIPs", "10.0.0.1,fd00::1"),
-        ("status.hostIP", "192.0.2.1"),
-        ("status.hostIPs", "192.0.2.1"),
-        ("spec.unknown", "error: unsupported fieldPath: spec.unknown"),
-        ("spec['x']", "error: fieldPath \"spec['x']\" does not support subscript"),
-    ] {
-        let got = field_value(&pod(), path).unwrap_or_else(|e| format!("error: {e}"));
-        assert_eq!(got, want, "{path}");
-    }
-}
-
-#[test]
-fn resources_of_containers() {
-    let pod = pod();
-    let containers: BTreeMap<String, Container> =
-        pod.spec.clone().unwrap().containers.into_iter().map(|c| (c.name.clone(), c)).collect();
-    for (container, resource, divisor, want) in [
-        ("c", "limits.cpu", "", "1"),
-        ("c", "limits.cpu", "1m", "150"),
-        ("c", "limits.cpu", "100m", "2"),
-        ("c", "requests.cpu", "1", "1"),
-        ("c", "limits.memory", "1Mi", "40"),
-        ("c", "requests.memory", "3", "6990507"),
-        ("c", "requests.ephemeral-storage", "1k", "2"),
-        ("c", "limits.hugepages-2Mi", "", "0"),
-        // Unset limits are what the node can give; unset requests are nothing.
-        ("free", "limits.cpu", "1m", "4000"),
-        ("free", "limits.memory", "1Gi", "8"),
-        ("free", "requests.cpu", "1m", "0"),
-        ("init", "limits.cpu", "", "2"),
-        ("", "limits.cpu", "1m", "150"),
-        ("gone", "limits.cpu", "", "error: container gone not found"),
-        ("c", "limits.gpu", "", "error: unsupported container resource : limits.gpu"),
-        ("c", "cpu", "", "error: unsupported container resource : cpu"),
-    ] {
-        let selector: ResourceFieldSelector =
-            from(json!({"containerName": container, "resource": resource, "divisor": divisor}));
-        let got = pod_resource_value(&pod, containers.get("c"), &selector, &inputs());
-        assert_eq!(got.unwrap_or_else(|e| format!("error: {e}")), want, "{container} {resource} / {divisor}");
-    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ mod probe;
 mod scheduling;
 mod sources;
 pub mod storage;
-mod volume;
+pub mod volume;
 mod volume_paths;
 mod workload;
 mod workload_more;

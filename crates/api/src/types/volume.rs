@@ -14,7 +14,7 @@ use crate::quantity::canonical_map;
 use crate::typed::Rules;
 
 /// Fields of the spec that are not the volume's source.
-const NOT_SOURCES: &[&str] = &[
+pub const NOT_SOURCES: &[&str] = &[
     "accessModes",
     "capacity",
     "claimRef",

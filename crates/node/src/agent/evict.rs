@@ -1,13 +1,14 @@
 //! Throws out pods whose disk `emptyDir` grew over its `sizeLimit`.
 use std::{sync::Arc, time::Duration};
 
+use api::Quantity;
 use k8s_openapi::api::core::v1::Volume;
 
 use super::{
     Shared,
     worker::{Mail, View},
 };
-use crate::{node::Workers, quantity};
+use crate::node::Workers;
 
 /// How often usage is measured. Upstream: 10 s.
 const EVERY: Duration = Duration::from_secs(10);
@@ -26,10 +27,11 @@ pub async fn watch(shared: Arc<Shared>, workers: Workers) {
 }
 
 /// The limit of a disk `emptyDir`; memory ones are held by the kernel.
-fn limit(volume: &Volume) -> Option<(i128, String)> {
+fn limit(volume: &Volume) -> Option<(u64, String)> {
     let source = volume.empty_dir.as_ref().filter(|e| e.medium.as_deref() != Some("Memory"))?;
     let text = source.size_limit.as_ref()?.0.clone();
-    quantity::whole(&text).filter(|v| *v > 0).map(|v| (v, text))
+    let bytes = u64::try_from(Quantity::parse(&text).ok()?.value()).ok()?;
+    (bytes > 0).then_some((bytes, text))
 }
 
 async fn over_limit(shared: &Shared, view: &View) -> Option<String> {
@@ -41,7 +43,7 @@ async fn over_limit(shared: &Shared, view: &View) -> Option<String> {
         let Some(ready) = view.volumes.get(&volume.name).cloned() else { continue };
         let volumes = shared.volumes.clone();
         let used = tokio::task::spawn_blocking(move || volumes.usage_bytes(&ready)).await;
-        if used.is_ok_and(|u| u.is_ok_and(|bytes| i128::from(bytes) > limit)) {
+        if used.is_ok_and(|u| u.is_ok_and(|bytes| bytes > limit)) {
             return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {text:?}. ", volume.name));
         }
     }

@@ -114,11 +114,7 @@ impl Keeper {
         let list: Vec<Volume> = pod.spec.as_ref().and_then(|s| s.volumes.clone()).unwrap_or_default();
         let wanted: BTreeMap<String, Vec<Need>> = list.iter().map(|v| (v.name.clone(), needs(pod, v))).collect();
         let all: BTreeSet<&Need> = wanted.values().flatten().collect();
-        let mut inputs = Inputs {
-            node_cpu_milli: self.shared.capacity.cpu_milli,
-            node_memory_bytes: self.shared.capacity.memory_bytes,
-            ..Inputs::default()
-        };
+        let mut inputs = Inputs { node: self.shared.capacity.size(), ..Inputs::default() };
         let unknown = self.look_up(pod, &all, &mut inputs);
         let failed_tokens = self.fetch_tokens(pod, &all, &mut inputs).await;
         let mut todo = Vec::new();

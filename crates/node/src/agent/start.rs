@@ -174,8 +174,7 @@ impl Start {
         let mut found = Found {
             pod_ips,
             host_ips: self.shared.host_ips(),
-            node_cpu_milli: self.shared.capacity.cpu_milli,
-            node_memory_bytes: self.shared.capacity.memory_bytes,
+            node: self.shared.capacity.size(),
             services: services(&self.shared),
             ..Found::default()
         };

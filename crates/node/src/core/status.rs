@@ -109,7 +109,7 @@ pub fn make(f: &Facts<'_>, d: &Decision) -> PodStatus {
     } else {
         s.phase = Some(now.into());
     }
-    s.qos_class = Some(resources::qos_name(resources::qos(f.pod)).into());
+    s.qos_class = Some(resources::qos(f.pod).as_str().into());
     s.start_time = s.start_time.or_else(|| Some(seconds(f.now)));
     s.observed_generation = f.pod.metadata.generation;
     addresses(f, &mut s);

@@ -7,7 +7,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use runtime::{
-    ContainerId, ContainerState, ContainerStatus, ExitReason, PodUid, Qos, Resources, SandboxSpec, SandboxStatus,
+    ContainerId, ContainerState, ContainerStatus, ExitReason, PodUid, Resources, SandboxSpec, SandboxStatus,
 };
 use serde_json::{Value, json};
 
@@ -227,7 +227,6 @@ fn sandbox(ready: bool) -> SandboxStatus {
             share_process_namespace: false,
             host_ports: Vec::new(),
             sysctls: BTreeMap::new(),
-            qos: Qos::BestEffort,
             resources: Resources::default(),
         },
         ips: vec![[10, 0, 0, 2].into()],

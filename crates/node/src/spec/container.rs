@@ -1,6 +1,7 @@
 //! Puts sandbox and container specifications together.
 use std::path::{Path, PathBuf};
 
+use api::pod::is_sidecar;
 use base::Layout;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, VolumeMount};
 use runtime::{ContainerId, ContainerSpec, HostPort, Mount, PodUid, Propagation, SandboxSpec};
@@ -30,7 +31,7 @@ pub struct Member {
 pub fn members(pod: &Pod) -> Vec<Member> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let init = spec.init_containers.iter().flatten().map(|c| Member {
-        kind: if resources::is_sidecar(c) { Kind::Sidecar } else { Kind::Init },
+        kind: if is_sidecar(c) { Kind::Sidecar } else { Kind::Init },
         container: c.clone(),
         target: None,
     });
@@ -84,7 +85,7 @@ pub fn sandbox(pod: &Pod, cluster_domain: &str) -> SandboxSpec {
     let spec = pod.spec.clone().unwrap_or_default();
     let host_network = spec.host_network == Some(true);
     let ports = |c: &Container| c.ports.clone().unwrap_or_default();
-    let init = spec.init_containers.iter().flatten().filter(|c| resources::is_sidecar(c));
+    let init = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c));
     let host_ports = spec
         .containers
         .iter()
@@ -111,7 +112,6 @@ pub fn sandbox(pod: &Pod, cluster_domain: &str) -> SandboxSpec {
         share_process_namespace: spec.share_process_namespace == Some(true),
         host_ports: if host_network { Vec::new() } else { host_ports },
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
-        qos: resources::qos(pod),
         resources: resources::pod(pod),
     }
 }

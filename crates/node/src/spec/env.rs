@@ -2,13 +2,13 @@
 //! the address of the API.
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::downward::{DownwardError, NodeSize, field_value, resource_value};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret},
 };
 
 use super::expand::expand;
-use crate::quantity;
 
 /// An object that a container's environment is read from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,12 +28,8 @@ pub enum EnvError {
     NoConfigMapKey { namespace: String, name: String, key: String },
     #[error("couldn't find key {key} in Secret {namespace}/{name}")]
     NoSecretKey { namespace: String, name: String, key: String },
-    #[error("unsupported fieldPath: {0}")]
-    Field(String),
-    #[error("unsupported container resource: {0}")]
-    Resource(String),
-    #[error("container {0} not found")]
-    Container(String),
+    #[error(transparent)]
+    Downward(#[from] DownwardError),
 }
 
 /// What was looked up before.
@@ -46,8 +42,7 @@ pub struct Found {
     pub services: Vec<(String, String)>,
     pub pod_ips: Vec<String>,
     pub host_ips: Vec<String>,
-    pub node_cpu_milli: i64,
-    pub node_memory_bytes: i64,
+    pub node: NodeSize,
 }
 
 /// The objects that [`make`] will look for.
@@ -166,14 +161,10 @@ fn from_source(
 ) -> Result<Option<String>, EnvError> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     if let Some(field) = &source.field_ref {
-        return field_value(pod, &field.field_path, found).map(Some);
+        return pod_field(pod, &field.field_path, found).map(Some);
     }
     if let Some(r) = &source.resource_field_ref {
-        let of = match r.container_name.as_deref().filter(|n| !n.is_empty()) {
-            Some(name) => named(pod, name).ok_or_else(|| EnvError::Container(name.into()))?,
-            None => container,
-        };
-        return resource_value(of, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str()), found).map(Some);
+        return Ok(Some(resource_value(pod, Some(container), r, found.node)?));
     }
     if let Some(r) = &source.config_map_key_ref {
         let optional = r.optional == Some(true);
@@ -204,58 +195,15 @@ fn from_source(
     Ok(Some(String::new()))
 }
 
-fn named<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    let spec = pod.spec.as_ref()?;
-    spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name)
-}
-
-/// The pod's field as text.
-fn field_value(pod: &Pod, path: &str, found: &Found) -> Result<String, EnvError> {
-    let meta = &pod.metadata;
-    let spec = pod.spec.as_ref();
-    if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
-        let map = match map {
-            "metadata.labels" => &meta.labels,
-            "metadata.annotations" => &meta.annotations,
-            _ => return Err(EnvError::Field(path.into())),
-        };
-        return Ok(map.iter().flatten().find(|(k, _)| *k == key).map(|(_, v)| v.clone()).unwrap_or_default());
-    }
+/// The pod's field as text. Its addresses are newer here than in the status that the API has.
+fn pod_field(pod: &Pod, path: &str, found: &Found) -> Result<String, EnvError> {
     Ok(match path {
-        "metadata.name" => meta.name.clone().unwrap_or_default(),
-        "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
-        "metadata.uid" => meta.uid.clone().unwrap_or_default(),
-        "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
-        "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
         "status.podIP" => found.pod_ips.first().cloned().unwrap_or_default(),
         "status.podIPs" => found.pod_ips.join(","),
         "status.hostIP" => found.host_ips.first().cloned().unwrap_or_default(),
         "status.hostIPs" => found.host_ips.join(","),
-        _ => return Err(EnvError::Field(path.into())),
+        _ => field_value(pod, path)?,
     })
-}
-
-/// A container's request or limit, divided and rounded up; a limit that is not set is the node's size.
-fn resource_value(
-    container: &Container,
-    resource: &str,
-    divisor: Option<&str>,
-    found: &Found,
-) -> Result<String, EnvError> {
-    let r = container.resources.as_ref();
-    let (limits, requests) = (r.and_then(|r| r.limits.as_ref()), r.and_then(|r| r.requests.as_ref()));
-    let (list, name) = match resource.split_once('.') {
-        Some(("limits", name)) => (limits, name),
-        Some(("requests", name)) => (requests, name),
-        _ => return Err(EnvError::Resource(resource.into())),
-    };
-    let amount = quantity::milli_of(list, name).map(i128::from).unwrap_or_else(|| match resource {
-        "limits.cpu" => i128::from(found.node_cpu_milli),
-        "limits.memory" => i128::from(found.node_memory_bytes) * 1000,
-        _ => 0,
-    });
-    let by = divisor.and_then(quantity::milli).filter(|d| *d > 0).unwrap_or(1000);
-    Ok(((amount + by - 1) / by).to_string())
 }
 
 #[cfg(test)]
@@ -274,8 +222,7 @@ mod tests {
             services: vec![("KUBERNETES_SERVICE_HOST".into(), "10.0.0.1".into())],
             pod_ips: vec!["10.1.0.2".into(), "fd00::2".into()],
             host_ips: vec!["192.0.2.1".into()],
-            node_cpu_milli: 1500,
-            node_memory_bytes: 1 << 30,
+            node: NodeSize { cpu_milli: 1500, memory_bytes: 1 << 30 },
         }
     }
 
@@ -320,7 +267,7 @@ mod tests {
             ("status.podIP", "A=10.1.0.2"),
             ("status.podIPs", "A=10.1.0.2,fd00::2"),
             ("status.hostIP", "A=192.0.2.1"),
-            ("status.phase", "error: unsupported fieldPath: status.phase"),
+            ("spec.unknown", "error: unsupported fieldPath: spec.unknown"),
         ] {
             check(from(json!({"fieldRef": {"fieldPath": path}})), want);
         }
@@ -359,7 +306,7 @@ mod tests {
         check(with("limits.memory", "1Ki"), "A=20480");
         check(with("limits.cpu", "1"), "A=2");
         check(with("requests.memory", "1"), "A=0");
-        check(with("memory", "1"), "error: unsupported container resource: memory");
+        check(with("memory", "1"), "error: unsupported container resource : memory");
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Quality of service, cgroup limits and OOM scores.
 use std::collections::BTreeMap;
 
+use api::{
+    Quantity,
+    pod::{QosClass, amount_of, is_sidecar, qos_class},
+};
 use k8s_openapi::{
     api::core::v1::{Container, Pod, ResourceRequirements},
-    apimachinery::pkg::api::resource::Quantity,
+    apimachinery::pkg::api::resource::Quantity as Text,
 };
-use runtime::{Qos, Resources};
-
-use crate::quantity::{milli_of, whole_of};
+use runtime::Resources;
 
 /// Microseconds of one CPU accounting period.
 const PERIOD_MICROS: u64 = 100_000;
@@ -15,57 +17,24 @@ const MIN_QUOTA_MICROS: i64 = 1_000;
 const GUARANTEED_SCORE: i64 = -997;
 const BEST_EFFORT_SCORE: i64 = 1000;
 
-type List = BTreeMap<String, Quantity>;
+type List = BTreeMap<String, Text>;
 
-fn limits(r: Option<&ResourceRequirements>) -> Option<&List> {
-    r.and_then(|r| r.limits.as_ref())
+/// The amount of a resource that a container asks for or is limited to; 0 where it does neither.
+fn of(container: &Container, list: fn(&ResourceRequirements) -> Option<&List>, name: &str) -> Quantity {
+    amount_of(container.resources.as_ref().and_then(list), name).unwrap_or(Quantity::ZERO)
 }
 
-/// What a container asks for; a limit without a request is its request.
-fn request(r: Option<&ResourceRequirements>, name: &str, read: fn(Option<&List>, &str) -> Option<i64>) -> Option<i64> {
-    read(r.and_then(|r| r.requests.as_ref()), name).or_else(|| read(limits(r), name))
+fn limits(r: &ResourceRequirements) -> Option<&List> {
+    r.limits.as_ref()
 }
 
-fn all(pod: &Pod) -> impl Iterator<Item = &Container> {
-    pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
-}
-
-/// An init container that keeps running (`restartPolicy: Always`).
-pub fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
+fn requests(r: &ResourceRequirements) -> Option<&List> {
+    r.requests.as_ref()
 }
 
 /// The pod's class, from all containers, or from the pod's own resources where they are given.
-pub fn qos(pod: &Pod) -> Qos {
-    let own = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
-    let parts: Vec<Option<&ResourceRequirements>> = match own {
-        Some(r) if r.requests.is_some() || r.limits.is_some() => vec![Some(r)],
-        _ => all(pod).map(|c| c.resources.as_ref()).collect(),
-    };
-    let mut any = false;
-    let mut guaranteed = !parts.is_empty();
-    for r in parts {
-        for name in ["cpu", "memory"] {
-            let limit = milli_of(limits(r), name).filter(|v| *v > 0);
-            let asked = request(r, name, milli_of).filter(|v| *v > 0);
-            any |= limit.is_some() || asked.is_some();
-            guaranteed &= limit.is_some() && asked == limit;
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => Qos::BestEffort,
-        (true, true) => Qos::Guaranteed,
-        (true, false) => Qos::Burstable,
-    }
-}
-
-/// The API's word for a class.
-pub fn qos_name(qos: Qos) -> &'static str {
-    match qos {
-        Qos::Guaranteed => "Guaranteed",
-        Qos::Burstable => "Burstable",
-        Qos::BestEffort => "BestEffort",
-    }
+pub fn qos(pod: &Pod) -> QosClass {
+    pod.spec.as_ref().map_or(QosClass::BestEffort, qos_class)
 }
 
 fn shares(milli_cpu: i64) -> u64 {
@@ -79,13 +48,12 @@ fn quota(milli_cpu: i64) -> Option<i64> {
 
 /// Limits of one container.
 pub fn container(pod: &Pod, container: &Container, node_memory_bytes: i64) -> Resources {
-    let r = container.resources.as_ref();
-    let cpu_limit = milli_of(limits(r), "cpu").unwrap_or(0);
+    let cpu = quota(of(container, limits, "cpu").milli_value());
     Resources {
-        cpu_shares: Some(shares(request(r, "cpu", milli_of).unwrap_or(0))),
-        cpu_quota: quota(cpu_limit),
-        cpu_period: quota(cpu_limit).map(|_| PERIOD_MICROS),
-        memory_limit: whole_of(limits(r), "memory").filter(|v| *v > 0),
+        cpu_shares: Some(shares(of(container, requests, "cpu").milli_value())),
+        cpu_quota: cpu,
+        cpu_period: cpu.map(|_| PERIOD_MICROS),
+        memory_limit: Some(of(container, limits, "memory").value()).filter(|v| *v > 0),
         pids_limit: None,
         oom_score_adj: i32::try_from(oom_score(pod, container, node_memory_bytes)).ok(),
     }
@@ -93,11 +61,11 @@ pub fn container(pod: &Pod, container: &Container, node_memory_bytes: i64) -> Re
 
 fn oom_score(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i64 {
     match qos(pod) {
-        Qos::Guaranteed => return GUARANTEED_SCORE,
-        Qos::BestEffort => return BEST_EFFORT_SCORE,
-        Qos::Burstable => {}
+        QosClass::Guaranteed => return GUARANTEED_SCORE,
+        QosClass::BestEffort => return BEST_EFFORT_SCORE,
+        QosClass::Burstable => {}
     }
-    let memory = |c: &Container| request(c.resources.as_ref(), "memory", whole_of).unwrap_or(0);
+    let memory = |c: &Container| of(c, requests, "memory").value();
     let score = |bytes: i64| 1000 - 1000i64.saturating_mul(bytes) / node_memory_bytes.max(1);
     let mut adjusted = score(memory(container));
     let spec = pod.spec.as_ref();
@@ -110,38 +78,23 @@ fn oom_score(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i64 {
     adjusted.clamp(1000 + GUARANTEED_SCORE, BEST_EFFORT_SCORE - 1)
 }
 
-/// Largest amount of a resource in use at any time: sidecars count from where they start on.
-fn peak(pod: &Pod, amount: &dyn Fn(&Container) -> i64) -> i64 {
-    let Some(spec) = &pod.spec else { return 0 };
-    let (mut sidecars, mut highest) = (0i64, 0i64);
-    for c in spec.init_containers.iter().flatten() {
-        if is_sidecar(c) {
-            sidecars += amount(c);
-            highest = highest.max(sidecars);
-        } else {
-            highest = highest.max(sidecars + amount(c));
-        }
-    }
-    highest.max(sidecars + spec.containers.iter().map(amount).sum::<i64>())
-}
-
-/// Limits of the pod's parent cgroup. A limit holds for the pod only if every container has one.
+/// Limits of the pod's parent cgroup. A limit holds for the pod only if it has one itself or every container has.
 pub fn pod(pod: &Pod) -> Resources {
-    let own = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
-    let each = |name: &str, read: fn(Option<&List>, &str) -> Option<i64>| {
-        let set = |c: &Container| read(limits(c.resources.as_ref()), name).filter(|v| *v > 0);
-        read(limits(own), name)
-            .or_else(|| all(pod).all(|c| set(c).is_some()).then(|| peak(pod, &|c| set(c).unwrap_or(0))))
-            .filter(|v| *v > 0)
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    let own = spec.resources.as_ref().and_then(limits);
+    let total = api::pod::limits(spec);
+    let limit = |name: &str| {
+        let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let bounded = amount_of(own, name).is_some() || all().all(|c| of(c, limits, name).sign() > 0);
+        total.get(name).copied().filter(|_| bounded).unwrap_or(Quantity::ZERO)
     };
-    let asked = request(own, "cpu", milli_of)
-        .unwrap_or_else(|| peak(pod, &|c| request(c.resources.as_ref(), "cpu", milli_of).unwrap_or(0)));
-    let cpu = each("cpu", milli_of).and_then(quota);
+    let asked = api::pod::requests(spec).get("cpu").map_or(0, |q| q.milli_value());
+    let cpu = quota(limit("cpu").milli_value());
     Resources {
-        cpu_shares: Some(if qos(pod) == Qos::BestEffort { 2 } else { shares(asked) }),
+        cpu_shares: Some(if qos(pod) == QosClass::BestEffort { 2 } else { shares(asked) }),
         cpu_quota: cpu,
         cpu_period: cpu.map(|_| PERIOD_MICROS),
-        memory_limit: each("memory", whole_of),
+        memory_limit: Some(limit("memory").value()).filter(|v| *v > 0),
         pids_limit: None,
         oom_score_adj: None,
     }
@@ -153,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    fn of(containers: serde_json::Value, init: serde_json::Value) -> Pod {
+    fn a_pod(containers: serde_json::Value, init: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"spec": {"containers": containers, "initContainers": init}})).expect("valid")
     }
 
@@ -162,32 +115,16 @@ mod tests {
     }
 
     #[test]
-    fn classes() {
-        let full = json!({"cpu": "1", "memory": "1Gi"});
-        for (containers, want) in [
-            (json!([{"name": "c"}]), Qos::BestEffort),
-            (json!([c(json!({}), full.clone())]), Qos::Guaranteed),
-            (json!([c(full.clone(), full.clone())]), Qos::Guaranteed),
-            (json!([c(full.clone(), full.clone()), {"name": "d"}]), Qos::Burstable),
-            (json!([c(json!({"cpu": "1m"}), json!({}))]), Qos::Burstable),
-            (json!([c(json!({"cpu": "500m", "memory": "1Gi"}), full.clone())]), Qos::Burstable),
-            (json!([c(json!({"cpu": "0"}), json!({}))]), Qos::BestEffort),
-        ] {
-            assert_eq!(qos(&of(containers.clone(), json!([]))), want, "{containers}");
-        }
-    }
-
-    #[test]
     fn cgroup_values() {
-        let p = of(json!([c(json!({"cpu": "100m"}), json!({"cpu": "250m", "memory": "48Mi"}))]), json!([]));
+        let p = a_pod(json!([c(json!({"cpu": "100m"}), json!({"cpu": "250m", "memory": "48Mi"}))]), json!([]));
         let r = container(&p, &p.spec.as_ref().expect("spec").containers[0], 1 << 30);
         assert_eq!((r.cpu_shares, r.cpu_quota, r.cpu_period), (Some(102), Some(25_000), Some(100_000)));
         assert_eq!(r.memory_limit, Some(48 << 20));
         let whole = pod(&p);
         assert_eq!((whole.cpu_quota, whole.memory_limit, whole.cpu_shares), (Some(25_000), Some(48 << 20), Some(102)));
-        let p = of(json!([c(json!({}), json!({"memory": "1Mi"})), {"name": "d"}]), json!([]));
+        let p = a_pod(json!([c(json!({}), json!({"memory": "1Mi"})), {"name": "d"}]), json!([]));
         assert_eq!(pod(&p).memory_limit, None);
-        let tiny = of(json!([c(json!({}), json!({"cpu": "1m"}))]), json!([]));
+        let tiny = a_pod(json!([c(json!({}), json!({"cpu": "1m"}))]), json!([]));
         let r = container(&tiny, &tiny.spec.as_ref().expect("spec").containers[0], 1 << 30);
         assert_eq!((r.cpu_shares, r.cpu_quota), (Some(2), Some(1000)));
     }
@@ -196,7 +133,7 @@ mod tests {
     fn scores() {
         let gib = 1i64 << 30;
         let score = |requests: serde_json::Value, memory| {
-            let p = of(json!([c(requests, json!({}))]), json!([]));
+            let p = a_pod(json!([c(requests, json!({}))]), json!([]));
             container(&p, &p.spec.as_ref().expect("spec").containers[0], memory).oom_score_adj
         };
         assert_eq!(score(json!({}), gib), Some(1000));
@@ -204,7 +141,7 @@ mod tests {
         assert_eq!(score(json!({"memory": "512Mi"}), gib), Some(500));
         assert_eq!(score(json!({"memory": "2Gi"}), gib), Some(3));
         let side = json!([{"name": "s", "restartPolicy": "Always"}]);
-        let p = of(json!([c(json!({"memory": "512Mi"}), json!({}))]), side);
+        let p = a_pod(json!([c(json!({"memory": "512Mi"}), json!({}))]), side);
         let sidecar = &p.spec.as_ref().expect("spec").init_containers.as_ref().expect("init")[0];
         assert_eq!(container(&p, sidecar, gib).oom_score_adj, Some(500));
     }

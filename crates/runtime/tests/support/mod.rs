@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use network::Network;
 use runtime::{
-    ContainerId, ContainerSpec, ContainerState, Embedded, ImageInfo, ImageSource, Options, PodUid, Propagation, Qos,
+    ContainerId, ContainerSpec, ContainerState, Embedded, ImageInfo, ImageSource, Options, PodUid, Propagation,
     RegistryAuth, Resources, RunnableImage, Runtime, RuntimeError, SandboxSpec, Seccomp, User,
 };
 
@@ -286,7 +286,6 @@ pub fn sandbox() -> SandboxSpec {
         share_process_namespace: false,
         host_ports: vec![],
         sysctls: BTreeMap::new(),
-        qos: Qos::BestEffort,
         resources: Resources::default(),
     }
 }

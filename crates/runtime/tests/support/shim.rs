@@ -3,8 +3,8 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc};
 
 use async_trait::async_trait;
 use runtime::{
-    ContainerSpec, Embedded, ImageInfo, ImageSource, Options, PodUid, Qos, RegistryAuth, Resources, RunnableImage,
-    Runtime, RuntimeError, SandboxSpec, Seccomp, User,
+    ContainerSpec, Embedded, ImageInfo, ImageSource, Options, PodUid, RegistryAuth, Resources, RunnableImage, Runtime,
+    RuntimeError, SandboxSpec, Seccomp, User,
 };
 
 fn main() -> ExitCode {
@@ -79,7 +79,6 @@ fn sandbox(uid: &PodUid) -> SandboxSpec {
         share_process_namespace: true,
         host_ports: vec![],
         sysctls: BTreeMap::new(),
-        qos: Qos::BestEffort,
         resources: Resources::default(),
     }
 }
