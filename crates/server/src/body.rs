@@ -1,4 +1,6 @@
 //! Request bodies: size limit, encodings, decoding against a kind's schema.
+use std::time::Duration;
+
 use api::{Kind, schema::DecodeError};
 use axum::body::Body;
 use bytes::Bytes;
@@ -17,9 +19,15 @@ use crate::{
 pub const LIMIT: usize = 3 * 1024 * 1024;
 const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
+/// How long a client may take to send a body.
+const TIME: Duration = Duration::from_secs(60);
+
 /// Reads a whole body.
 pub async fn read(body: Body) -> ApiResult<Bytes> {
-    match Limited::new(body, LIMIT).collect().await {
+    let Ok(read) = tokio::time::timeout(TIME, Limited::new(body, LIMIT).collect()).await else {
+        return Err(ApiError::timeout("request did not complete within the allotted timeout"));
+    };
+    match read {
         Ok(all) => Ok(all.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => Err(ApiError::too_large(LIMIT)),
         Err(e) => Err(ApiError::bad_request(format!("reading the request body failed: {e}"))),
@@ -76,18 +84,29 @@ pub struct Decoded {
     pub problems: Vec<String>,
 }
 
-/// Reads a body without a schema; `kind` is what it should hold.
-pub fn plain(kind: &str, headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Value> {
-    match Encoding::of(headers)? {
-        Encoding::Json => serde_json::from_slice(bytes).map_err(|e| unrecognized(kind, &not_json(bytes, &e), bytes)),
-        Encoding::Yaml => yaml(bytes).map(|(value, _)| value).map_err(|why| unrecognized(kind, &why, bytes)),
-        Encoding::Protobuf => binary(bytes),
+/// Reads a body that is no object of the table of kinds; `schema` is its type, `io.k8s.api.policy.v1.Eviction`.
+pub fn plain(schema: &str, headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Value> {
+    let mut parts = schema.rsplit('.');
+    let (kind, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let decoded = match Encoding::of(headers)? {
+        Encoding::Json => api::schema::decode(schema, bytes),
+        Encoding::Yaml => {
+            let (value, _) = yaml(bytes).map_err(|why| unrecognized(kind, &why, bytes))?;
+            api::schema::decode_value(schema, value)
+        }
+        Encoding::Protobuf => api::schema::decode_value(schema, binary(bytes)?),
+    };
+    match decoded {
+        Ok(decoded) if decoded.value.is_null() => Ok(Value::Object(Map::new())),
+        Ok(decoded) => Ok(decoded.value),
+        Err(DecodeError::Syntax { message }) => Err(unrecognized(kind, &not_json(&message), bytes)),
+        Err(other) => {
+            Err(ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {other}")))
+        }
     }
 }
 
-/// Why a text that the reader refused is not JSON.
-pub fn not_json(bytes: &[u8], error: &serde_json::Error) -> String {
-    let why = api::schema::syntax_error(bytes).unwrap_or_else(|| error.to_string());
+fn not_json(why: &str) -> String {
     format!("couldn't get version/kind; json parse error: {why}")
 }
 
@@ -166,8 +185,7 @@ pub fn typed(kind: &Kind, headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Decode
 
 /// The answer to a body that does not fit its schema. What it claims to be is looked at first: nothing else fits then.
 fn undecodable(kind: &Kind, headers: &HeaderMap, bytes: &[u8], error: &DecodeError) -> ApiError {
-    let json_error =
-        |why: &str| unrecognized(kind.kind, &format!("couldn't get version/kind; json parse error: {why}"), bytes);
+    let json_error = |why: &str| unrecognized(kind.kind, &not_json(why), bytes);
     match error {
         DecodeError::Syntax { message } => return json_error(message),
         DecodeError::Mismatch { field, message } if field.is_empty() => {
@@ -181,9 +199,14 @@ fn undecodable(kind: &Kind, headers: &HeaderMap, bytes: &[u8], error: &DecodeErr
         }
         DecodeError::Mismatch { .. } | DecodeError::NoSuchType(_) => {}
     }
-    match plain(kind.kind, headers, bytes).and_then(|mut object| check_type(kind, &mut object)) {
-        Ok(()) => cannot_handle(kind.kind, kind.version, kind, &error.to_string()),
-        Err(other) => other,
+    let claimed = match Encoding::of(headers) {
+        Ok(Encoding::Json) => serde_json::from_slice(bytes).ok(),
+        Ok(Encoding::Yaml) => yaml(bytes).ok().map(|(value, _)| value),
+        Ok(Encoding::Protobuf) | Err(_) => None,
+    };
+    match claimed.map(|mut object| check_type(kind, &mut object)) {
+        Some(Err(other)) => other,
+        Some(Ok(())) | None => cannot_handle(kind.kind, kind.version, kind, &error.to_string()),
     }
 }
 

@@ -41,6 +41,7 @@ const ANSWER_WITH_OBJECT: &[&str] = &[
 const CONDITIONAL_UPDATE: &[&str] =
     &["Lease", "CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass"];
 
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 /// What `/` lists.
 const PATHS: &[&str] =
     &["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
@@ -229,12 +230,12 @@ impl<'a> Call<'a> {
             ("ephemeralcontainers", Verb::Patch) => self.patch(request, Part::Ephemeral).await,
             ("binding", Verb::Create) => self.bind(&at, request).await,
             ("eviction", Verb::Create) => {
-                let body = self.plain_body("Eviction", request).await?;
+                let body = self.plain_body("io.k8s.api.policy.v1.Eviction", request).await?;
                 let status = inner.evict(&at, &body, &self.query).await?;
                 Ok(negotiate::value(201, self.plain_form(), &status))
             }
             ("token", Verb::Create) => {
-                let body = self.plain_body("TokenRequest", request).await?;
+                let body = self.plain_body("io.k8s.api.authentication.v1.TokenRequest", request).await?;
                 Ok(negotiate::value(201, self.plain_form(), &inner.token_request(&at, body)?))
             }
             _ => Err(ApiError::no_such_resource()),
@@ -245,14 +246,14 @@ impl<'a> Call<'a> {
         Form { shape: Shape::Object, ..self.form }
     }
 
-    /// The body of a request that should hold an object of `kind`.
-    async fn plain_body(&self, kind: &str, request: Request<Body>) -> ApiResult<Value> {
+    /// The body of a request, of a type.
+    async fn plain_body(&self, schema: &str, request: Request<Body>) -> ApiResult<Value> {
         let (parts, body) = request.into_parts();
-        body::plain(kind, &parts.headers, &body::read(body).await?)
+        body::plain(schema, &parts.headers, &body::read(body).await?)
     }
 
     async fn bind(&self, at: &At<'_>, request: Request<Body>) -> ApiResult<Response> {
-        let mut binding = self.plain_body("Binding", request).await?;
+        let mut binding = self.plain_body("io.k8s.api.core.v1.Binding", request).await?;
         if object::meta(&binding, "name").is_empty() {
             object::set_meta(&mut binding, "name", at.name);
         }
@@ -263,7 +264,7 @@ impl<'a> Call<'a> {
         if self.verb != Verb::Create || !self.resource.name.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let binding = self.plain_body("Binding", request).await?;
+        let binding = self.plain_body("io.k8s.api.core.v1.Binding", request).await?;
         let name = object::meta(&binding, "name").to_owned();
         let at = At { name: &name, ..self.at() };
         self.finish_bind(&at, &binding).await
@@ -377,14 +378,15 @@ impl<'a> Call<'a> {
     async fn delete_options(&self, request: Request<Body>) -> ApiResult<DeleteOptions> {
         let (parts, body) = request.into_parts();
         let bytes = body::read(body).await?;
-        let body = if bytes.is_empty() { None } else { Some(body::plain("DeleteOptions", &parts.headers, &bytes)?) };
-        if let Some(body) = &body {
-            let kind = body["kind"].as_str().unwrap_or("DeleteOptions");
-            if !body.is_object() || kind != "DeleteOptions" {
-                return Err(ApiError::bad_request(format!(
-                    "the body of a delete request must be DeleteOptions, not {kind}"
-                )));
-            }
+        // Options of a wrong type must not pass for absent ones: a dry run would become a deletion.
+        let body = match bytes.is_empty() {
+            true => None,
+            false => Some(body::plain(DELETE_OPTIONS, &parts.headers, &bytes)?),
+        };
+        if let Some(kind) = body.as_ref().and_then(|b| b["kind"].as_str()).filter(|k| *k != "DeleteOptions") {
+            return Err(ApiError::bad_request(format!(
+                "the body of a delete request must be DeleteOptions, not {kind}"
+            )));
         }
         DeleteOptions::parse(&self.query, body.as_ref())
     }
@@ -450,7 +452,7 @@ async fn answer_review(
     let form = Form { shape: Shape::Object, ..Form::of(request.headers()).unwrap_or(Form::JSON) };
     let (parts, body) = request.into_parts();
     let bytes = body::read(body).await?;
-    let body = body::plain(review.kind, &parts.headers, &bytes)?;
+    let body = body::plain(&review.schema(), &parts.headers, &bytes)?;
     Ok(negotiate::value(201, form, &server.inner().review(review, identity, body)?))
 }
 

@@ -26,6 +26,13 @@ const fn review(group: &'static str, plural: &'static str, kind: &'static str, o
     Review { group, plural, kind, namespaced: false, open }
 }
 
+impl Review {
+    /// OpenAPI name of the type, `io.k8s.api.authentication.v1.TokenReview`.
+    pub fn schema(&self) -> String {
+        format!("io.k8s.api.{}.v1.{}", self.group.split('.').next().unwrap_or_default(), self.kind)
+    }
+}
+
 /// All of them, `v1` of their groups.
 pub static REVIEWS: &[Review] = &[
     review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", true),

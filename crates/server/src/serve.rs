@@ -1,5 +1,13 @@
 //! The HTTPS listener: TLS, who the client is, HTTP/1.1 and HTTP/2 with upgrades.
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{body::Body, response::Response};
 use http::Request;
@@ -9,13 +17,19 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    time::Sleep,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{ApiServer, der, handle, identity::Identity, negotiate, status::ApiError, token};
 
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long a client may take to say anything at all; from then on HTTP has limits of its own.
+const FIRST_BYTE_TIME: Duration = Duration::from_secs(30);
 /// How long requests in flight may take to finish at shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
@@ -83,6 +97,7 @@ async fn connection(
         let (server, identity) = (server.clone(), identity.clone());
         async move { Ok::<_, Infallible>(answer(&server, identity.as_deref(), request.map(Body::new)).await) }
     });
+    let stream = FirstByte { stream, patience: Some(Box::pin(tokio::time::sleep(FIRST_BYTE_TIME))) };
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let result = tokio::select! {
@@ -97,6 +112,53 @@ async fn connection(
     }
 }
 
+/// A connection that fails if nothing is heard on it for [`FIRST_BYTE_TIME`] after its beginning.
+struct FirstByte<S> {
+    stream: S,
+    /// Gone once something was heard.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for FirstByte<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+            this.patience = None;
+            return Poll::Ready(result);
+        }
+        match &mut this.patience {
+            Some(patience) => patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for FirstByte<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// Answers a request from the network: a certificate counts first, then a bearer token.
 async fn answer(server: &ApiServer, certificate: Option<&Identity>, request: Request<Body>) -> Response {
     if certificate.is_some() {
@@ -106,5 +168,34 @@ async fn answer(server: &ApiServer, certificate: Option<&Identity>, request: Req
     match server.inner().authenticate(token, &[token::ISSUER.to_owned()]) {
         Some((identity, _)) => server.answer(Some(&identity), request).await,
         None => negotiate::error(&ApiError::unauthorized(), negotiate::Form::JSON),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_let_go() {
+        let connection = || {
+            let (near, far) = tokio::io::duplex(8);
+            (FirstByte { stream: near, patience: Some(Box::pin(tokio::time::sleep(FIRST_BYTE_TIME))) }, far)
+        };
+        let (mut silent, _far) = connection();
+        assert_eq!(silent.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (mut slow, mut far) = connection();
+        far.write_u8(1).await.unwrap();
+        assert_eq!(slow.read_u8().await.unwrap(), 1);
+        tokio::time::sleep(FIRST_BYTE_TIME * 2).await;
+        far.write_u8(2).await.unwrap();
+        assert_eq!(slow.read_u8().await.unwrap(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_ends_its_request() {
+        let never = Body::from_stream(futures::stream::pending::<Result<bytes::Bytes, io::Error>>());
+        assert_eq!(crate::body::read(never).await.unwrap_err().code, 504);
     }
 }

@@ -188,6 +188,11 @@ impl ApiError {
         Self { details: Some(Box::new(details)), ..Self::new(504, "Timeout", message) }
     }
 
+    /// 504 for a request that took too long.
+    pub fn timeout(why: &str) -> Self {
+        Self { details: Some(Box::default()), ..Self::new(504, "Timeout", format!("Timeout: {why}")) }
+    }
+
     /// 500.
     pub fn internal(why: impl std::fmt::Display) -> Self {
         let why = why.to_string();

@@ -88,7 +88,12 @@ pub fn start(server: &ApiServer, request: Request) -> ApiResult<Response> {
         // A client may know a revision from elsewhere that this store reaches only later.
         (asked.min(current), asked)
     };
-    let watch = inner.store.watch(&prefix, from).map_err(store_error)?;
+    let watch = match inner.store.watch(&prefix, from) {
+        Ok(watch) => watch,
+        // Told in the stream, as upstream does: the watch was begun by then.
+        Err(e @ StoreError::Expired { .. }) => return Ok(respond(Body::from(Events::error(&store_error(e))))),
+        Err(other) => return Err(store_error(other)),
+    };
     let now = Instant::now();
     let seconds = options.timeout_s.unwrap_or_else(|| rand::random_range(1800..3600));
     let end = now + Duration::from_secs(seconds.min(24 * 3600));
@@ -115,11 +120,15 @@ pub fn start(server: &ApiServer, request: Request) -> ApiResult<Response> {
         let chunk = stream.chunk().await?;
         Some((Ok::<Bytes, Infallible>(chunk), stream))
     });
-    let mut response = Response::new(Body::from_stream(body));
+    Ok(respond(Body::from_stream(body)))
+}
+
+fn respond(body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    Ok(response)
+    response
 }
 
 /// Why a wait for the next event ended.

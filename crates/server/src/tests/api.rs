@@ -359,6 +359,56 @@ async fn unreadable_bodies_are_refused_in_upstreams_words() {
 }
 
 #[tokio::test]
+async fn options_of_a_wrong_type_delete_nothing() {
+    let c = Client::new().await;
+    c.ok("POST", MAPS, map("m")).await;
+    let path = format!("{MAPS}/m");
+    for (body, want) in [
+        (
+            json!({"dryRun": "All"}),
+            "json: cannot unmarshal string into Go struct field DeleteOptions.dryRun of type []string",
+        ),
+        (
+            json!({"preconditions": {"uid": 5}}),
+            "json: cannot unmarshal number into Go struct field Preconditions.preconditions.uid of type string",
+        ),
+        (
+            json!({"gracePeriodSeconds": "0"}),
+            "json: cannot unmarshal string into Go struct field DeleteOptions.gracePeriodSeconds of type int64",
+        ),
+        (json!({"kind": "Pod"}), "the body of a delete request must be DeleteOptions, not Pod"),
+        (json!([]), "cannot unmarshal array into Go value of type v1.DeleteOptions"),
+    ] {
+        let refused = c.fails("DELETE", &path, body).await;
+        assert!(refused.starts_with("400 BadRequest: ") && refused.ends_with(want), "{refused}");
+    }
+    c.ok("POST", PODS, pod("p")).await;
+    let eviction = json!({"metadata": {"name": "p"}, "deleteOptions": {"dryRun": "All"}});
+    let refused = c.fails("POST", &format!("{PODS}/p/eviction"), eviction).await;
+    assert!(refused.starts_with("400 BadRequest: Eviction in version"), "{refused}");
+    c.ok("GET", &path, Value::Null).await;
+    c.ok("GET", &format!("{PODS}/p"), Value::Null).await;
+}
+
+#[tokio::test]
+async fn collections_are_deleted_whole_once_each() {
+    let c = Client::new().await;
+    for i in 0..150 {
+        c.ok("POST", MAPS, map(&format!("m{i:03}"))).await;
+    }
+    let mut held = map("z");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    c.ok("POST", MAPS, held).await;
+    let deleted = c.ok("DELETE", MAPS, Value::Null).await;
+    let names = |list: &Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().into()).collect()
+    };
+    let all: Vec<String> = (0..150).map(|i| format!("m{i:03}")).chain(["z".into()]).collect();
+    assert_eq!(names(&deleted), all);
+    assert_eq!(names(&c.ok("GET", MAPS, Value::Null).await), ["z"]);
+}
+
+#[tokio::test]
 async fn continue_tokens_are_checked() {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let c = Client::new().await;

@@ -102,3 +102,44 @@ async fn watches_end_with_the_server() {
     c.server.close().await;
     assert_eq!(w.next().await, None);
 }
+
+#[tokio::test]
+async fn what_history_no_longer_tells_is_told_in_the_stream() {
+    let c = Client::new().await;
+    let from = now(&c).await;
+    let mut idle = c.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
+    let first = c.ok("GET", &format!("{MAPS}?limit=1"), Value::Null).await;
+    for name in ["a", "b"] {
+        c.ok("POST", MAPS, map(name)).await;
+    }
+    let first_page = c.ok("GET", &format!("{MAPS}?limit=1"), Value::Null).await;
+    // More than the history holds.
+    let filler = "x".repeat(900_000);
+    for i in 0..20 {
+        c.ok("PATCH", &format!("{MAPS}/b"), json!({"data": {"x": format!("{filler}{i}")}})).await;
+    }
+    for watch in [&mut c.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await, &mut idle] {
+        let last = watch.next().await.unwrap();
+        assert_eq!(
+            (&last["type"], &last["object"]["code"], &last["object"]["reason"]),
+            (&json!("ERROR"), &json!(410), &json!("Expired"))
+        );
+        assert!(
+            last["object"]["message"].as_str().unwrap().starts_with(&format!("too old resource version: {from} ("))
+        );
+        assert_eq!(watch.next().await, None);
+    }
+    // A list goes on with the rest as it is now, if the client wants that.
+    let token = first_page["metadata"]["continue"].as_str().unwrap();
+    let expired = c.call("GET", &format!("{MAPS}?limit=1&continue={token}"), Value::Null).await;
+    assert_eq!((expired.code, expired.json["reason"].as_str()), (410, Some("Expired")));
+    let token = expired.json["metadata"]["continue"].as_str().unwrap();
+    let rest = c.ok("GET", &format!("{MAPS}?limit=1&continue={token}"), Value::Null).await;
+    assert_eq!(rest["items"][0]["metadata"]["name"], "b");
+    assert!(revision(&rest) > revision(&first));
+    let exact = format!("{MAPS}?resourceVersion={from}&resourceVersionMatch=Exact");
+    assert_eq!(
+        c.fails("GET", &exact, Value::Null).await,
+        "410 Expired: The resourceVersion for the provided list is too old."
+    );
+}
