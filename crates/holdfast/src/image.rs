@@ -29,8 +29,8 @@ pub async fn run(args: ImageArgs) -> Outcome {
             let config = registries::config(&registries)?;
             let users = registries::logins(authfile.as_deref())?;
             let reference = images::normalize(&name).doing(|| format!("read the image name {name:?}"))?;
-            let shown = Arc::new(Shown::new());
-            let pulled = open(&data, config)?.pull(&reference, &users, shown.clone()).await;
+            let shown = Shown::new();
+            let pulled = open(&data, config)?.pull(&reference, &users, Arc::new(shown.clone())).await;
             shown.clear();
             println!("{}", pulled?.image_ref());
         }

@@ -110,7 +110,7 @@ fn import(
         return Err(bad(&archive, "the directory is not an OCI layout: it has no oci-layout and index.json"));
     } else {
         let name = name.ok_or_else(|| {
-            bad(&archive, "it has no image manifest; to import it as a root file system, give a name for the image")
+            bad(&archive, "it has no image manifest; to import it as a root file system, name the image with --name")
         })?;
         return Ok(vec![root_file_system(inner, &archive, name, progress)?]);
     };

@@ -24,7 +24,7 @@ mod unpack;
 pub use error::ImageError;
 pub use gc::{GcPolicy, GcReport};
 pub use model::{Image, ImageConfig, Layers};
-pub use progress::{Progress, Step};
+pub use progress::{Progress, Sentences, Step};
 pub use reference::{Reference, ReferenceError, normalize};
 pub use registry::{Credentials, RegistryConfig};
 pub use store::Images;

@@ -132,43 +132,65 @@ async fn blocking<R: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|e| ImageError::Internal(e.to_string()))?
 }
 
-/// Asks mirrors and the registry itself, with each fitting user, until one knows the image.
+/// Asks mirrors and the registry itself until one knows the image.
 async fn resolve(puller: &Puller, name: &Reference, auth: &[Credentials]) -> Result<(Source, Resolved), ImageError> {
+    // The registry's own answer counts most; if there is none, what the mirrors said is all there is to go by.
+    let mut said = String::new();
     let mut result = Err(ImageError::NotFound(name.to_string()));
     for (host, plain) in puller.endpoints(name.domain()) {
-        if let Some(why) = puller.silent(&host) {
-            result = Err(ImageError::Unreachable { image: name.to_string(), why });
-            continue;
+        let error = match ask(puller, name, (&host, plain), auth).await {
+            Ok(found) => return Ok(found),
+            Err(ImageError::Unreachable { image, why }) => ImageError::Unreachable { image, why: why + &said },
+            Err(error) => error,
+        };
+        tracing::debug!(image = %name, host, error = base::chain(&error), "registry did not give the image");
+        if host != name.domain() {
+            let short = match &error {
+                ImageError::NotFound(_) => "not found".into(),
+                ImageError::Denied { why, .. } | ImageError::Unreachable { why, .. } => why.clone(),
+                other => base::chain(other),
+            };
+            said = format!(" (its mirror {host}: {short})");
         }
-        let began = Instant::now();
-        let mut users: Vec<(usize, &Credentials)> =
-            auth.iter().filter_map(|c| Some((c.matches(&host, name.path())?, c))).collect();
-        users.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-        let mut tries: Vec<RegistryAuth> =
-            users.into_iter().map(|(_, c)| RegistryAuth::Basic(c.user.clone(), c.password.clone())).collect();
-        tries.push(RegistryAuth::Anonymous);
-        let mut refused = None;
-        for user in tries {
-            let source = Source::new(name, &host, plain)?;
-            match source.resolve(&user).await {
-                Ok(resolved) => return Ok((source, resolved)),
-                // A user that the registry does not like says more than no user.
-                Err(e @ ImageError::Denied { .. }) => refused = refused.or(Some(e)),
-                Err(e) => {
-                    refused = Some(e);
-                    break;
-                }
-            }
-        }
-        if let Some(error) = refused {
-            if let ImageError::Unreachable { why, .. } = &error {
-                puller.was_silent(&host, began, why);
-            }
-            tracing::debug!(image = %name, host, error = base::chain(&error), "registry did not give the image");
-            result = Err(error);
-        }
+        result = Err(error);
     }
     result
+}
+
+/// Asks one host with each fitting user, the closest first, then without any.
+async fn ask(
+    puller: &Puller,
+    name: &Reference,
+    (host, plain): (&str, bool),
+    auth: &[Credentials],
+) -> Result<(Source, Resolved), ImageError> {
+    let source = Source::new(name, host, plain)?;
+    if puller.is_silent(host) {
+        return Err(source.no_answer("a moment ago"));
+    }
+    let began = Instant::now();
+    let mut users: Vec<(usize, &Credentials)> =
+        auth.iter().filter_map(|c| Some((c.matches(host, name.path())?, c))).collect();
+    users.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+    let mut refused = None;
+    for (_, user) in users {
+        let source = Source::new(name, host, plain)?;
+        let login = RegistryAuth::Basic(user.user.clone(), user.password.clone());
+        match source.resolve(&login).await {
+            Ok(resolved) => return Ok((source, resolved)),
+            Err(ImageError::Denied { image, .. }) => {
+                let why = format!("authorization failed: {host} refuses user {:?} or its password", user.user);
+                refused = refused.or(Some(ImageError::Denied { image, why }));
+            }
+            Err(error) => return Err(puller.heard(host, began, error)),
+        }
+    }
+    match source.resolve(&RegistryAuth::Anonymous).await {
+        Ok(resolved) => Ok((source, resolved)),
+        // A user that the registry does not like says more than no user.
+        Err(error @ ImageError::Denied { .. }) => Err(refused.unwrap_or(error)),
+        Err(error) => Err(puller.heard(host, began, error)),
+    }
 }
 
 impl Source {
@@ -306,15 +328,19 @@ impl Source {
                 host: self.reference.resolve_registry().into(),
             },
             OciDistributionError::RequestError(e) => {
-                let why = match (e.is_timeout(), e.is_connect()) {
-                    (true, true) => format!("dial tcp {}: i/o timeout", self.reference.resolve_registry()),
-                    (true, false) => "net/http: timeout awaiting response headers".into(),
-                    _ => self.no_connection(&base::chain(&e)),
-                };
-                ImageError::Unreachable { image, why: self.failed_request(&why) }
+                if e.is_timeout() {
+                    return self.no_answer(if e.is_connect() { "" } else { "to the request" });
+                }
+                ImageError::Unreachable { image, why: self.failed_request(&self.no_connection(&base::chain(&e))) }
             }
             other => self.unexpected(base::chain(&other)),
         }
+    }
+
+    fn no_answer(&self, note: &str) -> ImageError {
+        let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
+        let why = format!("dial tcp {}: i/o timeout{note}", self.reference.resolve_registry());
+        ImageError::Unreachable { image: self.image.clone(), why: self.failed_request(&why) }
     }
 
     /// Why there is no connection.

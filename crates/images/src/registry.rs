@@ -10,6 +10,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::error::ImageError;
+
 /// A host that did not answer is asked again after this; upstream's back-off of one pod begins with as much.
 const SILENCE: Duration = Duration::from_secs(10);
 /// A failure that came faster costs nothing to find out again.
@@ -96,8 +98,8 @@ pub(crate) struct Puller {
     config: RegistryConfig,
     /// One pull of a name at a time: the second finds the layers of the first.
     running: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
-    /// Hosts that let somebody wait in vain: since when, and what was said then.
-    silent: Mutex<HashMap<String, (Instant, String)>>,
+    /// Hosts that let somebody wait in vain, and since when.
+    silent: Mutex<HashMap<String, Instant>>,
 }
 
 impl Puller {
@@ -116,18 +118,19 @@ impl Puller {
         turn
     }
 
-    /// What to say of a host that just let somebody wait in vain: the next need not wait as long for the same answer.
-    pub fn silent(&self, host: &str) -> Option<String> {
+    /// Whether this host just let somebody wait in vain: the next need not wait as long for the same answer.
+    pub fn is_silent(&self, host: &str) -> bool {
         let mut silent = self.silent.lock();
-        silent.retain(|_, (since, _)| since.elapsed() < SILENCE);
-        silent.get(host).map(|(_, why)| why.clone())
+        silent.retain(|_, since| since.elapsed() < SILENCE);
+        silent.contains_key(host)
     }
 
-    /// Notes that a host, asked at `began`, could not be reached.
-    pub fn was_silent(&self, host: &str, began: Instant, why: &str) {
-        if began.elapsed() >= SLOW {
-            self.silent.lock().insert(host.into(), (Instant::now(), why.into()));
+    /// Notes whether a host, asked at `began`, was silent.
+    pub fn heard(&self, host: &str, began: Instant, error: ImageError) -> ImageError {
+        if matches!(error, ImageError::Unreachable { .. }) && began.elapsed() >= SLOW {
+            self.silent.lock().insert(host.into(), Instant::now());
         }
+        error
     }
 
     /// Hosts to ask, in order, and whether by plain HTTP.
@@ -171,14 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn only_slow_failures_are_remembered() {
+    fn only_hosts_that_let_wait_are_remembered() {
         let puller = Puller::new(RegistryConfig::default());
-        puller.was_silent("quick.test", Instant::now(), "refused");
-        assert_eq!(puller.silent("quick.test"), None);
-        let Some(began) = Instant::now().checked_sub(SLOW) else { return };
-        puller.was_silent("slow.test", began, "i/o timeout");
-        assert_eq!(puller.silent("slow.test").as_deref(), Some("i/o timeout"));
-        assert_eq!(puller.silent("other.test"), None);
+        let unreachable = || ImageError::Unreachable { image: "a".into(), why: "i/o timeout".into() };
+        let long_ago = Instant::now().checked_sub(SLOW).expect("the machine runs that long");
+        puller.heard("quick.test", Instant::now(), unreachable());
+        puller.heard("absent.test", long_ago, ImageError::NotFound("a".into()));
+        puller.heard("slow.test", long_ago, unreachable());
+        for (host, want) in [("quick.test", false), ("absent.test", false), ("slow.test", true), ("slow.test:1", false)]
+        {
+            assert_eq!(puller.is_silent(host), want, "{host}");
+        }
     }
 
     #[test]

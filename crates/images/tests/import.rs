@@ -124,7 +124,7 @@ async fn root_file_system_needs_a_name() {
     let path = world.path("rootfs.tar.gz");
     fs::write(&path, gzip(&layer(&[file("./bin/sh", "x")]))).expect("write");
     let refused = images.import(&path, None, &()).await.expect_err("no name");
-    assert!(refused.to_string().contains("give a name"), "{refused}");
+    assert!(refused.to_string().contains("--name"), "{refused}");
     let imported = images.import(&path, Some("base:1"), &()).await.expect("import");
     assert_eq!(imported[0].config.cmd, ["/bin/sh"]);
     let again = images.import(&path, Some("base:1"), &()).await.expect("again");

@@ -2,91 +2,49 @@
 use std::{
     collections::HashMap,
     io::IsTerminal,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use images::{Progress, Step};
+use images::{Progress, Sentences, Step};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Between two lines where there is no terminal; a quick pull prints none.
 const LINE_EVERY: Duration = Duration::from_secs(3);
 
 /// Shows on stderr.
-pub enum Shown {
-    Bars(Bars),
-    Lines(Mutex<Lines>),
+#[derive(Clone)]
+pub struct Shown {
+    shown: Arc<dyn Progress>,
+    all: MultiProgress,
 }
 
 impl Shown {
     pub fn new() -> Self {
-        if std::io::stderr().is_terminal() {
-            Self::Bars(Bars::default())
+        let all = MultiProgress::new();
+        let shown: Arc<dyn Progress> = if std::io::stderr().is_terminal() {
+            Arc::new(Bars { all: all.clone(), by_layer: Mutex::default() })
         } else {
-            Self::Lines(Mutex::new(Lines::new()))
-        }
+            Arc::new(Sentences::new(LINE_EVERY, |line: &str| eprintln!("{line}")))
+        };
+        Self { shown, all }
     }
 
     /// Takes the bars away; the result follows.
     pub fn clear(&self) {
-        if let Self::Bars(bars) = self {
-            // A terminal that cannot be cleared shows the finished bars: no harm.
-            let _ = bars.all.clear();
-        }
+        // A terminal that cannot be cleared shows the finished bars: no harm.
+        let _ = self.all.clear();
     }
 }
 
 impl Progress for Shown {
     fn step(&self, step: Step<'_>) {
-        match self {
-            Self::Bars(bars) => bars.step(step),
-            Self::Lines(lines) => {
-                let line = lines.lock().unwrap_or_else(PoisonError::into_inner).step(step);
-                line.iter().for_each(|line| eprintln!("{line}"));
-            }
-        }
-    }
-}
-
-/// Sums over all layers.
-pub struct Lines {
-    last: Instant,
-    /// By layer: bytes here and in all, 0 if unknown, and bytes unpacked.
-    layers: HashMap<String, [u64; 3]>,
-}
-
-impl Lines {
-    fn new() -> Self {
-        Self { last: Instant::now(), layers: HashMap::new() }
-    }
-
-    /// The line to print, if it is time for one.
-    fn step(&mut self, step: Step<'_>) -> Option<String> {
-        match step {
-            Step::Downloading { layer, done, total } => {
-                let sums = self.layers.entry(layer.into()).or_default();
-                (sums[0], sums[1]) = (done, total);
-            }
-            Step::Unpacking { layer, done } => self.layers.entry(layer.into()).or_default()[2] = done,
-            Step::Resolving { .. } | Step::Present { .. } | Step::Unpacked { .. } | Step::Done { .. } => return None,
-        }
-        if self.last.elapsed() < LINE_EVERY {
-            return None;
-        }
-        self.last = Instant::now();
-        Some(self.line())
-    }
-
-    fn line(&self) -> String {
-        let sum = |of: usize| self.layers.values().map(|l| l[of]).sum::<u64>() as f64 / 1e6;
-        let unpacked = format!("{:.1} MB unpacked", sum(2));
-        if sum(0) > 0.0 { format!("{:.1} of {:.1} MB downloaded, {unpacked}", sum(0), sum(1)) } else { unpacked }
+        self.shown.step(step);
     }
 }
 
 /// A bar per layer.
-#[derive(Default)]
-pub struct Bars {
+struct Bars {
     all: MultiProgress,
     by_layer: Mutex<HashMap<String, ProgressBar>>,
 }
@@ -124,21 +82,5 @@ impl Progress for Bars {
         if matches!(step, Step::Present { .. } | Step::Unpacked { .. }) {
             bar.abandon_with_message(word);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_sum_up_all_layers_and_come_rarely() {
-        let mut lines = Lines::new();
-        assert_eq!(lines.step(Step::Downloading { layer: "a", done: 1_000_000, total: 4_000_000 }), None);
-        lines.last = Instant::now().checked_sub(LINE_EVERY).expect("the machine runs that long");
-        let line = lines.step(Step::Downloading { layer: "b", done: 500_000, total: 1_000_000 });
-        assert_eq!(line.as_deref(), Some("1.5 of 5.0 MB downloaded, 0.0 MB unpacked"));
-        assert_eq!(lines.step(Step::Unpacking { layer: "a", done: 2_000_000 }), None);
-        assert_eq!(lines.line(), "1.5 of 5.0 MB downloaded, 2.0 MB unpacked");
     }
 }

@@ -1,10 +1,13 @@
 //! What the runtime needs of an image store.
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use images::{Image, ImageError, Images};
+use images::{Image, ImageError, Images, Sentences};
 
 use crate::contract::{ImageInfo, RegistryAuth, RuntimeError};
+
+/// Between two lines of the log about one pull.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// An image that can be run.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +72,9 @@ impl ImageSource for Images {
         let entries = auth.entries.iter().cloned();
         let credentials: Vec<_> =
             entries.map(|(registry, user, password)| images::Credentials { registry, user, password }).collect();
-        let pulled = Self::pull(self, &reference, &credentials, Arc::new(())).await;
+        let image = name.to_owned();
+        let progress = Sentences::new(TELL_EVERY, move |text: &str| tracing::info!(image, "pulling: {text}"));
+        let pulled = Self::pull(self, &reference, &credentials, Arc::new(progress)).await;
         pulled.map(describe).map_err(|e| RuntimeError::Pull {
             image: name.to_owned(),
             unreachable: matches!(e, ImageError::Unreachable { .. }),
