@@ -46,8 +46,10 @@ pub enum Command {
 }
 
 /// Prints the completion script.
-pub fn completion(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut std::io::stdout());
+pub fn completion(shell: clap_complete::Shell) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut script);
+    std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(crate::errors::unread)
 }
 
 /// Default place of all state.

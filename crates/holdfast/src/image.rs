@@ -9,7 +9,7 @@ use crate::{
     Outcome,
     cli::{DataDir, ImageArgs, ImageCommand},
     client::{Error, get::align},
-    errors::{Doing, said},
+    errors::{Doing, said, say},
     registries,
 };
 use progress::Shown;
@@ -22,7 +22,7 @@ pub async fn run(args: ImageArgs) -> Outcome {
             shown.clear();
             for image in found? {
                 let names = if image.names.is_empty() { vec![image.image_ref().to_owned()] } else { image.names };
-                println!("{}", names.join("\n"));
+                say(names.join("\n"))?;
             }
         }
         ImageCommand::Pull { name, data, registries, authfile } => {
@@ -32,14 +32,14 @@ pub async fn run(args: ImageArgs) -> Outcome {
             let shown = Shown::new();
             let pulled = open(&data, config)?.pull(&reference, &users, Arc::new(shown.clone())).await;
             shown.clear();
-            println!("{}", pulled?.image_ref());
+            say(pulled?.image_ref())?;
         }
         ImageCommand::List { data } => list(&open(&data, RegistryConfig::default())?)?,
         ImageCommand::Rm { name, data } => {
             if !open(&data, RegistryConfig::default())?.remove(&name)? {
                 return said(format!("no image {name:?} here; `holdfast image list` shows what there is"));
             }
-            println!("{name} removed");
+            say(format_args!("{name} removed"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -57,6 +57,5 @@ fn list(images: &Images) -> Result<(), Error> {
         let size = format!("{:.1} MB", image.size as f64 / 1e6);
         lines.extend(names.into_iter().map(|name| vec![name, String::clone(&id), size.clone()]));
     }
-    align(&lines).iter().for_each(|line| println!("{line}"));
-    Ok(())
+    align(&lines).iter().try_for_each(say)
 }

@@ -56,11 +56,11 @@ async fn run(command: cli::Command) -> Outcome {
         Command::Exec(args) => client::exec::run(args).await,
         Command::PortForward(args) => client::port_forward::run(args).await,
         Command::Version => {
-            println!("holdfast {} (Kubernetes API 1.36)", env!("CARGO_PKG_VERSION"));
+            errors::say(format_args!("holdfast {} (Kubernetes API 1.36)", env!("CARGO_PKG_VERSION")))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completion { shell } => {
-            cli::completion(shell);
+            cli::completion(shell)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -80,6 +80,9 @@ fn start_logging(cli: &cli::Cli) -> Result<(), String> {
 }
 
 fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("holdfast: {}", base::chain(error));
-    ExitCode::FAILURE
+    if error.is::<errors::Unread>() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("holdfast: {}", errors::story(error));
+    if error.is::<errors::Misused>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -4,9 +4,13 @@ use std::process::ExitCode;
 use serde_json::{Map, Value, json};
 
 use super::{Error, Resources, Session, is_not_found, read_manifests};
-use crate::{Outcome, cli::ApplyArgs, errors::said};
+use crate::{
+    Outcome,
+    cli::ApplyArgs,
+    errors::{said, say},
+};
 
-/// The annotation that kubectl keeps too, so that either can go on after the other.
+/// The annotation that kubectl keeps too, in the same form, so that either can go on after the other.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub async fn run(args: ApplyArgs) -> Outcome {
@@ -18,7 +22,7 @@ pub async fn run(args: ApplyArgs) -> Outcome {
             return said(format!("{} holds no objects", file.display()));
         }
         for object in objects {
-            println!("{}", apply(&session, &resources, object).await?);
+            say(apply(&session, &resources, object).await?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -32,10 +36,17 @@ pub async fn apply(session: &Session, resources: &Resources, mut object: Value) 
     };
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&session.namespace).to_owned();
     let label = format!("{}{name}", resource.prefix());
-    let record = serde_json::to_string(&object)?;
+    if resource.namespaced {
+        object["metadata"]["namespace"] = namespace.as_str().into();
+    }
     if !object["metadata"]["annotations"].is_object() {
         object["metadata"]["annotations"] = json!({});
     }
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+        annotations.remove(LAST_APPLIED);
+    }
+    object.sort_all_objects();
+    let record = serde_json::to_string(&object)?;
     object["metadata"]["annotations"][LAST_APPLIED] = Value::String(record + "\n");
     let path = resource.path(Some(&namespace), Some(&name));
     let live = match session.get(&path).await {

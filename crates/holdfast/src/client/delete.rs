@@ -4,7 +4,11 @@ use std::{process::ExitCode, time::Duration};
 use serde_json::json;
 
 use super::{Error, Resource, Resources, Session, is_not_found, read_manifests, resources::targets};
-use crate::{Outcome, cli::DeleteArgs, errors::said};
+use crate::{
+    Outcome,
+    cli::DeleteArgs,
+    errors::{misused, say},
+};
 
 pub async fn run(args: DeleteArgs) -> Outcome {
     let session = Session::open(&args.server).await?;
@@ -20,13 +24,13 @@ pub async fn run(args: DeleteArgs) -> Outcome {
     if let Some(kind) = &args.kind {
         let (kinds, names) = targets(kind, &args.names);
         let ([kind], false) = (&kinds[..], names.is_empty()) else {
-            return said("delete needs one kind and at least one name: holdfast delete pod/web");
+            return misused("delete needs one kind and at least one name: holdfast delete pod/web");
         };
         let resource = resources.find(kind)?;
         doomed.extend(names.into_iter().map(|name| (resource, session.namespace.clone(), name)));
     }
     if doomed.is_empty() {
-        return said("nothing to delete; name a kind and objects, or give -f FILE");
+        return misused("nothing to delete; name a kind and objects, or give -f FILE");
     }
     let mut waiting = Vec::new();
     for (resource, namespace, name) in &doomed {
@@ -34,7 +38,7 @@ pub async fn run(args: DeleteArgs) -> Outcome {
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": args.grace_period});
         let body = ("application/json", serde_json::to_vec(&options)?);
         session.send("DELETE", &path, "application/json", Some(body)).await?;
-        println!("{} \"{name}\" deleted", resource.kind.to_lowercase());
+        say(format_args!("{} \"{name}\" deleted", resource.prefix().trim_end_matches('/')))?;
         waiting.push(path);
     }
     if !args.no_wait {

@@ -6,7 +6,11 @@ use super::{
     get::{align, escape},
     resources::targets,
 };
-use crate::{Outcome, cli::DescribeArgs, errors::said};
+use crate::{
+    Outcome,
+    cli::DescribeArgs,
+    errors::{misused, say},
+};
 
 pub async fn run(args: DescribeArgs) -> Outcome {
     let session = Session::open(&args.server).await?;
@@ -14,14 +18,14 @@ pub async fn run(args: DescribeArgs) -> Outcome {
     let names: Vec<String> = args.name.into_iter().collect();
     let (kinds, names) = targets(&args.kind, &names);
     let ([kind], [name]) = (&kinds[..], &names[..]) else {
-        return said("describe needs one kind and one name: holdfast describe pod/web");
+        return misused("describe needs one kind and one name: holdfast describe pod/web");
     };
     let resource = resources.find(kind)?;
     let mut object = session.get(&resource.path(Some(&session.namespace), Some(name))).await?;
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("managedFields");
     }
-    print!("{}", serde_saphyr::to_string(&object)?);
+    say(serde_saphyr::to_string(&object)?.trim_end())?;
     let selector = escape(&format!("involvedObject.name={name},involvedObject.kind={}", resource.kind));
     let events = session.get(&format!("/api/v1/events?fieldSelector={selector}")).await?;
     let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().trim().to_owned();
@@ -41,10 +45,10 @@ pub async fn run(args: DescribeArgs) -> Outcome {
             text(&event["message"]),
         ]);
     }
-    println!("---\nevents:");
+    say("---\nevents:")?;
     match lines.len() {
-        1 => println!("  <none>"),
-        _ => align(&lines).iter().for_each(|line| println!("  {line}")),
+        1 => say("  <none>")?,
+        _ => align(&lines).iter().try_for_each(|line| say(format_args!("  {line}")))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,8 +3,12 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{Error, Resource, Resources, Session, resources::targets};
-use crate::{Outcome, cli::GetArgs, errors::said};
+use super::{Error, Resource, Resources, Session, is_not_found, resources::targets};
+use crate::{
+    Outcome,
+    cli::GetArgs,
+    errors::{misused, say, story},
+};
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
@@ -12,32 +16,59 @@ pub async fn run(args: GetArgs) -> Outcome {
     let session = Session::open(&args.server).await?;
     let resources = Resources::discover(&session).await?;
     let (kinds, names) = targets(&args.kind, &args.names);
-    if kinds.len() > 1 && !names.is_empty() {
-        return said("several kinds and names at once are not possible; ask for one kind");
+    let mut asked = Vec::new();
+    for kind in &kinds {
+        asked.extend(resources.select(kind)?);
+    }
+    if asked.len() > 1 && !names.is_empty() {
+        return misused("several kinds and names at once are not possible; ask for one kind");
     }
     let as_table = matches!(args.output.as_str(), "table" | "wide");
+    let accept = if as_table { TABLE } else { "application/json" };
     let mut objects = Vec::new();
-    for (index, kind) in kinds.iter().enumerate() {
-        let resource = resources.find(kind)?;
+    let mut missing = Vec::new();
+    let mut shown = 0;
+    for resource in &asked {
+        let mut table: Option<Value> = None;
         for path in paths(&args, &session, resource, &names) {
-            let accept = if as_table { TABLE } else { "application/json" };
-            let answer = session.send("GET", &path, accept, None).await?;
-            if as_table {
-                if index > 0 {
-                    println!();
+            let mut answer = match session.send("GET", &path, accept, None).await {
+                Err(error) if is_not_found(&error) && !names.is_empty() => {
+                    missing.push(error);
+                    continue;
                 }
-                print_table(&answer, &args, resource, kinds.len() > 1);
+                other => other?,
+            };
+            if as_table {
+                match table.as_mut().and_then(|t| t["rows"].as_array_mut()).zip(answer["rows"].as_array_mut()) {
+                    Some((rows, more)) => rows.append(more),
+                    None => table = Some(answer),
+                }
             } else if let Some(Value::Array(items)) = answer.get("items") {
-                objects.extend(items.iter().map(|item| (resource.clone(), item.clone())));
+                objects.extend(items.iter().map(|item| ((*resource).clone(), item.clone())));
             } else {
-                objects.push((resource.clone(), answer));
+                objects.push(((*resource).clone(), answer));
             }
+        }
+        if let Some(table) = table.filter(|t| t["rows"].as_array().is_some_and(|rows| !rows.is_empty())) {
+            if shown > 0 {
+                say("")?;
+            }
+            shown += 1;
+            print_table(&table, &args, resource, asked.len() > 1)?;
         }
     }
     if !as_table {
         print_objects(&args.output, &names, objects)?;
+    } else if shown == 0 && missing.is_empty() {
+        let everywhere = args.all_namespaces || asked.iter().all(|r| !r.namespaced);
+        let place = if everywhere { String::new() } else { format!(" in {} namespace", session.namespace) };
+        eprintln!("No resources found{place}.");
     }
-    Ok(ExitCode::SUCCESS)
+    let Some(last) = missing.pop() else { return Ok(ExitCode::SUCCESS) };
+    for error in &missing {
+        eprintln!("holdfast: {}", story(error.as_ref()));
+    }
+    Err(last)
 }
 
 fn paths(args: &GetArgs, session: &Session, resource: &Resource, names: &[String]) -> Vec<String> {
@@ -58,7 +89,8 @@ pub fn escape(text: &str) -> String {
 fn print_objects(output: &str, names: &[String], objects: Vec<(Resource, Value)>) -> Result<(), Error> {
     if output == "name" {
         for (resource, object) in &objects {
-            println!("{}{}", resource.prefix(), object["metadata"]["name"].as_str().unwrap_or_default());
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            say(format_args!("{}{name}", resource.prefix()))?;
         }
         return Ok(());
     }
@@ -68,13 +100,12 @@ fn print_objects(output: &str, names: &[String], objects: Vec<(Resource, Value)>
         _ => json!({"apiVersion": "v1", "kind": "List", "items": values}),
     };
     match output {
-        "yaml" => print!("{}", serde_saphyr::to_string(&shown)?),
-        _ => println!("{}", serde_json::to_string_pretty(&shown)?),
+        "yaml" => say(serde_saphyr::to_string(&shown)?.trim_end()),
+        _ => say(serde_json::to_string_pretty(&shown)?),
     }
-    Ok(())
 }
 
-fn print_table(table: &Value, args: &GetArgs, resource: &Resource, with_kind: bool) {
+fn print_table(table: &Value, args: &GetArgs, resource: &Resource, with_kind: bool) -> Result<(), Error> {
     let columns = table["columnDefinitions"].as_array().cloned().unwrap_or_default();
     let shown: Vec<usize> = (0..columns.len())
         .filter(|i| args.output == "wide" || columns[*i]["priority"].as_i64().unwrap_or(0) == 0)
@@ -97,13 +128,7 @@ fn print_table(table: &Value, args: &GetArgs, resource: &Resource, with_kind: bo
         }
         lines.push(cells);
     }
-    if lines.len() == 1 {
-        eprintln!("No resources found");
-        return;
-    }
-    for line in align(&lines) {
-        println!("{line}");
-    }
+    align(&lines).iter().try_for_each(say)
 }
 
 fn cell(value: &Value) -> String {

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
 use tokio::io::AsyncWriteExt;
 
-use super::Session;
-use crate::{Outcome, cli::LogsArgs};
+use super::{Error, Session};
+use crate::{Outcome, cli::LogsArgs, errors::unread};
 
 pub async fn run(args: LogsArgs) -> Outcome {
     let session = Session::open(&args.server).await?;
@@ -25,15 +25,15 @@ pub async fn run(args: LogsArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn copy(mut from: impl AsyncRead + Unpin) -> std::io::Result<()> {
+async fn copy(mut from: impl AsyncRead + Unpin) -> Result<(), Error> {
     let mut out = tokio::io::stdout();
     let mut buffer = vec![0; 16 << 10];
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
-            return out.flush().await;
+            return out.flush().await.map_err(unread);
         }
-        out.write_all(&buffer[..count]).await?;
-        out.flush().await?;
+        out.write_all(&buffer[..count]).await.map_err(unread)?;
+        out.flush().await.map_err(unread)?;
     }
 }

@@ -9,7 +9,7 @@ use super::{Error, Session};
 use crate::{
     Outcome,
     cli::PortForwardArgs,
-    errors::{Doing, said},
+    errors::{Doing, said, say, story},
 };
 
 pub async fn run(args: PortForwardArgs) -> Outcome {
@@ -21,7 +21,7 @@ pub async fn run(args: PortForwardArgs) -> Outcome {
         let (local, remote) = ports(text)?;
         let listener =
             TcpListener::bind((args.address, local)).await.doing(|| format!("listen on {}:{local}", args.address))?;
-        println!("Forwarding from {} -> {remote}", listener.local_addr()?);
+        say(format_args!("Forwarding from {} -> {remote}", listener.local_addr()?))?;
         let (pods, pod) = (pods.clone(), args.pod.clone());
         tasks.spawn(async move {
             loop {
@@ -29,7 +29,7 @@ pub async fn run(args: PortForwardArgs) -> Outcome {
                 let (pods, pod) = (pods.clone(), pod.clone());
                 tokio::spawn(async move {
                     if let Err(error) = forward(pods, &pod, remote, connection).await {
-                        eprintln!("holdfast: forward to port {remote} of pod {pod}: {}", base::chain(error.as_ref()));
+                        eprintln!("holdfast: forward to port {remote} of pod {pod}: {}", story(error.as_ref()));
                     }
                 });
             }

@@ -13,6 +13,7 @@ pub struct Resource {
     pub plural: String,
     pub namespaced: bool,
     names: Vec<String>,
+    categories: Vec<String>,
 }
 
 impl Resource {
@@ -68,6 +69,12 @@ impl Resources {
         }
     }
 
+    /// Finds as [`Self::find`] does, or by a category of several (`all`).
+    pub fn select(&self, name: &str) -> Result<Vec<&Resource>, Error> {
+        let several: Vec<&Resource> = self.0.iter().filter(|r| r.categories.iter().any(|c| c == name)).collect();
+        if several.is_empty() { Ok(vec![self.find(name)?]) } else { Ok(several) }
+    }
+
     /// Finds what an object's `apiVersion` and `kind` name.
     pub fn of(&self, object: &Value) -> Result<&Resource, Error> {
         let (Some(version), Some(kind)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
@@ -94,6 +101,7 @@ fn served(list: &Value) -> Vec<Resource> {
                 plural: text(&row["name"]),
                 namespaced: row["namespaced"].as_bool().unwrap_or_default(),
                 names,
+                categories: row["categories"].as_array().into_iter().flatten().map(text).collect(),
             }
         })
         .collect()
@@ -122,10 +130,13 @@ fn targets_are_read_both_ways() {
 #[test]
 fn paths_of_core_and_groups() {
     let list = serde_json::json!({"groupVersion": "storage.k8s.io/v1", "resources": [
-        {"name": "storageclasses", "singularName": "storageclass", "kind": "StorageClass", "shortNames": ["sc"], "namespaced": false},
+        {"name": "storageclasses", "singularName": "storageclass", "kind": "StorageClass", "shortNames": ["sc"], "categories": ["all"], "namespaced": false},
         {"name": "storageclasses/status", "kind": "StorageClass"}]});
     let found = served(&list);
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].path(Some("ns"), Some("fast")), "/apis/storage.k8s.io/v1/storageclasses/fast");
-    assert_eq!(Resources(found).find("SC").unwrap().kind, "StorageClass");
+    let found = Resources(found);
+    assert_eq!(found.find("SC").unwrap().kind, "StorageClass");
+    assert_eq!(found.select("all").unwrap()[0].kind, "StorageClass");
+    assert!(found.select("none").is_err());
 }

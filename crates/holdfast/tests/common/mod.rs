@@ -137,11 +137,7 @@ impl Instance {
 
     /// Runs kubectl with standard input, whatever comes of it.
     pub fn kubectl_with(&self, args: &[&str], input: &str) -> Output {
-        let mut command = self.kubectl_command(&kubectl(), args);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run kubectl");
-        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("write to kubectl");
-        child.wait_with_output().expect("wait for kubectl")
+        run_with(self.kubectl_command(&kubectl(), args), input)
     }
 }
 
@@ -158,6 +154,15 @@ impl Drop for Instance {
         let _ = self.kubectl_command(&kubectl, &all).output();
         self.end("TERM");
     }
+}
+
+/// Runs a command with standard input, whatever comes of it.
+pub fn run_with(mut command: Command, input: &str) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the command");
+    // One that ends without reading is its own affair.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("wait for the command")
 }
 
 pub fn text(bytes: &[u8]) -> String {
