@@ -64,6 +64,58 @@ fn disk_bytes(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(0, |s| s.f_blocks * s.f_frsize)
 }
 
+/// Below these the node is under pressure: upstream's defaults for eviction. Images lie on the node's own disk here, so the
+/// stricter one of its two for disks counts.
+const LEAST_MEMORY_BYTES: u64 = 100 << 20;
+const LEAST_DISK_PERCENT: u64 = 15;
+const LEAST_INODES_PERCENT: u64 = 5;
+const LEAST_PIDS_PERCENT: u64 = 10;
+
+/// What the machine is short of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressure {
+    pub memory: bool,
+    pub disk: bool,
+    pub pids: bool,
+}
+
+impl Pressure {
+    /// Looks at memory, processes, and the file system of `dir`. What cannot be read is not short.
+    pub fn look(dir: &Path) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let disk = rustix::fs::statvfs(dir).ok();
+        let number = |path: &str| read(path).trim().parse::<u64>().ok();
+        let limits = [number("/proc/sys/kernel/pid_max"), number("/proc/sys/kernel/threads-max")];
+        Self {
+            memory: available_memory(&read("/proc/meminfo")).is_some_and(|bytes| bytes < LEAST_MEMORY_BYTES),
+            disk: disk.is_some_and(|d| {
+                below(d.f_bavail, d.f_blocks, LEAST_DISK_PERCENT) || below(d.f_favail, d.f_files, LEAST_INODES_PERCENT)
+            }),
+            pids: limits
+                .into_iter()
+                .flatten()
+                .min()
+                .zip(threads(&read("/proc/loadavg")))
+                .is_some_and(|(most, now)| below(most.saturating_sub(now), most, LEAST_PIDS_PERCENT)),
+        }
+    }
+}
+
+/// `left` is less than so many percent of `all`; file systems without a limit say that they have 0 in all.
+fn below(left: u64, all: u64, percent: u64) -> bool {
+    u128::from(left) * 100 < u128::from(all) * u128::from(percent)
+}
+
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
+/// All threads of the machine: `0.00 0.00 0.00 1/234 567` has 234.
+fn threads(loadavg: &str) -> Option<u64> {
+    loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
+}
+
 /// Go's name for the processor.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -97,4 +149,17 @@ pub fn system_info(config: &Config) -> NodeSystemInfo {
         machine_id: machine,
         ..NodeSystemInfo::default()
     }
+}
+
+#[test]
+fn shortages_are_seen() {
+    for (left, all, percent, want) in
+        [(15, 100, 15, false), (14, 100, 15, true), (0, 0, 5, false), (u64::MAX, u64::MAX, 99, false), (0, 1, 1, true)]
+    {
+        assert_eq!(below(left, all, percent), want, "{left} of {all}, {percent} %");
+    }
+    assert_eq!(available_memory("MemTotal: 9 kB\nMemAvailable:   102399 kB\n"), Some(102_399 * 1024));
+    assert_eq!(available_memory("MemTotal: 9 kB\n"), None);
+    assert_eq!(threads("0.52 0.58 0.59 3/1234 56789\n"), Some(1234));
+    assert_eq!(threads("?"), None);
 }

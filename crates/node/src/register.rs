@@ -17,7 +17,11 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 
-use crate::{agent::Shared, core::history::seconds, machine};
+use crate::{
+    agent::Shared,
+    core::history::seconds,
+    machine::{self, Pressure},
+};
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
@@ -108,7 +112,7 @@ async fn status(shared: &Shared, before: Option<&NodeStatus>) -> NodeStatus {
         addresses: Some(addresses),
         capacity: Some(shared.capacity.list()),
         allocatable: Some(shared.capacity.list()),
-        conditions: Some(conditions(shared.clock.now(), before)),
+        conditions: Some(conditions(shared.clock.now(), before, Pressure::look(config.layout.root()))),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: config.kubelet_port.into() }),
         }),
@@ -118,16 +122,40 @@ async fn status(shared: &Shared, before: Option<&NodeStatus>) -> NodeStatus {
     }
 }
 
-fn conditions(now: Timestamp, before: Option<&NodeStatus>) -> Vec<NodeCondition> {
+/// A kind of shortage: the condition, then reason and message without and with it.
+type Shortage = (&'static str, [(&'static str, &'static str); 2]);
+
+const MEMORY: Shortage = (
+    "MemoryPressure",
     [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-    ]
-    .map(|(kind, value, reason, message)| {
-        let mut all = before.into_iter().flat_map(|s| s.conditions.iter().flatten());
-        let same = all.find(|c| c.type_ == kind && c.status == value);
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ],
+);
+const DISK: Shortage = (
+    "DiskPressure",
+    [
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ],
+);
+const PIDS: Shortage = (
+    "PIDPressure",
+    [
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ],
+);
+
+fn conditions(now: Timestamp, before: Option<&NodeStatus>, pressure: Pressure) -> Vec<NodeCondition> {
+    let shortages = [(MEMORY, pressure.memory), (DISK, pressure.disk), (PIDS, pressure.pids)];
+    let ready = ("Ready", true, ("KubeletReady", "kubelet is posting ready status"));
+    let all =
+        shortages.map(|((kind, words), short)| (kind, short, words[usize::from(short)])).into_iter().chain([ready]);
+    all.map(|(kind, holds, (reason, message))| {
+        let value = if holds { "True" } else { "False" };
+        let mut known = before.into_iter().flat_map(|s| s.conditions.iter().flatten());
+        let same = known.find(|c| c.type_ == kind && c.status == value);
         NodeCondition {
             type_: kind.into(),
             status: value.into(),
@@ -137,7 +165,22 @@ fn conditions(now: Timestamp, before: Option<&NodeStatus>) -> Vec<NodeCondition>
             last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(seconds(now))),
         }
     })
-    .into()
+    .collect()
+}
+
+/// Tells about shortages that began or ended, as upstream: `Node a status is now: NodeHasDiskPressure`.
+fn tell_changes(shared: &Shared, node: &Node, before: &NodeStatus) {
+    let find = |s: &NodeStatus, kind: &str| s.conditions.iter().flatten().find(|c| c.type_ == kind).cloned();
+    for (kind, _) in [MEMORY, DISK, PIDS] {
+        let now = node.status.as_ref().and_then(|s| find(s, kind));
+        let Some((now, old)) = now.zip(find(before, kind)).filter(|(now, old)| now.status != old.status) else {
+            continue;
+        };
+        tracing::info!(condition = kind, from = old.status, to = now.status, "the node's state changed");
+        let reason = now.reason.unwrap_or_default().replacen("Kubelet", "Node", 1);
+        let text = format!("Node {} status is now: {reason}", shared.config.node_name);
+        shared.events.node(node, false, &reason, text);
+    }
 }
 
 /// Keeps the status fresh; ends when dropped.
@@ -152,6 +195,7 @@ pub async fn report(shared: Arc<Shared>, node: Node) {
         }
         match write_status(&shared, Some(&last)).await {
             Ok(node) => {
+                tell_changes(&shared, &node, &last);
                 last = node.status.unwrap_or_default();
                 written = tokio::time::Instant::now();
             }
@@ -214,4 +258,28 @@ pub async fn renew_lease(shared: Arc<Shared>, node: Node) {
             }
         }
     }
+}
+
+#[test]
+fn conditions_tell_of_shortages() {
+    let at = |s: &str| s.parse::<Timestamp>().expect("a time");
+    let words = |list: &[NodeCondition]| {
+        let one = |c: &NodeCondition| {
+            let since = c.last_transition_time.as_ref().expect("a time").0;
+            format!("{}={} {} {since}", c.type_, c.status, c.reason.clone().unwrap_or_default())
+        };
+        list.iter().map(one).collect::<Vec<_>>()
+    };
+    let fine = conditions(at("2026-01-01T00:00:00Z"), None, Pressure::default());
+    let before = NodeStatus { conditions: Some(fine), ..NodeStatus::default() };
+    let full = Pressure { disk: true, ..Pressure::default() };
+    assert_eq!(
+        words(&conditions(at("2026-01-01T00:01:00Z"), Some(&before), full)),
+        [
+            "MemoryPressure=False KubeletHasSufficientMemory 2026-01-01T00:00:00Z",
+            "DiskPressure=True KubeletHasDiskPressure 2026-01-01T00:01:00Z",
+            "PIDPressure=False KubeletHasSufficientPID 2026-01-01T00:00:00Z",
+            "Ready=True KubeletReady 2026-01-01T00:00:00Z",
+        ]
+    );
 }
