@@ -150,6 +150,10 @@ impl Cgroups {
         }
         if let Some(limit) = resources.memory_limit.filter(|l| *l > 0) {
             set("memory", if v2 { "memory.max" } else { "memory.limit_in_bytes" }, limit.to_string())?;
+            // As kubelets do on version 2: a container dies as a whole, a pod never does.
+            if v2 && group.split('/').count() > 2 {
+                set("memory", "memory.oom.group", "1".to_owned())?;
+            }
         }
         if let Some(limit) = resources.pids_limit.filter(|l| *l > 0) {
             set("pids", "pids.max", limit.to_string())?;
@@ -432,6 +436,80 @@ mod tests {
         waiter.join().unwrap().unwrap();
         assert!(!groups.dir("", &root).unwrap().exists());
         groups.remove(&root).unwrap();
+    }
+
+    /// A directory tree in place of the kernel: the files are there, nobody acts on them.
+    fn fake_version_2(group: &str, controllers: &str) -> (tempfile::TempDir, Cgroups) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut at = dir.path().to_owned();
+        for part in std::iter::once("").chain(group.split('/')) {
+            at.push(part);
+            fs::create_dir_all(&at).unwrap();
+            fs::write(at.join("cgroup.controllers"), controllers).unwrap();
+        }
+        for file in ["cpu.weight", "cpu.max", "memory.max", "memory.oom.group", "pids.max", "cgroup.procs"] {
+            fs::write(at.join(file), "").unwrap();
+            fs::write(at.parent().unwrap().join(file), "").unwrap();
+        }
+        let groups = Cgroups::V2(dir.path().to_owned());
+        (dir, groups)
+    }
+
+    #[test]
+    fn version_2_limits_are_written_as_the_kernel_reads_them() {
+        let (dir, groups) = fake_version_2("i/podu/c", "cpuset cpu io memory pids");
+        let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
+        let full = Resources {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(50_000),
+            memory_limit: Some(1 << 20),
+            pids_limit: Some(7),
+            ..Resources::default()
+        };
+        groups.create("i/podu/c", &full).unwrap();
+        let found = ["cpu.weight", "cpu.max", "memory.max", "memory.oom.group", "pids.max"];
+        let found = found.map(|f| read(&format!("i/podu/c/{f}")));
+        assert_eq!(found, ["39", "50000 100000", "1048576", "1", "7"]);
+        // Each is handed down on the way, the last of the three last; never in the group that has the processes.
+        for parent in ["", "i/", "i/podu/"] {
+            assert_eq!(read(&format!("{parent}cgroup.subtree_control")), "+pids", "{parent:?}");
+        }
+        assert!(!dir.path().join("i/podu/c/cgroup.subtree_control").exists());
+        groups.create("i/podu", &full).unwrap();
+        assert_eq!((read("i/podu/memory.max").as_str(), read("i/podu/memory.oom.group").as_str()), ("1048576", ""));
+        for (shares, weight) in [(0, "1"), (2, "1"), (262_144, "10000"), (1 << 40, "10000")] {
+            let (dir, groups) = fake_version_2("i/podu/c", "cpu");
+            let wanted = Resources { cpu_shares: Some(shares), cpu_quota: Some(-1), ..Resources::default() };
+            groups.create("i/podu/c", &wanted).unwrap();
+            let read = |file: &str| fs::read_to_string(dir.path().join("i/podu/c").join(file)).unwrap();
+            assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), (weight, "max 100000"), "{shares}");
+            assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+cpu");
+        }
+    }
+
+    #[test]
+    fn a_version_2_host_without_a_controller_runs_without_its_limit() {
+        let (dir, groups) = fake_version_2("i/podu/c", "");
+        for file in ["memory.max", "memory.oom.group"] {
+            fs::remove_file(dir.path().join("i/podu/c").join(file)).unwrap();
+        }
+        let wanted = Resources { memory_limit: Some(1 << 20), ..Resources::default() };
+        groups.create("i/podu/c", &wanted).unwrap();
+        assert!(!dir.path().join("i/podu/c/memory.max").exists(), "a write never makes a file");
+        assert!(!dir.path().join("cgroup.subtree_control").exists());
+    }
+
+    #[test]
+    fn version_2_usage_is_read_in_its_units() {
+        let (dir, groups) = fake_version_2("i/podu/c", "cpu memory");
+        let put = |file: &str, text: &str| fs::write(dir.path().join("i/podu/c").join(file), text).unwrap();
+        put("cpu.stat", "usage_usec 5\nuser_usec 4\n");
+        put("memory.current", "1000\n");
+        put("memory.stat", "anon 1\ninactive_file 300\nactive_file 5\n");
+        put("memory.events", "low 0\noom 4\noom_kill 2\noom_group_kill 1\n");
+        let usage = groups.usage("i/podu/c").unwrap();
+        assert_eq!((usage.cpu_nanoseconds, usage.memory_working_set_bytes), (5000, 700));
+        assert_eq!(groups.oom_kills("i/podu/c"), 2);
     }
 
     #[test]

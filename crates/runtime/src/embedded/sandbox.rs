@@ -15,7 +15,7 @@ use super::{
     state::{SandboxRecord, is_plain_name},
 };
 use crate::{
-    contract::{PodUid, RuntimeError, SandboxSpec},
+    contract::{PodUid, Resources, RuntimeError, SandboxSpec},
     launch::ProcessRef,
     records,
     shim::{HoldReply, Mode},
@@ -114,7 +114,9 @@ impl Inner {
         let errors = File::create(dir.join(records::SHIM_LOG)).map_err(io_error(action()))?;
         let (socket, mut child) =
             client::spawn(&self.exe, Mode::Hold, Some(&place), Some(errors)).map_err(io_error(action()))?;
-        let group = self.pod_group(uid);
+        // A leaf of its own: version 2 hands controllers down only from groups without processes.
+        let group = format!("{}/hold", self.pod_group(uid));
+        self.cgroups.create(&group, &Resources::default()).map_err(io_error(action()))?;
         let dialogue = move || {
             wire::send(&socket, &group, &[])?;
             wire::recv::<HoldReply>(&socket)
