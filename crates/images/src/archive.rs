@@ -51,11 +51,12 @@ impl Archive {
             archive = plain;
         }
         archive.rewind().map_err(file("read", path))?;
-        let parts = index(&archive).map_err(|e| ImageError::Import {
-            file: path.into(),
-            why: format!(
-                "it is not an OCI layout, OCI archive, docker archive or root file system in tar format ({e})"
+        let parts = index(&archive).map_err(|e| match e.kind() {
+            // What the reader of tar says of rubbish quotes the rubbish.
+            io::ErrorKind::Other | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => bad(
+                "it is damaged, or not an OCI layout, OCI archive, docker archive or root file system in tar format",
             ),
+            _ => file("read", path)(e),
         })?;
         if parts.is_empty() {
             return Err(bad("the archive is empty"));

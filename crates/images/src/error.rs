@@ -3,6 +3,9 @@ use std::{io, path::PathBuf};
 
 use crate::reference::ReferenceError;
 
+/// The way out of a full disk.
+pub(crate) const SPACE: &str = "remove images that you do not need (`holdfast image rm`) or other files";
+
 /// A failure of the image store, an import or a pull.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -14,6 +17,9 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+    /// The disk is full.
+    #[error("no space to {action} {}; {SPACE}", path.display())]
+    Full { action: &'static str, path: PathBuf },
     /// The list of images cannot be understood.
     #[error("image index {} is damaged; remove the images directory and import or pull the images again", path.display())]
     Damaged {
@@ -89,5 +95,8 @@ pub enum ImageError {
 /// Adds the action and the path to an I/O error.
 pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ImageError {
     let path = path.into();
-    move |source| ImageError::File { action, path, source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ImageError::Full { action, path },
+        _ => ImageError::File { action, path, source },
+    }
 }

@@ -438,6 +438,11 @@ async fn download(
         match download_rest(source, layer, path, &mut output, progress).await {
             Ok(()) => return Ok(()),
             Err(e @ (ImageError::Registry { .. } | ImageError::Unreachable { .. })) => last = Some(e),
+            Err(e @ ImageError::Full { .. }) => {
+                // What is here would keep the disk full, for nothing.
+                output.set_len(0).map_err(file("empty download file", path))?;
+                return Err(e);
+            }
             Err(e) => return Err(e),
         }
     }

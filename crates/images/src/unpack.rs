@@ -16,7 +16,7 @@ use rustix::{
 };
 use tar::EntryType;
 
-use crate::error::ImageError;
+use crate::error::{ImageError, SPACE};
 
 /// The kernel's own limit of a path.
 const PATH_MAX_BYTES: usize = 4096;
@@ -59,6 +59,9 @@ pub fn unpack(archive: impl Read, tree: &Path, layer: &str, wrote: &mut dyn FnMu
             layer: layer.into(),
             entry: String::from_utf8_lossy(&path).into_owned(),
             why: match refusal {
+                Refusal::Kernel(e) if e.kind() == io::ErrorKind::StorageFull => {
+                    format!("no space left on device; {SPACE}")
+                }
                 Refusal::Kernel(e) => e.to_string(),
                 Refusal::Bad(why) => why.into(),
             },

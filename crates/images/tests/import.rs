@@ -143,6 +143,7 @@ async fn wrong_files_are_refused_and_leave_nothing() {
     missing.retain(|(n, _)| !n.ends_with(&made.blobs[0].0[7..]));
     let tar = |name: &str, parts: &[(String, Vec<u8>)]| write_tar(&world.path(name), parts);
     fs::write(world.path("text"), "not an archive at all, just some words ".repeat(40)).expect("write");
+    fs::write(world.path("rubbish"), b"\n\x1b[31m\xff\xfe".repeat(1000)).expect("write");
     fs::create_dir(world.path("empty")).expect("dir");
     let cut = fs::read(tar("whole.tar", &oci_parts(&made, &named()))).expect("read");
     fs::write(world.path("cut.tar"), &cut[..cut.len() / 2]).expect("write");
@@ -150,7 +151,8 @@ async fn wrong_files_are_refused_and_leave_nothing() {
         (tar("damaged.tar", &damaged), "does not match its digest"),
         (tar("missing.tar", &missing), "is missing in it"),
         (tar("unnamed.tar", &oci_parts(&made, &json!({}))), "does not say its image's name"),
-        (world.path("text"), "is not an OCI layout"),
+        (world.path("text"), "not an OCI layout"),
+        (world.path("rubbish"), "not an OCI layout"),
         (world.path("empty"), "not an OCI layout"),
         (world.path("absent"), "open image file"),
         (world.path("cut.tar"), "cannot import"),
@@ -159,6 +161,7 @@ async fn wrong_files_are_refused_and_leave_nothing() {
         let refused = images.import(&path, None, &()).await.expect_err(expect);
         let text = base::chain(&refused);
         assert!(text.contains(expect), "{}: {text}", path.display());
+        assert!(!text.contains(char::is_control), "{}: {text:?}", path.display());
         assert_eq!(images.list().expect("list"), []);
         // Good layers that came before the bad part stay until collected, so that a second try is quick.
         images.gc(&HashSet::new(), &GcPolicy::default()).expect("gc");

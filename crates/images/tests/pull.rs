@@ -292,6 +292,44 @@ async fn a_chosen_image_stays_until_its_container_shows_it() {
     assert_eq!((report.removed_images, report.removed_layers), (vec![chosen.id], 2));
 }
 
+/// A small file system of its own, unmounted when dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount(size: &str) -> Self {
+        let dir = tempfile::tempdir().expect("dir");
+        let args = ["-t", "tmpfs", "-o", &format!("size={size}"), "none"];
+        let mounted = std::process::Command::new("mount").args(args).arg(dir.path()).status().expect("run mount");
+        assert!(mounted.success());
+        Self(dir)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_not_left_full() {
+    let registry = Registry::start(Login::None).await;
+    // Compressed it is too large to be downloaded; and small, but too large to be unpacked.
+    registry.offer("app:noise", &image(&[layer(&[file("noise", &noise(3, 1_500_000))])], gzip));
+    registry.offer("app:zeros", &image(&[layer(&[file("zeros", &"0".repeat(1_500_000))])], gzip));
+    let small = Small::mount("1m");
+    let images = Images::open(small.0.path().join("images"), RegistryConfig::default()).expect("open");
+    for (tag, expect) in [("noise", "no space to write download file"), ("zeros", "\"zeros\": no space left on device")]
+    {
+        let name = format!("{}/app:{tag}", registry.host);
+        let text = base::chain(&pull(&images, &name, &[]).await.expect_err("too large"));
+        assert!(text.contains(expect) && text.contains("holdfast image rm"), "{text}");
+        let partial = fs::read_dir(small.0.path().join("images/partial")).expect("read").flatten();
+        let bytes: u64 = partial.map(|e| e.metadata().expect("metadata").len()).sum();
+        assert_eq!((bytes, left_in(&small.0.path().join("images"))), (0, vec![]), "{tag}");
+    }
+}
+
 #[tokio::test]
 async fn a_mirror_stands_in_for_its_registry() {
     let mirror = Registry::start(Login::None).await;
