@@ -7,6 +7,7 @@ pub mod contract;
 pub mod downward;
 pub mod field;
 pub mod kinds;
+pub mod limit_range;
 pub mod meta;
 pub mod names;
 pub mod openapi;

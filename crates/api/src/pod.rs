@@ -31,7 +31,7 @@ impl QosClass {
     }
 }
 
-fn amounts(map: Option<&BTreeMap<String, Text>>) -> Amounts {
+pub(crate) fn amounts(map: Option<&BTreeMap<String, Text>>) -> Amounts {
     let read = |(name, text): (&String, &Text)| Some((name.clone(), Quantity::try_from(text).ok()?));
     map.into_iter().flatten().filter_map(read).collect()
 }

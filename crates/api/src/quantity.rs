@@ -110,6 +110,12 @@ impl Quantity {
         clamp(div_away(self.nano, NANO / 1000))
     }
 
+    /// The value as far as a float can hold it; for ratios.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio is shown and compared as upstream does, in floats")]
+    pub fn as_f64(self) -> f64 {
+        self.nano as f64 / NANO as f64
+    }
+
     /// Whether the value is a whole number.
     pub const fn is_whole(self) -> bool {
         self.nano % NANO == 0

@@ -141,6 +141,7 @@ impl Inner {
         if !errors.is_empty() {
             return Err(At { kind, namespace, name: &name }.invalid(&errors));
         }
+        admission::check(self, kind, namespace, &object)?;
         let retry = generated && !base.is_empty();
         let mut left = if retry { 8 } else { 1 };
         loop {

@@ -1,7 +1,8 @@
 //! What happens to a new object before it is validated and to a changed one after: one small step per file, in upstream's order.
 //!
-//! Absent on purpose: webhooks, quotas, limit ranges.
+//! Absent on purpose: webhooks, quotas.
 mod defaults;
+mod limit_range;
 mod namespace;
 mod resize;
 mod service_account;
@@ -16,6 +17,7 @@ pub(crate) async fn create(inner: &Inner, kind: &'static Kind, namespace: &str, 
     namespace::exists(inner, kind, namespace, object)?;
     match (kind.group, kind.kind) {
         ("", "Pod") => {
+            limit_range::set_defaults(inner, namespace, object);
             service_account::admit(inner, namespace, object).await?;
             defaults::tolerations(object);
             defaults::priority(inner, object)?;
@@ -30,10 +32,22 @@ pub(crate) async fn create(inner: &Inner, kind: &'static Kind, namespace: &str, 
     Ok(())
 }
 
+/// Runs every step on a new object that is valid.
+pub(crate) fn check(inner: &Inner, kind: &'static Kind, namespace: &str, object: &Value) -> ApiResult<()> {
+    match (kind.group, kind.kind) {
+        ("", "Pod") => limit_range::check_pod(inner, namespace, object),
+        ("", "PersistentVolumeClaim") => limit_range::check_claim(inner, namespace, object),
+        _ => Ok(()),
+    }
+}
+
 /// Runs every step on an object that is valid and is to replace `old`.
 pub(crate) fn update(inner: &Inner, kind: &'static Kind, new: &Value, old: &Value) -> ApiResult<()> {
     match (kind.group, kind.kind) {
-        ("", "PersistentVolumeClaim") => resize::admit(inner, new, old),
+        ("", "PersistentVolumeClaim") => {
+            limit_range::check_resized(inner, new, old)?;
+            resize::admit(inner, new, old)
+        }
         _ => Ok(()),
     }
 }

@@ -91,3 +91,34 @@ async fn only_claims_of_growing_classes_grow() {
     );
     c.ok("PATCH", &format!("{claims}/growing"), grow("2Gi")).await;
 }
+
+#[tokio::test]
+async fn limit_ranges_fill_in_and_bound() {
+    let c = Client::new().await;
+    let limits = json!([
+        {"type": "Container", "max": {"memory": "1Gi"}, "default": {"memory": "64Mi"}},
+        {"type": "PersistentVolumeClaim", "max": {"storage": "2Gi"}},
+    ]);
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str, size: &str| json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}});
+    c.ok("POST", claims, claim("early", "3Gi")).await;
+    let range = json!({"metadata": {"name": "l"}, "spec": {"limits": limits}});
+    c.ok("POST", "/api/v1/namespaces/default/limitranges", range).await;
+    let filled = c.ok("POST", PODS, pod("p")).await;
+    assert_eq!(filled["spec"]["containers"][0]["resources"]["requests"]["memory"], "64Mi");
+    assert_eq!(
+        filled["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: memory request for container c; memory limit for container c"
+    );
+    let mut greedy = pod("q");
+    greedy["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "2Gi"}});
+    assert_eq!(
+        c.fails("POST", PODS, greedy).await,
+        "403 Forbidden: pods \"q\" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi"
+    );
+    assert_eq!(
+        c.fails("POST", claims, claim("big", "3Gi")).await,
+        "403 Forbidden: persistentvolumeclaims \"big\" is forbidden: maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 3Gi"
+    );
+    c.ok("PATCH", &format!("{claims}/early"), json!({"metadata": {"labels": {"a": "b"}}})).await;
+}
