@@ -24,6 +24,10 @@ const TIME: Duration = Duration::from_secs(60);
 
 /// Reads a whole body.
 pub async fn read(body: Body) -> ApiResult<Bytes> {
+    // Announced as too long: not even begun.
+    if http_body::Body::size_hint(&body).lower() > LIMIT as u64 {
+        return Err(ApiError::too_large(LIMIT));
+    }
     let Ok(read) = tokio::time::timeout(TIME, Limited::new(body, LIMIT).collect()).await else {
         return Err(ApiError::timeout("request did not complete within the allotted timeout"));
     };

@@ -46,6 +46,7 @@ impl Inner {
         if at.kind.kind == "Namespace" && at.kind.group.is_empty() && IMMORTAL.contains(&at.name) {
             return Err(ApiError::forbidden(at.subject(), "this namespace may not be deleted"));
         }
+        let mut turn = self.turns.begin(&at.key()).await;
         for _ in 0..ATTEMPTS {
             let (record, old) = self.load(at)?;
             check(at, options, &old)?;
@@ -67,7 +68,7 @@ impl Inner {
             match result {
                 Ok(record) => return Ok(Deleted { object: Written::Stored(record), gone }),
                 // Changed or deleted in between: look again.
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { .. }) => self.turns.wait(&mut turn, &at.key()).await,
                 Err(other) => return Err(store_error(other)),
             }
         }

@@ -98,6 +98,7 @@ pub(crate) struct Inner {
     pub(crate) shutdown: CancellationToken,
     pub(crate) documents: openapi::Documents,
     pub(crate) metrics: metrics::Metrics,
+    pub(crate) turns: write::Turns,
 }
 
 impl Inner {
@@ -153,6 +154,7 @@ impl ApiServer {
             shutdown: CancellationToken::new(),
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
+            turns: write::Turns::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -138,11 +138,23 @@ pub fn error(error: &ApiError, form: Form) -> Response {
     response
 }
 
+/// More characters than this in all, and each warning is cut to [`WARNING_CHARS`]; those beyond are left out.
+const WARNINGS_CHARS: usize = 4096;
+const WARNING_CHARS: usize = 256;
+
 /// Adds `Warning` headers.
 pub fn warn(response: &mut Response, warnings: &[String]) {
+    let long = warnings.iter().map(|w| w.chars().count()).sum::<usize>() > WARNINGS_CHARS;
+    let mut written = 0;
+    let mut seen = Vec::new();
     for text in warnings {
-        let quoted: String = text
-            .chars()
+        if seen.contains(&text) || written >= WARNINGS_CHARS {
+            continue;
+        }
+        seen.push(text);
+        let shown = text.chars().take(if long { WARNING_CHARS } else { usize::MAX });
+        written += text.chars().count().min(if long { WARNING_CHARS } else { usize::MAX });
+        let quoted: String = shown
             .filter(|c| !c.is_control())
             .flat_map(|c| (matches!(c, '"' | '\\')).then_some('\\').into_iter().chain([c]))
             .collect();
@@ -190,5 +202,14 @@ mod tests {
         let mut r = Response::new(Body::empty());
         warn(&mut r, &["unknown field \"datum\"".into()]);
         assert_eq!(r.headers()[header::WARNING], "299 - \"unknown field \\\"datum\\\"\"");
+        warn(&mut r, &["line\n1".into(), "line\n1".into()]);
+        let all: Vec<_> = r.headers().get_all(header::WARNING).iter().collect();
+        assert_eq!(all[1..], ["299 - \"line1\""]);
+        // Clients take only so much of headers.
+        let mut r = Response::new(Body::empty());
+        let many: Vec<String> = (0..100).map(|i| format!("{i:03}{}", "x".repeat(300))).collect();
+        warn(&mut r, &many);
+        let all: Vec<_> = r.headers().get_all(header::WARNING).iter().collect();
+        assert_eq!((all.len(), all[15].len()), (16, 256 + "299 - \"\"".len()));
     }
 }

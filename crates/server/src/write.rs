@@ -1,5 +1,8 @@
 //! Creating and changing objects: the rules between a decoded body and the store.
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use api::{Kind, Scope};
 use bytes::Bytes;
@@ -16,6 +19,45 @@ use crate::{
 
 /// How often a change is tried again on a newer state before the client hears of the conflict.
 const ATTEMPTS: usize = 20;
+
+/// Queues for objects that many change at once, so that each change is tried again once rather than all of them at each
+/// other's change. Objects share queues by chance.
+#[derive(Debug)]
+pub struct Turns(Box<[tokio::sync::Mutex<()>]>);
+
+/// A place at the head of a queue.
+pub(crate) type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self((0..256).map(|_| tokio::sync::Mutex::default()).collect())
+    }
+}
+
+impl Turns {
+    fn queue(&self, key: &str) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        // A remainder of the length fits.
+        &self.0[(hasher.finish() % self.0.len() as u64) as usize]
+    }
+
+    /// Queues up if there is a queue.
+    pub(crate) async fn begin(&self, key: &str) -> Option<Turn<'_>> {
+        let queue = self.queue(key);
+        match queue.try_lock() {
+            Ok(_) => None,
+            Err(_) => Some(queue.lock().await),
+        }
+    }
+
+    /// Queues up after a conflict, unless that was done already.
+    pub(crate) async fn wait<'a>(&'a self, turn: &mut Option<Turn<'a>>, key: &str) {
+        if turn.is_none() {
+            *turn = Some(self.queue(key).lock().await);
+        }
+    }
+}
 
 /// What a write left.
 #[derive(Debug)]
@@ -182,6 +224,7 @@ impl Inner {
         dry_run: bool,
         change: &mut (dyn FnMut(&Value) -> ApiResult<Value> + Send),
     ) -> ApiResult<Outcome> {
+        let mut turn = self.turns.begin(&at.key()).await;
         for _ in 0..ATTEMPTS {
             let (record, old) = self.load(at)?;
             let new = change(&old)?;
@@ -210,7 +253,7 @@ impl Inner {
             };
             match result {
                 Ok(record) => return Ok((Written::Stored(record), warnings)),
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { .. }) => self.turns.wait(&mut turn, &at.key()).await,
                 Err(other) => return Err(store_error(other)),
             }
         }

@@ -409,6 +409,64 @@ async fn collections_are_deleted_whole_once_each() {
 }
 
 #[tokio::test]
+async fn changes_at_once_are_all_kept() {
+    let c = Client::new().await;
+    c.ok("POST", MAPS, map("m")).await;
+    let path = format!("{MAPS}/m");
+    let patches = (0..100).map(|i| c.ok("PATCH", &path, json!({"data": {format!("k{i}"): "v"}})));
+    futures::future::join_all(patches).await;
+    let last = c.ok("GET", &path, Value::Null).await;
+    assert_eq!(last["data"].as_object().unwrap().len(), 101);
+    // At one version there is one winner.
+    let puts = (0..10).map(|i| {
+        let mut new = last.clone();
+        new["data"] = json!({"winner": i.to_string()});
+        c.call("PUT", &path, new)
+    });
+    let codes: Vec<u16> = futures::future::join_all(puts).await.iter().map(|r| r.code).collect();
+    assert_eq!((codes.iter().filter(|c| **c == 200).count(), codes.iter().filter(|c| **c == 409).count()), (1, 9));
+    let deletions = futures::future::join_all((0..10).map(|_| c.call("DELETE", &path, Value::Null))).await;
+    assert_eq!(deletions.iter().filter(|r| r.code == 200).count(), 1);
+    let named = (0..100).map(|_| c.ok("POST", MAPS, json!({"metadata": {"generateName": "g-"}})));
+    let named = futures::future::join_all(named).await;
+    let names: std::collections::HashSet<_> = named.iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 100);
+}
+
+#[tokio::test]
+async fn some_kinds_are_only_updated_at_a_version() {
+    let c = Client::new().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "a"}});
+    let made = c.ok("POST", leases, lease.clone()).await;
+    assert_eq!(
+        c.fails("PUT", &format!("{leases}/l"), lease).await,
+        "422 Invalid: Lease.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+    );
+    c.ok("PUT", &format!("{leases}/l"), made).await;
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_its_last_finalizer() {
+    let c = Client::new().await;
+    let path = "/api/v1/namespaces/n";
+    c.ok("POST", "/api/v1/namespaces", json!({"metadata": {"name": "n", "finalizers": ["example.com/hold"]}})).await;
+    c.ok("DELETE", path, Value::Null).await;
+    // Without those of its metadata it still has one in its spec.
+    let kept = c.ok("PATCH", path, json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(
+        (&kept["status"]["phase"], &kept["spec"]["finalizers"]),
+        (&json!("Terminating"), &json!(["kubernetes"]))
+    );
+    let mut last = c.ok("GET", path, Value::Null).await;
+    last["spec"]["finalizers"] = json!([]);
+    last["metadata"]["labels"] = json!({"other": "change"});
+    let done = c.ok("PUT", &format!("{path}/finalize"), last).await;
+    assert_eq!(done["metadata"]["labels"], kept["metadata"]["labels"], "only finalizers change");
+    assert!(c.fails("GET", path, Value::Null).await.starts_with("404"));
+}
+
+#[tokio::test]
 async fn continue_tokens_are_checked() {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let c = Client::new().await;
@@ -570,6 +628,10 @@ async fn pods_are_given_time_to_end() {
     assert!(c.fails("GET", &path, Value::Null).await.starts_with("404"));
     // Nobody runs it: nothing to wait for. An eviction is a deletion.
     c.ok("POST", PODS, pod("q")).await;
+    assert_eq!(
+        c.fails("POST", &format!("{PODS}/q/eviction"), json!({"metadata": {"name": "other"}})).await,
+        "400 BadRequest: name in URL does not match name in Eviction object"
+    );
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "q"}});
     let evicted = c.call("POST", &format!("{PODS}/q/eviction"), eviction).await;
     assert_eq!((evicted.code, evicted.json["status"].as_str()), (201, Some("Success")));
@@ -587,6 +649,10 @@ async fn pages_are_of_one_moment() {
     };
     let first = c.ok("GET", &format!("{MAPS}?limit=2"), Value::Null).await;
     assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["m0".into(), "m1".into()], &json!(3)));
+    // How many of the rest a selector leaves is not known without reading them.
+    let selected = c.ok("GET", &format!("{MAPS}?limit=2&fieldSelector=metadata.name!%3Dm0"), Value::Null).await;
+    let metadata = &selected["metadata"];
+    assert!(metadata["continue"].is_string() && metadata.get("remainingItemCount").is_none(), "{metadata}");
     c.ok("DELETE", &format!("{MAPS}/m2"), Value::Null).await;
     c.ok("POST", MAPS, map("m9")).await;
     let token = first["metadata"]["continue"].as_str().unwrap();
@@ -597,13 +663,23 @@ async fn pages_are_of_one_moment() {
     let third = c.ok("GET", &format!("{MAPS}?limit=2&continue={token}"), Value::Null).await;
     assert_eq!(names(&third), ["m4"]);
     assert!(third["metadata"].get("continue").is_none());
-    let exact = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", revision(&first));
-    assert_eq!(names(&c.ok("GET", &exact, Value::Null).await), ["m0", "m1", "m2", "m3", "m4"]);
-    let future = c.call("GET", &format!("{MAPS}?resourceVersion=100000"), Value::Null).await;
-    assert_eq!(
-        (future.code, future.json["details"]["causes"][0]["reason"].as_str()),
-        (504, Some("ResourceVersionTooLarge"))
-    );
+    // Exactly at a version, as asked for or because there is a limit; the present state otherwise.
+    let at = |more: &str| format!("{MAPS}?resourceVersion={}{more}", revision(&first));
+    for (more, want) in [
+        ("&resourceVersionMatch=Exact", &["m0", "m1", "m2", "m3", "m4"][..]),
+        ("&limit=3", &["m0", "m1", "m2"]),
+        ("&limit=3&resourceVersionMatch=NotOlderThan", &["m0", "m1", "m3"]),
+        ("", &["m0", "m1", "m3", "m4", "m9"]),
+    ] {
+        assert_eq!(names(&c.ok("GET", &at(more), Value::Null).await), want, "{more}");
+    }
+    for path in [MAPS.to_owned(), format!("{MAPS}/m0")] {
+        let future = c.call("GET", &format!("{path}?resourceVersion=100000"), Value::Null).await;
+        assert_eq!(
+            (future.code, future.json["details"]["causes"][0]["reason"].as_str(), &future.headers["retry-after"]),
+            (504, Some("ResourceVersionTooLarge"), &"1".parse().unwrap())
+        );
+    }
     let all = c
         .ok("GET", "/api/v1/configmaps?fieldSelector=metadata.name%3Dm3,metadata.namespace%3Ddefault", Value::Null)
         .await;

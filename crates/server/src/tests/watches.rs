@@ -69,14 +69,17 @@ async fn streamed_lists_end_with_a_marked_bookmark() {
     let c = Client::new().await;
     c.ok("POST", MAPS, map("m")).await;
     let query =
-        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
+        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=3";
     let mut w = c.watch(&format!("{MAPS}?{query}")).await;
     assert_eq!(w.line().await, "ADDED m");
     let mark = w.next().await.unwrap();
     assert_eq!(mark["type"], "BOOKMARK");
     assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
-    // Before its time is up a last bookmark, then the end.
+    assert_eq!(revision(&mark["object"]), now(&c).await);
+    // Before its time is up a last bookmark, then the end. What happens elsewhere moves it on.
+    let elsewhere = c.ok("POST", PODS, pod("p")).await;
     let last = w.next().await.unwrap();
+    assert_eq!(revision(&last["object"]), revision(&elsewhere));
     assert_eq!((&last["type"], &last["object"]["metadata"]["annotations"]), (&json!("BOOKMARK"), &Value::Null));
     assert_eq!(w.next().await, None);
 }
@@ -142,4 +145,17 @@ async fn what_history_no_longer_tells_is_told_in_the_stream() {
         c.fails("GET", &exact, Value::Null).await,
         "410 Expired: The resourceVersion for the provided list is too old."
     );
+}
+
+#[tokio::test]
+async fn a_watch_from_the_future_begins_after_it() {
+    let c = Client::new().await;
+    let mut w = c.watch(&format!("{MAPS}?watch=1&resourceVersion={}", now(&c).await + 2)).await;
+    for name in ["a", "b", "c"] {
+        c.ok("POST", MAPS, map(name)).await;
+    }
+    assert_eq!(w.line().await, "ADDED c");
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=100000";
+    let refused = c.fails("GET", &format!("{MAPS}?{query}"), Value::Null).await;
+    assert!(refused.starts_with("504 Timeout: Timeout: Too large resource version: 100000, current: "), "{refused}");
 }
