@@ -66,7 +66,7 @@ fn configuration() {
     check("ConfigMap", json!({"data": {"a/b": "c"}}), &[("data[a/b]", INVALID)]);
     check("ConfigMap", json!({"data": {"..": "c"}}), &[("data[..]", INVALID)]);
     check("ConfigMap", json!({"data": {"a": "c"}, "binaryData": {"a": "AA=="}}), &[("data[a]", INVALID)]);
-    check("ConfigMap", json!({"data": {"a": "x".repeat(1024 * 1024 + 1)}}), &[("", TOO_LONG)]);
+    check("ConfigMap", json!({"data": {"a": "x".repeat(1024 * 1024 + 1)}}), &[("[]", TOO_LONG)]);
     check("Secret", json!({"stringData": {"a": "b"}}), &[]);
     check("Secret", json!({"stringData": {"not ok": "b"}}), &[("data[not ok]", INVALID)]);
     check("Secret", json!({"type": "kubernetes.io/tls"}), &[("data[tls.crt]", REQUIRED), ("data[tls.key]", REQUIRED)]);
@@ -143,6 +143,33 @@ fn cluster_objects() {
         &[("spec.ports[0].name", REQUIRED), ("spec.ports[1].name", REQUIRED)],
     );
     check("Endpoints", json!({"subsets": [{"ports": [{"port": 80}]}]}), &[("subsets[0]", REQUIRED)]);
+}
+
+#[test]
+fn events_of_the_second_face_are_stricter() {
+    let strategy = crate::find("events.k8s.io", "v1", "events").expect("served").strategy;
+    let event = |more: Value| {
+        let mut event = json!({
+            "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "x", "namespace": "n"},
+            "eventTime": "2020-01-01T00:00:00.000000Z", "reason": "R", "action": "A", "type": "Normal", "note": "m",
+            "reportingController": "c", "reportingInstance": "i", "regarding": {"kind": "Pod", "namespace": "n"},
+        });
+        merge(&mut event, &more);
+        event
+    };
+    let fields = |errors: Vec<crate::FieldError>| errors.into_iter().map(|e| e.field).collect::<Vec<_>>();
+    let check =
+        |more: Value, want: &[&str]| assert_eq!(fields(strategy.validate(&event(more.clone()))), want, "{more}");
+    check(json!({}), &[]);
+    check(json!({"type": "Odd"}), &["type"]);
+    check(json!({"reportingController": "a b"}), &["reportingController"]);
+    check(json!({"deprecatedCount": 1}), &["count"]);
+    check(json!({"deprecatedSource": {"component": "c"}}), &["source"]);
+    check(json!({"series": {"count": 1, "lastObservedTime": "2020-01-01T00:00:00.000000Z"}}), &["series.count"]);
+    let change = |more: Value| fields(strategy.validate_update(&event(more), &event(json!({}))));
+    assert!(change(json!({"series": {"count": 2, "lastObservedTime": "2020-01-01T00:00:00.000000Z"}})).is_empty());
+    assert_eq!(change(json!({"note": "other"})), ["message"]);
+    assert_eq!(change(json!({"reportingController": "d"})), ["reportingController"]);
 }
 
 #[test]

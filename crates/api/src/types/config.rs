@@ -42,7 +42,8 @@ impl Rules for ConfigMap {
             size += value.0.len();
         }
         if size > DATA_MAX {
-            e.too_long(&Path::ROOT, DATA_MAX);
+            // The whole object: upstream writes a path of one empty step.
+            e.too_long(&Path::top("[]"), DATA_MAX);
         }
     }
 
@@ -78,7 +79,8 @@ fn secret_of_type(secret: &Secret, e: &mut Errors) {
         None => e.required(&at.key(key), ""),
         Some(bytes) => {
             if let Err(error) = serde_json::from_slice::<BTreeMap<String, Value>>(bytes) {
-                e.invalid(&at.key(key), &"<secret contents redacted>", &error.to_string());
+                let why = crate::schema::syntax_error(bytes).unwrap_or_else(|| error.to_string());
+                e.invalid(&at.key(key), &"<secret contents redacted>", &why);
             }
         }
     };

@@ -109,10 +109,16 @@ impl Strategy for EventsFace {
         None
     }
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        Core::NEW.validate(&as_core(object))
+        let object = as_core(object);
+        let mut errors = named_for_face(Core::NEW.validate(&object));
+        errors.extend(only_new_fields(&object));
+        errors
     }
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        Core::NEW.validate_update(&as_core(new), &as_core(old))
+        let (new, old) = (as_core(new), as_core(old));
+        let mut errors = named_for_face(Core::NEW.validate_update(&new, &old));
+        errors.extend(only_the_series_changes(&new, &old));
+        errors
     }
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         Core::NEW.validate_status_update(&as_core(new), &as_core(old))
@@ -129,6 +135,83 @@ impl Strategy for EventsFace {
     fn selectable_names(&self) -> &'static [&'static str] {
         FACE_SELECTABLE
     }
+}
+
+/// Mistakes found by core's rules, under the one name that differs for the second face.
+fn named_for_face(mut errors: Vec<FieldError>) -> Vec<FieldError> {
+    for error in errors.iter_mut().filter(|e| e.field == "reportingComponent") {
+        error.field = "reportingController".to_owned();
+    }
+    errors
+}
+
+/// A series counts at least twice and says when it was seen last.
+fn series(event: &Value, e: &mut Errors) {
+    let series = &event["series"];
+    if series.is_null() {
+        return;
+    }
+    if series["count"].as_i64().unwrap_or(0) < 2 {
+        e.invalid(&Path::top("series.count"), &"", "should be at least 2");
+    }
+    if series["lastObservedTime"].is_null() {
+        e.required(&Path::top("series.lastObservedTime"), "");
+    }
+}
+
+/// What a new event of the second face needs, and the fields of old events that it may not have.
+fn only_new_fields(event: &Value) -> Vec<FieldError> {
+    let mut e = Errors::new();
+    series(event, &mut e);
+    if event["eventTime"].is_null() {
+        e.required(&Path::top("eventTime"), "");
+    }
+    let kind = event["type"].as_str().unwrap_or_default();
+    if !["Normal", "Warning"].contains(&kind) {
+        e.invalid(&Path::top("type"), &"", &format!("has invalid value: {kind}"));
+    }
+    let source = ["component", "host"].iter().any(|f| event["source"][f].as_str().is_some_and(|s| !s.is_empty()));
+    for (field, set) in [
+        ("firstTimestamp", !event["firstTimestamp"].is_null()),
+        ("lastTimestamp", !event["lastTimestamp"].is_null()),
+        ("count", event["count"].as_i64().unwrap_or(0) != 0),
+        ("source", source),
+    ] {
+        if set {
+            e.invalid(&Path::top(field), &"", "needs to be unset");
+        }
+    }
+    e.finish()
+}
+
+/// Events of the second face tell what happened once: later only the series goes on.
+fn only_the_series_changes(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut e = Errors::new();
+    if new["series"] != old["series"] {
+        series(new, &mut e);
+    }
+    for field in [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+        "reportingComponent",
+        "reportingInstance",
+    ] {
+        let empty = |v: &Value| v.is_null() || v.as_object().is_some_and(Map::is_empty);
+        if new[field] != old[field] && !(empty(&new[field]) && empty(&old[field])) {
+            let shown = if field == "reportingComponent" { "reportingController" } else { field };
+            e.invalid(&Path::top(shown), &new[field], crate::check::IMMUTABLE);
+        }
+    }
+    e.finish()
 }
 
 /// Rules of events that carry `eventTime`: those made by newer clients.

@@ -725,8 +725,11 @@ async fn events_have_two_faces() {
     );
     let list = c.ok("GET", face, Value::Null).await;
     assert_eq!((&list["apiVersion"], &list["items"][0]["note"]), (&json!("events.k8s.io/v1"), &json!("M")));
-    c.ok("PATCH", &format!("{face}/e"), json!({"note": "N"})).await;
-    assert_eq!(c.ok("GET", &format!("{core}/e"), Value::Null).await["message"], "N");
+    let said = c.fails("PATCH", &format!("{face}/e"), json!({"note": "N"})).await;
+    assert!(said.contains("message: Invalid value: \"N\": field is immutable"), "{said}");
+    c.ok("PATCH", &format!("{face}/e"), json!({"metadata": {"labels": {"a": "b"}}})).await;
+    let seen = c.ok("PATCH", &format!("{core}/e"), json!({"message": "N"})).await;
+    assert_eq!((&seen["message"], &seen["metadata"]["labels"]["a"]), (&json!("N"), &json!("b")));
     let selected = c.ok("GET", &format!("{core}?fieldSelector=involvedObject.name%3Dp"), Value::Null).await;
     assert_eq!(selected["items"].as_array().unwrap().len(), 1);
     // Forgotten an hour after they were last seen.
