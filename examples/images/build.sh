@@ -10,6 +10,10 @@
 set -euo pipefail
 export LC_ALL=C
 [ $# = 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+for tool in apt-get apt-cache dpkg-deb; do
+  command -v $tool >/dev/null ||
+    { echo "build.sh: needs $tool (Debian, Ubuntu); elsewhere copy archives that were made there" >&2; exit 1; }
+done
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 work=$(mktemp -d)

@@ -1,5 +1,8 @@
 //! The labs' images: pulled where a registry answers, else small stand-ins of the same names made from Debian packages.
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use tokio::process::Command;
 
@@ -23,16 +26,22 @@ pub async fn provide(data_dir: &Path, given: Option<&Path>, scratch: &Path) -> R
     if pull_all(data_dir).await {
         return Ok("pulled from their registry".into());
     }
+    // Takes a while, so it is said before.
+    print!("no registry reachable: making small stand-ins of the same names from Debian packages ... ");
+    let _ = std::io::stdout().flush();
     let out = scratch.join("images");
     std::fs::create_dir_all(&out).doing(|| format!("make {}", out.display()))?;
     let script = scratch.join("build.sh");
     std::fs::write(&script, BUILD).doing(|| format!("write {}", script.display()))?;
     let built = Command::new("bash").arg(&script).arg(&out).output().await.doing(|| "run bash".into())?;
     if !built.status.success() {
-        return said(format!("making the stand-in images failed: {}", String::from_utf8_lossy(&built.stderr).trim()));
+        return said(format!(
+            "making the stand-in images failed; bring OCI archives of the labs' images with --images DIR: {}",
+            String::from_utf8_lossy(&built.stderr).trim()
+        ));
     }
-    import_all(&out, data_dir).await?;
-    Ok("no registry reachable: using small stand-ins of the same names, made from Debian packages".into())
+    let count = import_all(&out, data_dir).await?;
+    Ok(format!("{count} stand-ins made and imported"))
 }
 
 async fn pull_all(data_dir: &Path) -> bool {
