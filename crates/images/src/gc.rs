@@ -40,6 +40,13 @@ impl Default for GcPolicy {
     }
 }
 
+impl GcPolicy {
+    /// However full the disk is: only what nothing leads to.
+    pub fn unneeded_only() -> Self {
+        Self { high_percent: 100, ..Self::default() }
+    }
+}
+
 /// What a collection did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GcReport {

@@ -28,6 +28,8 @@ use crate::{
 
 /// Between two looks for images and layers that nobody needs; one that finds nothing reads a directory.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
+/// At every so manyth look a full disk is relieved too: the kubelet's five minutes.
+const RELIEVE_EVERY: u32 = 5;
 
 /// The node and what it stands on.
 #[derive(Clone)]
@@ -101,8 +103,11 @@ impl LocalNode {
         if self.ready().await.is_err() {
             std::future::pending::<()>().await;
         }
-        loop {
-            match self.collect_images_once().await {
+        for turn in (1..=RELIEVE_EVERY).cycle() {
+            // Not at the start, when pods that were there before may be about to use their images again.
+            let relieve = turn == RELIEVE_EVERY;
+            let policy = if relieve { GcPolicy::default() } else { GcPolicy::unneeded_only() };
+            match self.collect_images_once(policy).await {
                 Ok(done) if done.removed_images.is_empty() && done.removed_layers == 0 => {}
                 Ok(done) => tracing::info!(
                     images = done.removed_images.join(" "),
@@ -119,12 +124,13 @@ impl LocalNode {
             }
             tokio::time::sleep(COLLECT_EVERY).await;
         }
+        std::future::pending().await
     }
 
-    async fn collect_images_once(&self) -> Result<GcReport, Error> {
+    async fn collect_images_once(&self, policy: GcPolicy) -> Result<GcReport, Error> {
         let in_use = self.runtime.images_in_use().await?;
         let images = self.images.clone();
-        Ok(tokio::task::spawn_blocking(move || images.gc(&in_use, &GcPolicy::default())).await??)
+        Ok(tokio::task::spawn_blocking(move || images.gc(&in_use, &policy)).await??)
     }
 
     /// Waits until the API says that the node is Ready.
