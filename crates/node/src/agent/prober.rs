@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::core::v1::{Pod, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use runtime::{ContainerId, RuntimeError};
+use runtime::{ContainerId, ContainerState, PodUid, RuntimeError};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Shared, request};
+use super::{Shared, identity, request};
 use crate::{
     core::{
         facts::later,
@@ -116,6 +116,10 @@ async fn watch_one(
     loop {
         ticks.tick().await;
         let reply = ask(shared, target, probe).await;
+        if reply != Reply::Good && !runs(shared, target).await {
+            // Nobody is left to be judged: not the probe has failed, but the container has ended.
+            return;
+        }
         let tell = |text: String| {
             let path = field_path(target.member.kind, &target.member.container.name);
             shared.events.pod(&target.pod, Some(path), true, "Unhealthy", text);
@@ -144,6 +148,14 @@ async fn watch_one(
             _ => {}
         }
     }
+}
+
+/// Whether the container still runs, as far as can be told.
+async fn runs(shared: &Shared, target: &Target) -> bool {
+    let uid = PodUid(identity(&target.pod).2.to_owned());
+    let Ok(sandbox) = shared.runtime.status(&uid).await else { return true };
+    let mut all = sandbox.iter().flat_map(|s| &s.containers);
+    all.any(|c| c.id == target.id && matches!(c.state, ContainerState::Running { .. }))
 }
 
 async fn ask(shared: &Shared, target: &Target, probe: &Probe) -> Reply {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, Stat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, StatxFlags, statx},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -66,6 +66,9 @@ impl Sources {
     pub(super) fn open(launch: &Launch, cgroups: &Cgroups) -> io::Result<Self> {
         let mut volumes = Vec::new();
         for mount in &launch.mounts {
+            if mount.propagation == Propagation::Bidirectional {
+                require_shared(&mount.host_path)?;
+            }
             volumes.push((mount.clone(), clone_tree(&mount.host_path)?));
         }
         // Parents before what is mounted inside them; otherwise as the pod lists them.
@@ -89,6 +92,43 @@ impl Sources {
 fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags).map_err(|e| why(&e.into(), format!("open mount source {}", path.display())))
+}
+
+/// Mounts made in the container reach the host only through a shared mount: without one the promise would be broken silently.
+fn require_shared(path: &Path) -> io::Result<()> {
+    let id = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)
+        .map_err(|e| why(&e.into(), format!("open mount source {}", path.display())))?
+        .stx_mnt_id;
+    match unshared(&std::fs::read_to_string("/proc/self/mountinfo")?, id) {
+        None => Ok(()),
+        Some(at) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "path {path:?} is mounted on {at:?} but it is not a shared mount; make it one on this node with mount \
+                 --make-shared, or do not ask for mountPropagation Bidirectional"
+            ),
+        )),
+    }
+}
+
+/// Where the mount of this number is, if it is there and not shared.
+fn unshared(mountinfo: &str, id: u64) -> Option<&str> {
+    let mut fields = mountinfo.lines().map(|l| l.split(' ')).find_map(|mut fields| {
+        let own = fields.next()?.parse() == Ok(id);
+        own.then_some(fields)
+    })?;
+    let at = fields.nth(3)?;
+    let shared = fields.skip(1).take_while(|f| *f != "-").any(|f| f.starts_with("shared:"));
+    (!shared).then_some(at)
+}
+
+#[test]
+fn mounts_that_are_not_shared() {
+    let table = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
+                 28 27 0:5 /a /s rw shared:3 master:1 - ext4 /dev/vda rw\n29 27 0:5 / /m rw master:1 - tmpfs shared:4 rw\n";
+    for (id, want) in [(27, Some("/")), (28, None), (29, Some("/m")), (2, None)] {
+        assert_eq!(unshared(table, id), want, "{id}");
+    }
 }
 
 /// All device nodes of the host, as `(path, node)`.
