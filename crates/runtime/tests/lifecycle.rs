@@ -35,6 +35,8 @@ async fn programs_that_cannot_run_say_why() {
         ("/no/such", r#"exec: "/no/such": stat /no/such: no such file or directory: unknown"#),
         ("/etc/not-a-program", r#"exec: "/etc/not-a-program": permission denied: unknown"#),
         ("/etc", r#"exec: "/etc": is a directory: unknown"#),
+        // What is there at that moment is the daemon's own program.
+        ("/proc/self/exe", r#"exec: "/proc/self/exe": permission denied: unknown"#),
     ];
     for (attempt, (program, text)) in (0..).zip(cases) {
         let mut spec = world.argv(&[program]);
