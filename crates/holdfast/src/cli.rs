@@ -17,6 +17,9 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Run everything in one process, in the foreground
+    ///
+    /// Needs root, unless --no-node. Prints one line when it is ready. SIGTERM or Ctrl-C ends it; containers keep running
+    /// and are adopted by the next start on the same data directory. With no pod left, nothing of it stays on the machine.
     Up(UpArgs),
     /// Run the labs end to end on a throw-away data directory
     Demo(DemoArgs),

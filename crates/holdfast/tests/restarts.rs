@@ -143,3 +143,14 @@ fn acknowledged_writes_survive_kills() {
     }
     instance.end("TERM");
 }
+
+#[test]
+fn asked_to_stop_it_ends_well() {
+    let mut instance = Instance::empty(&["--no-node"]);
+    for signal in ["TERM", "INT"] {
+        let status = instance.end(signal).expect("it ran");
+        assert_eq!(status.code(), Some(0), "{signal}");
+        instance.up();
+    }
+    instance.end("TERM");
+}

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -102,12 +102,12 @@ impl Instance {
     }
 
     /// Ends the daemon with a signal (`TERM`, `KILL`) and waits for it.
-    pub fn end(&mut self, signal: &str) {
-        let Some(mut child) = self.child.take() else { return };
+    pub fn end(&mut self, signal: &str) -> Option<ExitStatus> {
+        let mut child = self.child.take()?;
         let sent =
             Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().expect("run kill");
         assert!(sent.success());
-        child.wait().expect("wait for the daemon");
+        Some(child.wait().expect("wait for the daemon"))
     }
 
     /// Runs this program with arguments.
