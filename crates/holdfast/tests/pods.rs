@@ -269,10 +269,12 @@ fn pods_come_back_with_their_data(instance: &mut Instance) {
     assert_eq!(field(instance, "lives", ".status.containerStatuses[0].restartCount"), "1");
 }
 
+type Check = fn(&Instance);
+
 #[test]
 fn pods_in_trouble() {
     let mut instance = Instance::start();
-    let checks: [(&str, fn(&Instance)); 8] = [
+    let checks: [(&str, Check); 8] = [
         ("readiness", readiness_comes_and_goes),
         ("liveness", failed_liveness_restarts),
         ("force", forced_deletion_kills_at_once),
