@@ -155,7 +155,8 @@ async fn a_watch_from_the_future_begins_after_it() {
         c.ok("POST", MAPS, map(name)).await;
     }
     assert_eq!(w.line().await, "ADDED c");
-    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=100000";
+    let query =
+        "watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=100000";
     let refused = c.fails("GET", &format!("{MAPS}?{query}"), Value::Null).await;
     assert!(refused.starts_with("504 Timeout: Timeout: Too large resource version: 100000, current: "), "{refused}");
 }
