@@ -209,4 +209,6 @@ fn a_full_disk() {
     let left = instance.kubectl(&["get", "configmaps", "-o", "name"]);
     assert!(left.contains("/before") && left.contains("/after") && !left.contains("/during"), "{left}");
     instance.end("TERM");
+    // Before the directory that it is mounted in goes.
+    drop(mount);
 }
