@@ -13,6 +13,7 @@ pub mod names;
 pub mod openapi;
 pub mod pod;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod strategic;

@@ -15,6 +15,7 @@ mod garbage;
 mod namespace;
 mod pod_gc;
 pub mod protection;
+mod quota;
 mod scheduler;
 mod select;
 #[cfg(test)]
@@ -72,6 +73,7 @@ pub static CONTROLLERS: &[Controller] = &[
         wakes: protection::wakes,
         decide: protection::decide,
     },
+    Controller { name: "quota", component: "resource-quota-controller", wakes: quota::wakes, decide: quota::decide },
     Controller {
         name: "scheduler",
         component: "default-scheduler",

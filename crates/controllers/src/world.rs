@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota},
     storage::v1::StorageClass,
 };
 
@@ -26,6 +26,7 @@ pub enum Object {
     Class(Arc<StorageClass>),
     Node(Arc<Node>),
     Namespace(Arc<Namespace>),
+    Quota(Arc<ResourceQuota>),
     /// The certificates in a namespace's `kube-root-ca.crt`.
     RootCa(Arc<str>),
     /// Metadata is enough.
@@ -95,6 +96,7 @@ impl World {
     getter!(class_in, classes, "StorageClass", Class, StorageClass);
     getter!(node_in, nodes, "Node", Node, Node);
     getter!(namespace_in, namespaces, "Namespace", Namespace, Namespace);
+    getter!(quota, quotas, "ResourceQuota", Quota, ResourceQuota);
 
     pub fn volume(&self, name: &str) -> Option<(&Meta, &PersistentVolume)> {
         self.volume_in("", name)
@@ -121,12 +123,13 @@ impl World {
 
     /// Objects of any kind in a namespace.
     pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Meta> {
-        let low: (Arc<str>, Arc<str>) = (namespace.into(), "".into());
         let namespace: Arc<str> = namespace.into();
-        self.tables.values().flat_map(move |table| {
-            let namespace = namespace.clone();
-            table.range(low.clone()..).take_while(move |((n, _), _)| *n == namespace).map(|(_, e)| &*e.meta)
-        })
+        self.tables.values().flat_map(move |table| range(table, &namespace)).map(|entry| &*entry.meta)
+    }
+    /// Objects of one kind in a namespace.
+    pub fn of_namespace<'a>(&'a self, kind: &str, namespace: &str) -> impl Iterator<Item = &'a Entry> {
+        let namespace: Arc<str> = namespace.into();
+        self.tables.get(kind).into_iter().flat_map(move |table| range(table, &namespace))
     }
 
     /// The object of a UID.
@@ -262,6 +265,13 @@ impl World {
             _ => {}
         }
     }
+}
+
+/// The part of a table that is in a namespace.
+fn range<'a>(table: &'a Table, namespace: &Arc<str>) -> impl Iterator<Item = &'a Entry> + use<'a> {
+    let namespace = namespace.clone();
+    let first = (namespace.clone(), Arc::from(""));
+    table.range(first..).take_while(move |((n, _), _)| *n == namespace).map(|(_, entry)| entry)
 }
 
 /// Keys under a value; a value without keys is forgotten.

@@ -5,7 +5,7 @@ use api::{KINDS, Kind, Scope};
 use controllers::{Entry, Key, Meta, Object, is_root_ca};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod},
+        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota},
         storage::v1::StorageClass,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -79,6 +79,7 @@ pub(crate) fn entry(kind: &'static str, text: &str) -> Result<Entry, EngineError
         "StorageClass" => read(kind, text, |o: &mut StorageClass| &mut o.metadata, Object::Class),
         "Node" => read(kind, text, |o: &mut Node| &mut o.metadata, Object::Node),
         "Namespace" => read(kind, text, |o: &mut Namespace| &mut o.metadata, Object::Namespace),
+        "ResourceQuota" => read(kind, text, |o: &mut ResourceQuota| &mut o.metadata, Object::Quota),
         _ => {
             let bare: Bare = parse(kind, text)?;
             let name = bare.metadata.name.as_deref().unwrap_or_default();

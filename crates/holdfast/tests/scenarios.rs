@@ -30,6 +30,14 @@ fn api_watch_table_and_patch() {
     run(&["api/", "watch/", "table/", "patch/"], SERVER_SIDE_APPLY, 6);
 }
 
+/// No StatefulSet controller yet.
+const WORKLOADS: &[&str] = &["lifecycle/stateful-set-"];
+
+#[test]
+fn claims_classes_and_their_life() {
+    run(&["bind/", "class/", "lifecycle/", "validation/", "serial/"], WORKLOADS, 6);
+}
+
 #[test]
 fn node() {
     run(&["node/"], &[], 4);

@@ -99,6 +99,7 @@ pub(crate) struct Inner {
     pub(crate) documents: openapi::Documents,
     pub(crate) metrics: metrics::Metrics,
     pub(crate) turns: write::Turns,
+    pub(crate) ledgers: admission::Ledgers,
 }
 
 impl Inner {
@@ -155,6 +156,7 @@ impl ApiServer {
             documents: openapi::Documents::default(),
             metrics: metrics::Metrics::default(),
             turns: write::Turns::default(),
+            ledgers: admission::Ledgers::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

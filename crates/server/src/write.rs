@@ -183,7 +183,7 @@ impl Inner {
         if !errors.is_empty() {
             return Err(At { kind, namespace, name: &name }.invalid(&errors));
         }
-        admission::check(self, kind, namespace, &object)?;
+        let _held = admission::check(self, kind, namespace, &object).await?;
         let retry = generated && !base.is_empty();
         let mut left = if retry { 8 } else { 1 };
         loop {
@@ -233,9 +233,10 @@ impl Inner {
                 return Err(ApiError::modified(at.subject()));
             }
             let (new, warnings) = settle(at, part, new, &old)?;
-            if part == Part::Main {
-                admission::update(self, at.kind, &new, &old)?;
-            }
+            let held = match part {
+                Part::Main => admission::update(self, at.kind, &new, &old).await?,
+                _ => admission::Held::default(),
+            };
             if new == old {
                 return Ok((Written::Stored(record), warnings));
             }
@@ -251,6 +252,8 @@ impl Inner {
             } else {
                 self.store.put(&record.key, expect, bytes).await
             };
+            // Before waiting for a turn: whoever has it may want the same.
+            drop(held);
             match result {
                 Ok(record) => return Ok((Written::Stored(record), warnings)),
                 Err(StoreError::Conflict { .. }) => self.turns.wait(&mut turn, &at.key()).await,

@@ -169,3 +169,22 @@ fn pods_of_a_node_that_is_gone_are_given_up_after_a_while() {
     cluster.settle();
     assert!(cluster.get(&lost).is_null() && !cluster.get(&kept).is_null());
 }
+
+#[test]
+fn quotas_show_what_is_used() {
+    let mut cluster = Cluster::new();
+    let hard = json!({"requests.storage": "5Gi", "persistentvolumeclaims": "4", "pods": "3", "count/secrets": "1"});
+    let quota = cluster
+        .make(json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}}));
+    let claim = cluster.make(pvc("c", "1Gi", json!({})));
+    cluster.make(pvc("d", "2Gi", json!({})));
+    cluster.settle();
+    let used = |cluster: &Cluster| cluster.get(&quota)["status"]["used"].clone();
+    assert_eq!(
+        used(&cluster),
+        json!({"requests.storage": "3Gi", "persistentvolumeclaims": "2", "pods": "0", "count/secrets": "0"})
+    );
+    cluster.delete(&claim, None);
+    cluster.settle();
+    assert_eq!(used(&cluster)["requests.storage"], "2Gi");
+}

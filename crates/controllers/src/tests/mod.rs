@@ -55,6 +55,7 @@ fn entry(object: &Value) -> Entry {
         "StorageClass" => Object::Class(from_value(object).map(Arc::new).unwrap()),
         "Node" => Object::Node(from_value(object).map(Arc::new).unwrap()),
         "Namespace" => Object::Namespace(from_value(object).map(Arc::new).unwrap()),
+        "ResourceQuota" => Object::Quota(from_value(object).map(Arc::new).unwrap()),
         "ConfigMap" => Object::RootCa(object["data"]["ca.crt"].as_str().unwrap_or_default().into()),
         _ => Object::Other,
     };

@@ -122,3 +122,54 @@ async fn limit_ranges_fill_in_and_bound() {
     );
     c.ok("PATCH", &format!("{claims}/early"), json!({"metadata": {"labels": {"a": "b"}}})).await;
 }
+
+#[tokio::test]
+async fn quotas_hold_against_simultaneous_requests() {
+    let c = Client::new().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str, size: &str| json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}});
+    let hard = json!({"requests.storage": "5Gi", "count/configmaps": "1"});
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": hard}});
+    c.ok("POST", "/api/v1/namespaces/default/resourcequotas", quota).await;
+    c.ok("POST", claims, claim("a", "2Gi")).await;
+    assert_eq!(
+        c.fails("POST", claims, claim("big", "4Gi")).await,
+        "403 Forbidden: persistentvolumeclaims \"big\" is forbidden: exceeded quota: q, requested: requests.storage=4Gi, used: requests.storage=2Gi, limited: requests.storage=5Gi"
+    );
+    let all = (0..8).map(|i| c.call("POST", claims, claim(&format!("c{i}"), "1Gi"))).collect::<Vec<_>>();
+    let made = futures::future::join_all(all).await.iter().filter(|reply| reply.code == 201).count();
+    assert_eq!(made, 3);
+    c.ok("DELETE", &format!("{claims}/a"), Value::Null).await;
+    let said = c.fails("POST", claims, claim("d", "1Gi")).await;
+    assert!(said.contains("used: requests.storage=5Gi"), "a protected claim counts until it is gone: {said}");
+    c.ok("POST", super::MAPS, super::map("m")).await;
+    assert!(
+        c.fails("POST", super::MAPS, super::map("n"))
+            .await
+            .contains("requested: count/configmaps=1, used: count/configmaps=1")
+    );
+    assert_eq!(
+        c.call("POST", "/api/v1/namespaces/default/secrets", json!({"metadata": {"name": "s"}})).await.code,
+        201
+    );
+}
+
+#[tokio::test]
+async fn pods_say_what_quotas_bound() {
+    let c = Client::new().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"limits.cpu": "1"}}});
+    c.ok("POST", "/api/v1/namespaces/default/resourcequotas", quota).await;
+    assert_eq!(
+        c.fails("POST", PODS, pod("p")).await,
+        "403 Forbidden: pods \"p\" is forbidden: failed quota: q: must specify limits.cpu for: c"
+    );
+    let mut small = pod("p");
+    small["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "600m"}});
+    c.ok("POST", PODS, small.clone()).await;
+    small["metadata"]["name"] = "q".into();
+    assert!(
+        c.fails("POST", PODS, small)
+            .await
+            .contains("exceeded quota: q, requested: limits.cpu=600m, used: limits.cpu=600m, limited: limits.cpu=1")
+    );
+}
