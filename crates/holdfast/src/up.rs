@@ -30,7 +30,8 @@ pub async fn run(args: UpArgs) -> Outcome {
     let data = DataDir::take(&args.data.data_dir)?;
     let listener = listen(args.listen).await?;
     let network = if args.no_node { None } else { Some(local_node::open_network(&data.layout, &args)?) };
-    let outcome = run_in(&data, &args, &node_name, listener, network.clone(), &stop, started).await;
+    let prepared = Prepared { data: &data, node_name: &node_name, listener, network: network.clone(), started };
+    let outcome = run_in(prepared, &args, &stop).await;
     if outcome.is_err()
         && let Some(network) = network
         && let Err(error) = network.remove_unused().await
@@ -40,16 +41,19 @@ pub async fn run(args: UpArgs) -> Outcome {
     outcome
 }
 
-/// Runs until `stop` in a data directory that is ours alone.
-async fn run_in(
-    data: &DataDir,
-    args: &UpArgs,
-    node_name: &str,
+/// What was taken before anything was started.
+struct Prepared<'a> {
+    data: &'a DataDir,
+    node_name: &'a str,
     listener: TcpListener,
+    /// `None` without a node.
     network: Option<Network>,
-    stop: &CancellationToken,
     started: Instant,
-) -> Outcome {
+}
+
+/// Runs until `stop` in a data directory that is ours alone.
+async fn run_in(prepared: Prepared<'_>, args: &UpArgs, stop: &CancellationToken) -> Outcome {
+    let Prepared { data, node_name, listener, network, started } = prepared;
     let layout = &data.layout;
     let address = listener.local_addr().doing(|| "read the listener's address".into())?;
     let mut names = vec![args.listen.ip().to_string()];

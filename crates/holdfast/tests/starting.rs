@@ -158,8 +158,8 @@ fn damage_is_named_and_torn_ends_are_cut() {
     let pid = instance.pid().to_string();
     refused(&up, &store, &[&data, "in use by process", &pid, "--data-dir"]);
     instance.end("TERM");
-    let log = fs::read_dir(&store).expect("list").map(|e| e.expect("entry").path());
-    let log = log.filter(|p| p.to_string_lossy().contains("/log-")).next().expect("a log");
+    let mut log = fs::read_dir(&store).expect("list").map(|e| e.expect("entry").path());
+    let log = log.find(|p| p.to_string_lossy().contains("/log-")).expect("a log");
     let name = log.to_string_lossy().into_owned();
     let way_out = "restore the data directory from a copy";
     damaged(&log, |b| b[3000] ^= 1, || refused(&up, &store, &[&name, "corrupt at byte", way_out]));
