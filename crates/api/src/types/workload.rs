@@ -19,6 +19,18 @@ pub(super) const CONTAINERS: Column = wide("Containers", "string", "Names of eac
 pub(super) const IMAGES: Column = wide("Images", "string", "Images referenced by each container in the template.");
 pub(super) const SELECTOR: Column = wide("Selector", "string", "Which pods belong to the object.");
 
+/// Columns of the kinds that keep a number of equal pods.
+pub(super) const SETS_OF_PODS: &[Column] = &[
+    NAME,
+    col("Desired", "integer", "Number of pods wanted."),
+    col("Current", "integer", "Number of pods there are."),
+    col("Ready", "integer", "Number of pods that are ready."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
 pub(super) fn default_template(template: &mut PodTemplateSpec) {
     super::pod_defaults::spec(template.spec.get_or_insert_default());
 }
@@ -147,16 +159,7 @@ impl Rules for Deployment {
 }
 
 impl Rules for ReplicaSet {
-    const COLUMNS: &'static [Column] = &[
-        NAME,
-        col("Desired", "integer", "Number of pods wanted."),
-        col("Current", "integer", "Number of pods there are."),
-        col("Ready", "integer", "Number of pods that are ready."),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
-    ];
+    const COLUMNS: &'static [Column] = SETS_OF_PODS;
     const STATUS: bool = true;
     const GENERATION: bool = true;
     const SELECTABLE: &'static [&'static str] = &["status.replicas"];

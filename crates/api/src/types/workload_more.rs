@@ -4,7 +4,9 @@ use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::ReplicationController;
 use serde_json::Value;
 
-use super::workload::{CONTAINERS, IMAGES, SELECTOR, containers, default_template, replicas, selector, template};
+use super::workload::{
+    CONTAINERS, IMAGES, SELECTOR, SETS_OF_PODS, containers, default_template, replicas, selector, template,
+};
 use super::{AGE, NAME, col, cron, labels_text};
 use crate::age::{age, human};
 use crate::check::{items, text};
@@ -13,16 +15,7 @@ use crate::field::{Errors, Path};
 use crate::typed::Rules;
 
 impl Rules for ReplicationController {
-    const COLUMNS: &'static [Column] = &[
-        NAME,
-        col("Desired", "integer", "Number of pods wanted."),
-        col("Current", "integer", "Number of pods there are."),
-        col("Ready", "integer", "Number of pods that are ready."),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
-    ];
+    const COLUMNS: &'static [Column] = SETS_OF_PODS;
     const STATUS: bool = true;
     const GENERATION: bool = true;
     const SELECTABLE: &'static [&'static str] = &["status.replicas"];
