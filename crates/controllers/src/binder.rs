@@ -7,7 +7,7 @@
 //! - B2: a bound claim never changes its volume. (property)
 //! - B3: what is settled stays settled: deciding again yields no action. (property)
 //!
-//! Absent on purpose: provisioning itself, the choice of a node (see `scheduler`), the `Recycle` policy.
+//! Absent on purpose: provisioning itself, the choice of a node (see `scheduler`), reclaiming (see `volume`).
 //! Source: Kubernetes 1.36, `pkg/controller/volume/persistentvolume`.
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::{Map, Value, json};

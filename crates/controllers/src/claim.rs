@@ -13,8 +13,7 @@ use crate::{
 };
 
 pub(crate) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-pub(crate) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-pub(crate) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+pub(crate) use api::reclaim::{BOUND_BY_CONTROLLER, PROVISIONED_BY};
 pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub(crate) const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const LEGACY_CLASS: &str = "volume.beta.kubernetes.io/storage-class";

@@ -17,11 +17,12 @@ mod pod_gc;
 pub mod protection;
 mod quota;
 mod scheduler;
-mod select;
 #[cfg(test)]
 mod tests;
 mod volume;
 mod world;
+
+use api::select;
 
 pub use account::is_root_ca;
 pub use decision::{Action, Context, Decision, Key, Meta, Note, Target, Unless};

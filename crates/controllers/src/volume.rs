@@ -1,12 +1,13 @@
 //! The life of one volume: Available, Bound, Released, Failed, and what its reclaim policy asks for.
 //!
-//! Absent on purpose: the `Recycle` policy's cleaning, deleting data (that is a provisioner's job).
+//! Absent on purpose: emptying and deleting what is behind a volume (nodes and provisioners do that).
+use api::reclaim::{Reclaim, reclaim, unbinding};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use crate::{
-    claim::{BOUND_BY_CONTROLLER, PROVISIONED_BY, modes_differ, reserved_for, volume_of, volume_phase},
-    decision::{Action, Decision, Meta, Note, Unless, annotated, annotation},
+    claim::{PROVISIONED_BY, modes_differ, reserved_for, volume_of, volume_phase},
+    decision::{Action, Decision, Meta, Note, Unless, annotated},
     world::World,
 };
 
@@ -68,50 +69,19 @@ fn release(volume: Volume<'_>, claim_uid: &str) -> Decision {
             action => action.into(),
         };
     }
-    let failed = |reason, message: &str| match volume_phase(object) {
-        "Failed" => Decision::settled(),
-        _ => Decision::from(phase(volume, "Failed", message)).with(Note::warning(meta, reason, message)),
-    };
-    match policy(object) {
-        "Retain" => Decision::settled(),
-        "Recycle" => failed("VolumeFailedRecycle", "No recycler plugin found for the volume!"),
-        "Delete" => undeletable(volume).map_or_else(Decision::settled, |why| failed("VolumeFailedDelete", &why)),
-        _ => failed("VolumeUnknownReclaimPolicy", "Volume has unrecognized PersistentVolumeReclaimPolicy"),
-    }
-}
-
-/// Why nobody will ever delete what is behind a volume; `None` where an external provisioner will.
-fn undeletable((meta, object): Volume<'_>) -> Option<String> {
-    if let Some(provisioner) = annotation(&object.metadata, PROVISIONED_BY)
-        && !provisioner.is_empty()
-        && !provisioner.starts_with("kubernetes.io/")
-    {
-        return None;
-    }
-    let spec = object.spec.as_ref()?;
-    if spec.csi.is_some() || annotated(&object.metadata, "pv.kubernetes.io/migrated-to") {
-        return None;
-    }
-    Some(match &spec.host_path {
-        Some(source) if source.path.starts_with("/tmp/") => {
-            format!("host paths are never deleted, not even {}; delete it by hand, then the volume", source.path)
+    match reclaim(object) {
+        // Where a node does the work, it also tells how it went.
+        Reclaim::Keep | Reclaim::Elsewhere | Reclaim::Recycle | Reclaim::Delete => Decision::settled(),
+        Reclaim::Impossible { .. } if volume_phase(object) == "Failed" => Decision::settled(),
+        Reclaim::Impossible { reason, message } => {
+            Decision::from(phase(volume, "Failed", &message)).with(Note::warning(meta, reason, message))
         }
-        Some(source) => format!("host_path deleter only supports /tmp/.+ but received provided {}", source.path),
-        None => format!(
-            "error getting deleter volume plugin for volume {:?}: no deletable volume plugin matched",
-            &*meta.key.name
-        ),
-    })
+    }
 }
 
-/// Gives up a reservation that came to nothing: an administrator's is kept, without the UID.
+/// Gives up a reservation that came to nothing.
 fn unbind((meta, object): Volume<'_>) -> Decision {
-    let patch = if annotated(&object.metadata, BOUND_BY_CONTROLLER) {
-        json!({ "spec": { "claimRef": null }, "metadata": { "annotations": { BOUND_BY_CONTROLLER: null } } })
-    } else {
-        json!({ "spec": { "claimRef": { "uid": null } } })
-    };
-    Decision::act(Action::patch(meta, patch))
+    Decision::act(Action::patch(meta, unbinding(object)))
 }
 
 fn policy(volume: &PersistentVolume) -> &str {

@@ -35,7 +35,7 @@ use crate::{
         evict, identity,
         images::Images,
         objects::Objects,
-        rotate,
+        reclaim, rotate,
         worker::{Mail, View, Worker},
     },
     machine::Capacity,
@@ -201,6 +201,7 @@ impl Node {
         });
         tasks.spawn(forward_news(self.workers.clone(), news));
         tasks.spawn(evict::watch(self.shared.clone(), self.workers.clone()));
+        tasks.spawn(reclaim::watch(self.shared.clone()));
         tasks.spawn(rotate::watch(self.shared.clone(), self.workers.clone()));
         self.watch_pods().await;
         Ok(())

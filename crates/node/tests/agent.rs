@@ -316,3 +316,103 @@ async fn the_node_registers_and_renews() {
     assert!(Path::new(w.dir.path()).exists());
     let _: &dyn Runtime = w.runtime.as_ref();
 }
+
+const VOLUME: &str = "/api/v1/persistentvolumes/v";
+const CLAIM: &str = "/api/v1/namespaces/ns/persistentvolumeclaims/c";
+
+/// A volume whose claim `c` is gone, and the directory behind it with a file in it.
+fn released(w: &World, spec: Value) -> tempfile::TempDir {
+    let data = tempfile::tempdir().expect("a directory");
+    std::fs::write(data.path().join("old"), "").expect("written");
+    let mut all = json!({"persistentVolumeReclaimPolicy": "Recycle", "hostPath": {"path": data.path()},
+        "claimRef": {"namespace": "ns", "name": "c", "uid": "claim-uid"}});
+    all.as_object_mut().expect("object").extend(spec.as_object().expect("object").clone());
+    let meta = json!({"name": "v", "uid": "v-uid", "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}});
+    let kind = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": all, "status": {"phase": "Released"}});
+    w.api.put(VOLUME, kind);
+    data
+}
+
+fn old(data: &tempfile::TempDir) -> bool {
+    data.path().join("old").exists()
+}
+
+#[tokio::test]
+async fn a_released_volume_is_emptied_or_deleted_as_its_policy_says_now() {
+    let mut w = World::new();
+    // Released while the node was away, or left half done by it.
+    let data = released(&w, json!({}));
+    w.start();
+    w.event("VolumeRecycled: Volume recycled").await;
+    let free = |api: &FakeApi| api.get(VOLUME).filter(|v| v["spec"]["claimRef"].is_null());
+    let volume = w.api.until("free", free).await;
+    assert_eq!(volume["metadata"]["annotations"], json!({}));
+    assert!(!old(&data) && data.path().is_dir());
+
+    let data = released(&w, json!({"persistentVolumeReclaimPolicy": "Delete"}));
+    w.api.until("deleted", |api| api.get(VOLUME).is_none().then_some(())).await;
+    assert!(!data.path().exists());
+}
+
+#[tokio::test]
+async fn a_volume_that_may_not_be_reclaimed_is_left_alone() {
+    let mut w = World::new();
+    w.start();
+    let elsewhere = json!({"required": {"nodeSelectorTerms": [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["m"]}]}]}});
+    let claim = |uid: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {"volumeName": "v"},
+        "metadata": {"name": "c", "namespace": "ns", "uid": uid}})
+    };
+    for (what, spec) in [
+        ("kept", json!({"persistentVolumeReclaimPolicy": "Retain"})),
+        ("on another node", json!({"nodeAffinity": elsewhere})),
+        ("claimed after all", json!({"claimRef": {"namespace": "ns", "name": "c", "uid": "alive"}})),
+        ("of a provisioner", json!({"hostPath": null, "csi": {"driver": "d", "volumeHandle": "h"}})),
+    ] {
+        w.api.put(CLAIM, claim("alive"));
+        let spared = released(&w, spec);
+        // One that comes later is done by the time we look.
+        let other = "/api/v1/persistentvolumes/other";
+        let mut second = w.api.get(VOLUME).expect("there");
+        let data = tempfile::tempdir().expect("a directory");
+        std::fs::write(data.path().join("old"), "").expect("written");
+        second["metadata"] = json!({"name": "other", "uid": "other-uid"});
+        second["spec"] = json!({"persistentVolumeReclaimPolicy": "Recycle", "hostPath": {"path": data.path()},
+            "claimRef": {"namespace": "ns", "name": "c", "uid": "claim-uid"}});
+        w.api.put(other, second);
+        let done = |api: &FakeApi| api.get(other)?["spec"]["claimRef"]["uid"].is_null().then_some(());
+        w.api.until("the other one is free", done).await;
+        assert!(old(&spared) && !old(&data), "{what}");
+        w.api.remove(other);
+        w.api.remove(VOLUME);
+    }
+    // A pod still names the claim.
+    w.api.remove(CLAIM);
+    w.pod(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}));
+    let data = released(&w, json!({}));
+    w.event("VolumeFailedRecycle: Volume is used by pods: ns/p").await;
+    assert!(old(&data));
+    w.api.remove(POD);
+    w.event("VolumeRecycled: Volume recycled").await;
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_emptied_says_why_and_is_tried_again() {
+    let mut w = World::new();
+    w.start();
+    let file = w.dir.path().join("of-the-node");
+    std::fs::write(&file, "").expect("written");
+    let _data = released(&w, json!({"hostPath": {"path": file}}));
+    let failed = |api: &FakeApi| api.get(VOLUME).filter(|v| v["status"]["phase"] == "Failed");
+    let message = w.api.until("failed", failed).await["status"]["message"].to_string();
+    assert!(message.contains("Recycle failed: ") && message.contains("overlaps this node's own data"), "{message}");
+    w.event("VolumeFailedRecycle: Recycle failed: ").await;
+    // Its policy is changed, and with the way free it goes on.
+    let data = tempfile::tempdir().expect("a directory");
+    let mut volume = w.api.get(VOLUME).expect("there");
+    volume["spec"]["hostPath"]["path"] = json!(data.path());
+    volume["spec"]["persistentVolumeReclaimPolicy"] = json!("Delete");
+    w.api.put(VOLUME, volume);
+    w.api.until("deleted", |api| api.get(VOLUME).is_none().then_some(())).await;
+}

@@ -119,6 +119,21 @@ pub fn remove(sys: &dyn Sys, dir: &Handle, name: &OsStr) -> io::Result<()> {
     unless_gone(sys.remove_dir(dir, name))
 }
 
+/// Removes everything below an open directory; the directory stays as it is.
+///
+/// # Errors
+/// `EBUSY`, with nothing removed, while anything is mounted below it; `ENOTEMPTY` if someone goes on making files.
+pub fn clear(sys: &dyn Sys, top: &Handle) -> io::Result<()> {
+    if sys.mounts_below(top)?.iter().any(|point| !point.as_os_str().is_empty()) {
+        return Err(Errno::BUSY.into());
+    }
+    empty(sys, sys.open_at(top, Path::new(""), Reach::Child)?)?;
+    match sys.list(top)?.is_empty() {
+        true => Ok(()),
+        false => Err(Errno::NOTEMPTY.into()),
+    }
+}
+
 /// Removes everything below an open directory.
 fn empty(sys: &dyn Sys, top: Handle) -> io::Result<()> {
     walk(sys, top, AtMount::Refuse, &mut |dir, entry| {

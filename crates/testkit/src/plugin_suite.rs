@@ -10,7 +10,8 @@ use std::{
 
 use sys::{FakeSys, FileKind, Handle, Reach, Sys, When};
 use volumes::{
-    FileEntry, HostPathType, Medium, Ownership, PLUGINS, PodVolumes, Ready, Resolved, Source, VolumeError, plugin_for,
+    FileEntry, HostPathType, Medium, Ownership, PLUGINS, PodVolumes, Ready, Reclaiming, Resolved, Source, VolumeError,
+    plugin_for,
 };
 
 const POD: &str = "3f0c7e5e-0f3e-4f5e-9f51-0d4c5a1f2b3c";
@@ -243,4 +244,65 @@ fn abandoned(sample: &Sample, pods: &Path, host: &Path, nth: usize, when: When) 
     swept.unwrap_or_else(|e| panic!("{}, {when:?} call {nth}: tear down after a crash: {e:?}", sample.name));
     fake.pause();
     check_gone(fake.as_ref(), pods, sample, &format!("crash {when:?} call {nth}"));
+}
+
+/// A released volume with files, directories and links in it, and beside it what must stay.
+fn released(sys: &dyn Sys, host: &Path) -> Source {
+    let at = |path: &str| open_or_make(sys, &host.join(path));
+    let file = |dir: &Handle, name: &str| sys.write_new(dir, OsStr::new(name), b"old", 0o600).expect("write a file");
+    file(&at("beside"), "kept");
+    file(&at("volume/deep/er"), "f");
+    let top = at("volume");
+    file(&top, ".hidden");
+    for (name, target) in
+        [("out", host.join("beside")), ("up", PathBuf::from("..")), ("gone", PathBuf::from("/nowhere"))]
+    {
+        sys.make_link(&top, OsStr::new(name), &target).expect("make a link");
+    }
+    Source::HostPath { path: host.join("volume"), kind: HostPathType::Unset }
+}
+
+fn check_reclaimed(sys: &dyn Sys, host: &Path, how: Reclaiming, context: &str) {
+    assert_eq!(read(sys, &host.join("beside/kept")), b"old", "{how:?}, {context}: a neighbour was touched");
+    match how {
+        Reclaiming::Recycle => assert_eq!(names(sys, &host.join("volume")), [""; 0], "{how:?}, {context}"),
+        Reclaiming::Delete => assert!(sys.open(&host.join("volume")).is_err(), "{how:?}, {context}: it is still there"),
+    }
+}
+
+/// Every way to reclaim a volume, on a kernel, below `scratch`, an empty directory.
+pub fn check_reclaiming(sys: &Arc<dyn Sys>, scratch: &Path) {
+    let volumes = PodVolumes::new(scratch.join("pods"), sys.clone());
+    for how in [Reclaiming::Recycle, Reclaiming::Delete] {
+        let host = scratch.join(format!("{how:?}"));
+        let source = released(sys.as_ref(), &host);
+        for context in ["once", "again"] {
+            volumes.reclaim(&source, how).unwrap_or_else(|e| panic!("{how:?} {context}: {e:?}"));
+            check_reclaimed(sys.as_ref(), &host, how, context);
+        }
+    }
+}
+
+/// Lets every call of every way to reclaim fail once, before and after taking effect; a second attempt finishes it.
+pub fn sweep_reclaiming() {
+    let host = Path::new("/scratch/host");
+    for how in [Reclaiming::Recycle, Reclaiming::Delete] {
+        for when in [When::Before, When::After] {
+            for nth in 0.. {
+                let fake = Arc::new(FakeSys::default());
+                let source = released(fake.as_ref(), host);
+                let volumes = PodVolumes::new("/scratch/pods".into(), fake.clone());
+                fake.fail(nth, when);
+                fake.resume();
+                let result = volumes.reclaim(&source, how).or_else(|_| volumes.reclaim(&source, how));
+                fake.pause();
+                result.unwrap_or_else(|e| panic!("{how:?}, {when:?} call {nth}: {e:?}"));
+                check_reclaimed(fake.as_ref(), host, how, &format!("{when:?} call {nth}"));
+                if !fake.fault_fired() {
+                    assert!(nth > 5, "hardly a call was made");
+                    break;
+                }
+            }
+        }
+    }
 }

@@ -74,6 +74,15 @@ pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<R
     made_of(volume, spec, wanted.read_only || only_read)
 }
 
+/// What a persistent volume is made of, whoever uses it.
+///
+/// # Errors
+/// `Unsupported` for what this node has no plugin for.
+pub fn source_of(volume: &PersistentVolume) -> Result<Source, VolumeError> {
+    let Some(spec) = &volume.spec else { return Err(VolumeError::Unsupported { kind: "persistentVolume".into() }) };
+    made_of(volume, spec, false).map(|resolved| resolved.source)
+}
+
 fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bool) -> Result<Resolved, VolumeError> {
     if let Some(mode) = spec.volume_mode.as_deref().filter(|m| *m != "Filesystem") {
         return Err(VolumeError::Unsupported { kind: format!("persistentVolume with volumeMode {mode}") });

@@ -81,6 +81,15 @@ pub struct Ready {
     pub read_only: bool,
 }
 
+/// What reclaiming leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reclaiming {
+    /// The volume, empty, as its next user wants it.
+    Recycle,
+    /// Nothing.
+    Delete,
+}
+
 /// One kind of volume. Stateless: all state is on disk, in the mount table or in the arguments.
 pub trait VolumePlugin: Sync + Send {
     /// Stable name used in directory names and metrics (`kubernetes.io~empty-dir`); never change it after release.
@@ -92,6 +101,12 @@ pub trait VolumePlugin: Sync + Send {
     fn set_up(&self, source: &Source, own: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError>;
     /// Undoes `set_up` with nothing but the directory: the API object may be gone. Idempotent.
     fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError>;
+    /// Reclaims what is behind a persistent volume that no pod uses any more. Idempotent: finishes what an earlier call
+    /// began. Plugins that cannot do it for anything they accept keep this answer.
+    fn reclaim(&self, source: &Source, how: Reclaiming, sys: &dyn Sys) -> Result<(), VolumeError> {
+        let _ = (source, sys);
+        Err(VolumeError::Unsupported { kind: format!("{} with reclaim policy {how:?}", self.name()) })
+    }
 }
 
 /// What the caller does next. The only thing a caller may branch on.

@@ -54,6 +54,14 @@ pub enum VolumeError {
         #[source]
         errno: Option<io::Error>,
     },
+    /// What is behind a released volume could not be emptied or removed; `why` includes the way out.
+    #[error("{} cannot be reclaimed: {why}", path.display())]
+    Reclaim {
+        path: PathBuf,
+        why: &'static str,
+        #[source]
+        errno: Option<io::Error>,
+    },
     #[error(
         "Mount options are not supported for this volume type: remove mount option {options:?} from the persistent volume"
     )]
@@ -88,7 +96,7 @@ impl VolumeError {
         match self {
             Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } => soon,
             // Someone may make the file or fix the path on the node, which nothing announces.
-            Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } => soon,
+            Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
             Self::NotFound { .. } | Self::NotRead { .. } | Self::ConfigKey { .. } | Self::SecretKey { .. } => {
                 Next::WaitForObject
             }
@@ -126,6 +134,7 @@ impl VolumeError {
             | Self::Claim { .. }
             | Self::HostPathType { .. }
             | Self::LocalPath { .. }
+            | Self::Reclaim { .. }
             | Self::Unsupported { .. }
             | Self::Invalid { .. }
             | Self::Several { .. } => Some("FailedMount"),

@@ -1,10 +1,11 @@
 //! Pod volumes: the plugin contract, one file per volume type, resolving API objects to sources, safe sub-paths.
 //!
 //! In: a pod, the objects it names ([`needs`], [`resolve`]). Out: a host path to bind into its containers ([`PodVolumes`]).
-//! - V1: nothing outside a pod's directory is removed, whatever the pod left in it. (plugin suite, strange-files test)
+//! - V1: of a pod, nothing outside its directory is removed, whatever the pod left in it. (plugin suite, strange-files test)
 //! - V2: a sub-path never leads out of its volume. (exchange race test)
 //! - V3: set-up and tear-down finish what an earlier, failed call began, and leave nothing. (fault sweep)
 //! - V4: a reader never sees keys of two versions side by side. (atomic-writer property)
+//! - V5: reclaiming removes nothing outside the volume, follows no link and crosses no mount. (exchange race test)
 //!
 //! Absent on purpose: async, the Kubernetes client, direct kernel calls (everything goes through `sys::Sys`).
 //! Source: Kubernetes reference, "Volumes", "Persistent Volumes", "Downward API", "Projected Volumes".
@@ -18,6 +19,7 @@ mod pod_volumes;
 mod resolve;
 mod sub_path;
 
+pub use claim::source_of;
 pub use contract::*;
 pub use error::VolumeError;
 pub use plugins::{PLUGINS, plugin_for};

@@ -16,7 +16,7 @@ use std::{
 use sys::{Bind, FileKind, Handle, Propagation, Reach, ReadOnly, Sys, Unmount, tree};
 
 use crate::{
-    contract::{Ownership, Ready, Resolved},
+    contract::{Ownership, Ready, Reclaiming, Resolved, Source},
     error::VolumeError,
     place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name},
     plugins::{PLUGINS, plugin_for},
@@ -67,6 +67,15 @@ impl PodVolumes {
         let (_, dir) = ensure_below(self.sys(), pods, &self.pods_dir, &parts)?;
         let ready = plugin.set_up(&resolved.source, own, &dir, self.sys())?;
         Ok(Ready { volume: volume.to_owned(), read_only: ready.read_only || resolved.read_only, ..ready })
+    }
+
+    /// Empties, or deletes, what is behind a released persistent volume. Idempotent.
+    ///
+    /// # Errors
+    /// What keeps it from being reclaimed; data may be gone in part, and calling again goes on.
+    pub fn reclaim(&self, source: &Source, how: Reclaiming) -> Result<(), VolumeError> {
+        let plugin = plugin_for(source).ok_or_else(|| VolumeError::Unsupported { kind: format!("{source:?}") })?;
+        plugin.reclaim(source, how, self.sys())
     }
 
     /// The host path to bind into a container for its volume mount number `index`.

@@ -15,7 +15,7 @@ use std::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sys::{RealSys, Sys, Tmpfs};
 use testkit::in_mount_namespace;
-use volumes::{PodVolumes, Ready};
+use volumes::{HostPathType, PodVolumes, Ready, Reclaiming, Source};
 
 /// Where a race that never goes both ways is given up.
 const MANY: usize = 1_000_000;
@@ -194,4 +194,101 @@ fn tear_down_needs_only_the_disk_and_spares_what_links_lead_to() {
         assert!(scratch.path().join("outside/x").is_dir());
         assert!(!fs::read_to_string("/proc/thread-self/mountinfo").unwrap().contains("/pods/u1"));
     });
+}
+
+#[test]
+fn recycling_never_leaves_its_volume_in_a_race() {
+    in_mount_namespace(|| {
+        let World { scratch, volumes, .. } = world();
+        let vol = scratch.path().join("vol");
+        let source = Source::HostPath { path: vol.clone(), kind: HostPathType::Unset };
+        // Someone outside keeps exchanging a directory of the volume for a link that leads out.
+        fs::create_dir(scratch.path().join("swap")).unwrap();
+        let (dir, link) = (scratch.path().join("swap/dir"), scratch.path().join("swap/link"));
+        let (mut done, mut refused) = (0, 0);
+        for round in 0..300 {
+            fs::create_dir_all(dir.join("x/y")).unwrap();
+            symlink(scratch.path().join("outside"), &link).unwrap();
+            fs::rename(&dir, vol.join("d-now")).unwrap();
+            fs::rename(&link, vol.join("l-now")).unwrap();
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    // Ends by itself once one of the two is gone.
+                    while !stop.load(Ordering::Relaxed)
+                        && renameat_with(CWD, vol.join("d-now"), CWD, vol.join("l-now"), RenameFlags::EXCHANGE).is_ok()
+                    {
+                    }
+                });
+                match volumes.reclaim(&source, Reclaiming::Recycle) {
+                    Ok(()) => done += 1,
+                    Err(_) => refused += 1,
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            volumes.reclaim(&source, Reclaiming::Recycle).unwrap();
+            assert_eq!(fs::read_dir(&vol).unwrap().count(), 0, "round {round}");
+            assert!(scratch.path().join("outside/x").is_dir(), "round {round}: something outside is gone");
+        }
+        assert!(done > 0 && refused > 0, "no race took place: {done} done, {refused} refused");
+    });
+}
+
+#[test]
+fn what_cannot_be_reclaimed_is_left_whole_and_says_why() {
+    in_mount_namespace(|| {
+        let World { scratch, volumes, .. } = world();
+        let at = |path: &str| scratch.path().join(path);
+        fs::write(at("file"), "kept").unwrap();
+        symlink("vol", at("link")).unwrap();
+        fs::create_dir_all(at("mounted/m")).unwrap();
+        fs::write(at("mounted/kept"), "").unwrap();
+        let point = RealSys.open(&at("mounted/m")).unwrap();
+        RealSys.mount_tmpfs(&point, &Tmpfs { size_bytes: None, mode: 0o755 }).unwrap();
+        fs::write(at("mounted/m/kept"), "").unwrap();
+        let say = |path: &Path, how| {
+            let source = Source::HostPath { path: path.to_path_buf(), kind: HostPathType::Unset };
+            volumes.reclaim(&source, how).map_err(|e| e.to_string())
+        };
+        let (recycle, delete) = (Reclaiming::Recycle, Reclaiming::Delete);
+        for (path, how, why) in [
+            (
+                "link",
+                recycle,
+                "a symbolic link is on its path, and none is followed; name the directory that it leads to",
+            ),
+            (
+                "link/d",
+                recycle,
+                "a symbolic link is on its path, and none is followed; name the directory that it leads to",
+            ),
+            (
+                "link/d",
+                delete,
+                "a symbolic link is on its path, and none is followed; name the directory that it leads to",
+            ),
+            ("file", recycle, "it is not a directory, or became another file meanwhile"),
+            ("mounted", recycle, "something is mounted in it; unmount that"),
+            ("mounted", delete, "something is mounted in it; unmount that"),
+            ("mounted/m", delete, "something is mounted in it; unmount that"),
+        ] {
+            let path = at(path);
+            let wanted = format!("{} cannot be reclaimed: {why}", path.display());
+            assert_eq!(say(&path, how), Err(wanted), "{how:?}");
+        }
+        for how in [recycle, delete] {
+            assert!(say(Path::new("/"), how).is_err() && say(Path::new("//."), how).is_err());
+            assert_eq!(say(&at("absent/below"), how), Ok(()));
+        }
+        assert!(vol_is_whole(scratch.path()) && at("mounted/kept").exists() && at("mounted/m/kept").exists());
+        // The volume's own directory may be a mount, and a link is deleted itself.
+        assert_eq!(say(&at("mounted/m"), recycle), Ok(()));
+        assert!(!at("mounted/m/kept").exists() && at("mounted/kept").exists());
+        assert_eq!(say(&at("link"), delete), Ok(()));
+        assert!(vol_is_whole(scratch.path()) && !at("link").is_symlink());
+    });
+}
+
+fn vol_is_whole(scratch: &Path) -> bool {
+    scratch.join("vol/d/x").is_dir() && scratch.join("vol/l").is_symlink() && scratch.join("file").exists()
 }

@@ -193,6 +193,9 @@ fn the_end_of_a_claim_releases_its_volume() {
     let nfs = json!({"spec": {"nfs": {"server": "s", "path": "/p"}, "hostPath": null}});
     let table = [
         ("Retain", json!({}), "Released", None),
+        // A node does these.
+        ("Recycle", json!({}), "Released", None),
+        ("Delete", json!({"spec": {"hostPath": {"path": "/tmp/v"}}}), "Released", None),
         ("Delete", csi, "Released", None),
         (
             "Delete",

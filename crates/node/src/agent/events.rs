@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use base::Clock;
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Event, EventSource, Node, ObjectReference, Pod},
+    api::core::v1::{Event, EventSource, Node, ObjectReference, PersistentVolume, Pod},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -21,11 +21,15 @@ const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
 
 const COMPONENT: &str = "kubelet";
+/// Who tells about volumes that are reclaimed: upstream does that in its controller.
+const RECLAIMER: &str = "persistentvolume-controller";
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
 struct Note {
     about: ObjectReference,
+    /// Who tells, as upstream names its parts.
+    component: &'static str,
     warning: bool,
     reason: String,
     message: String,
@@ -63,7 +67,7 @@ impl Recorder {
             resource_version: pod.metadata.resource_version.clone(),
             field_path,
         };
-        self.send(about, warning, reason, message);
+        self.send(about, COMPONENT, warning, reason, message);
     }
 
     /// About the node.
@@ -76,11 +80,24 @@ impl Recorder {
             name: Some(name),
             ..ObjectReference::default()
         };
-        self.send(about, warning, reason, message);
+        self.send(about, COMPONENT, warning, reason, message);
     }
 
-    fn send(&self, about: ObjectReference, warning: bool, reason: &str, message: String) {
-        let note = Note { about, warning, reason: reason.into(), message, at: self.clock.now() };
+    /// About a persistent volume that is being reclaimed.
+    pub fn volume(&self, volume: &PersistentVolume, warning: bool, reason: &str, message: String) {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("PersistentVolume".into()),
+            name: volume.metadata.name.clone(),
+            uid: volume.metadata.uid.clone(),
+            resource_version: volume.metadata.resource_version.clone(),
+            ..ObjectReference::default()
+        };
+        self.send(about, RECLAIMER, warning, reason, message);
+    }
+
+    fn send(&self, about: ObjectReference, component: &'static str, warning: bool, reason: &str, message: String) {
+        let note = Note { about, component, warning, reason: reason.into(), message, at: self.clock.now() };
         if self.queue.try_send(note).is_err() {
             tracing::warn!(reason, "too many events wait to be written; dropped one");
         }
@@ -173,8 +190,8 @@ impl Writer {
             count: Some(1),
             first_timestamp: Some(Time(note.at)),
             last_timestamp: Some(Time(note.at)),
-            source: Some(EventSource { component: Some(COMPONENT.into()), host: Some(self.node_name.clone()) }),
-            reporting_component: Some(COMPONENT.into()),
+            source: Some(EventSource { component: Some(note.component.into()), host: Some(self.node_name.clone()) }),
+            reporting_component: Some(note.component.into()),
             reporting_instance: Some(self.node_name.clone()),
             ..Event::default()
         }

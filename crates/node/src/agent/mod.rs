@@ -9,6 +9,7 @@ pub mod objects;
 pub mod pod_files;
 pub mod pod_volumes;
 pub mod prober;
+pub mod reclaim;
 pub mod request;
 pub mod rotate;
 pub mod start;

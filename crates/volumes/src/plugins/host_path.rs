@@ -1,12 +1,17 @@
-//! `hostPath`: a file or directory of the node, as it is. Nothing of it is ever changed in owner or removed.
-use std::{io::ErrorKind, path::Path};
+//! `hostPath`: a file or directory of the node, as it is. Nothing of it is ever changed in owner, and only reclaiming
+//! a released volume removes anything.
+use std::{
+    io::{self, ErrorKind},
+    path::{Component, Path},
+};
 
-use sys::{FileKind, Sys};
+use rustix::io::Errno;
+use sys::{FileKind, Handle, Reach, Sys, tree};
 
 use crate::{
-    contract::{HostPathType, Ownership, Ready, Source, VolumePlugin},
+    contract::{HostPathType, Ownership, Ready, Reclaiming, Source, VolumePlugin},
     error::VolumeError,
-    place::{ensure_path, failed},
+    place::{ensure_path, failed, if_found},
     plugins::{mismatch, ready, tear_down_dir},
 };
 
@@ -29,6 +34,16 @@ impl VolumePlugin for HostPath {
 
     fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
         tear_down_dir(dir, sys)
+    }
+
+    fn reclaim(&self, source: &Source, how: Reclaiming, sys: &dyn Sys) -> Result<(), VolumeError> {
+        let Source::HostPath { path, .. } = source else { return Err(mismatch(self)) };
+        let fail = |errno: io::Error| VolumeError::Reclaim { path: path.clone(), why: why(&errno), errno: Some(errno) };
+        match how {
+            Reclaiming::Recycle => recycle(path, sys),
+            Reclaiming::Delete => delete(path, sys),
+        }
+        .map_err(fail)
     }
 }
 
@@ -63,5 +78,59 @@ fn make_file(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
     match sys.write_new(&above, name, b"", 0o644) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(failed("create", path)),
+    }
+}
+
+/// Opens a path of the node without following a link anywhere; `None` where it does not exist.
+fn open_plain(path: &Path, sys: &dyn Sys) -> io::Result<Option<Handle>> {
+    let root = sys.open(Path::new("/"))?;
+    let inside = path.strip_prefix("/").map_err(|_| io::Error::from(ErrorKind::InvalidInput))?;
+    let found = if_found(sys.open_at(&root, inside, Reach::Plain))?;
+    match &found {
+        Some(at) if sys.stat(at)?.kind == FileKind::Link => Err(Errno::LOOP.into()),
+        _ => Ok(found),
+    }
+}
+
+/// Whether a path names something below the root directory. Only such paths are ever emptied or removed.
+fn is_below_root(path: &Path) -> bool {
+    path.components().any(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Empties a directory. One that does not exist holds nothing of the claim that is gone.
+fn recycle(path: &Path, sys: &dyn Sys) -> io::Result<()> {
+    if !is_below_root(path) {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    let Some(top) = open_plain(path, sys)? else { return Ok(()) };
+    match sys.stat(&top)?.kind {
+        FileKind::Directory => tree::clear(sys, &top),
+        _ => Err(ErrorKind::NotADirectory.into()),
+    }
+}
+
+/// Removes a file, or a directory with what is in it.
+fn delete(path: &Path, sys: &dyn Sys) -> io::Result<()> {
+    let (Some(above), Some(name)) = (path.parent().filter(|a| is_below_root(a)), path.file_name()) else {
+        return Err(ErrorKind::InvalidInput.into());
+    };
+    match open_plain(above, sys)? {
+        Some(above) => tree::remove(sys, &above, name),
+        None => Ok(()),
+    }
+}
+
+/// What keeps a path from being emptied or removed, and the way out.
+fn why(error: &io::Error) -> &'static str {
+    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    match error.kind() {
+        ErrorKind::InvalidInput => "only a directory below the root directory is; change the volume's path",
+        _ if is(Errno::LOOP) => {
+            "a symbolic link is on its path, and none is followed; name the directory that it leads to"
+        }
+        _ if is(Errno::BUSY) => "something is mounted in it; unmount that",
+        ErrorKind::NotADirectory => "it is not a directory, or became another file meanwhile",
+        ErrorKind::DirectoryNotEmpty => "files appear in it while it is emptied; stop what makes them",
+        _ => "not everything in it could be removed",
     }
 }

@@ -1,4 +1,4 @@
-//! Label selectors of claims, node selectors of volumes and pods.
+//! Selectors inside objects, applied: label selectors of claims, node selectors of volumes and pods.
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -9,7 +9,7 @@ use k8s_openapi::{
 type Labels = BTreeMap<String, String>;
 
 /// Whether labels satisfy a selector; an empty one matches everything.
-pub(crate) fn labels_match(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
+pub fn labels_match(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
     let empty = Labels::new();
     let labels = labels.unwrap_or(&empty);
     let equal = selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
@@ -38,12 +38,12 @@ fn holds(operator: &str, value: Option<&String>, values: &[String]) -> bool {
 }
 
 /// Whether a node satisfies one of the terms. A term without requirements matches nothing.
-pub(crate) fn node_matches(selector: &NodeSelector, node: &Node) -> bool {
+pub fn node_matches(selector: &NodeSelector, node: &Node) -> bool {
     selector.node_selector_terms.iter().any(|term| term_matches(term, node))
 }
 
 /// Whether a node satisfies every requirement of a term.
-pub(crate) fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let all = |rs: &Option<Vec<NodeSelectorRequirement>>, value: &dyn Fn(&str) -> Option<String>| {
         rs.iter().flatten().all(|r| holds(&r.operator, value(&r.key).as_ref(), r.values.as_deref().unwrap_or_default()))
@@ -55,7 +55,7 @@ pub(crate) fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
 }
 
 /// Whether a node can reach a volume.
-pub(crate) fn reaches(volume: &PersistentVolume, node: &Node) -> bool {
+pub fn reaches(volume: &PersistentVolume, node: &Node) -> bool {
     let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
     affinity.and_then(|a| a.required.as_ref()).is_none_or(|selector| node_matches(selector, node))
 }
