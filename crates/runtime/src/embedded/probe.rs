@@ -6,7 +6,9 @@ use std::{
     path::Path,
 };
 
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+};
 
 use super::io_error;
 use crate::contract::RuntimeError;
@@ -44,6 +46,8 @@ fn try_overlay(place: &Path) -> io::Result<OwnedFd> {
         fsconfig_set_string(&context, key, format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
         dirs.push(dir);
     }
+    // As containers' roots are; its end would sync the whole file system otherwise.
+    fsconfig_set_flag(&context, "volatile")?;
     fsconfig_create(&context)?;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }

@@ -28,7 +28,9 @@ pub(super) fn build(launch: &Launch) -> io::Result<OwnedFd> {
     // By descriptor: the option string has a limit that the paths of an image with many layers exceed.
     let short = |f: &File| format!("/proc/self/fd/{}", f.as_raw_fd());
     let layers = lower.iter().map(short).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={layers},upperdir={},workdir={}", short(&upper), short(&work));
+    // Volatile: without it the end of every container syncs the whole file system below, and nothing is gained: no container
+    // comes back after a crash of the host, a new one with a new upper layer does. What shall last is in volumes.
+    let options = format!("lowerdir={layers},upperdir={},workdir={},volatile", short(&upper), short(&work));
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
     rustix::mount::mount("overlay", &launch.target, "overlay", MountFlags::empty(), Some(options.as_c_str()))
         .map_err(|e| why(&e.into(), format!("mount the image's layers as overlay on {}", launch.target.display())))?;
