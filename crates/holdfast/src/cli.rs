@@ -1,7 +1,7 @@
 //! The command line. Scripts rely on it: add, never change.
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Persistent storage for Kubernetes pods, in one program: API server, controllers, node and container runtime.
 #[derive(Parser)]
@@ -84,8 +84,18 @@ pub struct UpArgs {
     /// Addresses for pods, a private IPv4 network [default: a free /24 of 10.0.0.0/8]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
+    /// What ReadWriteOnce allows: every pod of one node, as Kubernetes has it, or one pod at a time
+    #[arg(long, value_enum, default_value_t = RwoScope::Node, value_name = "SCOPE")]
+    pub rwo_scope: RwoScope,
     #[command(flatten)]
     pub registries: Registries,
+}
+
+/// Who shares a ReadWriteOnce claim.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RwoScope {
+    Node,
+    Pod,
 }
 
 /// How registries are reached.

@@ -1,9 +1,11 @@
-//! Lives of pods that do not go as planned: probes, hooks, forced ends, broken references, lost shims. One daemon for all.
+//! Lives of pods that do not go as planned: probes, hooks, forced ends, broken references, claims that others have, lost
+//! shims. One daemon for all.
 mod common;
 
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -269,12 +271,63 @@ fn pods_come_back_with_their_data(instance: &mut Instance) {
     assert_eq!(field(instance, "lives", ".status.containerStatuses[0].restartCount"), "1");
 }
 
+/// A volume on `dir` and a claim that gets it, both named `name`.
+fn claim(name: &str, mode: &str, dir: &Path) -> String {
+    let spec = format!("accessModes: [{mode}], storageClassName: {name}");
+    let source = format!("persistentVolumeReclaimPolicy: Recycle, hostPath: {{path: {dir:?}}}");
+    format!(
+        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {name}}}\n\
+         spec: {{{spec}, capacity: {{storage: 1Mi}}, {source}}}\n---\n\
+         apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\n\
+         spec: {{{spec}, resources: {{requests: {{storage: 1Mi}}}}}}\n---\n"
+    )
+}
+
+/// Two pods want a claim that one of them may have; then the claim goes, and its volume is emptied.
+fn claims_for_one_pod_change_hands(instance: &Instance) {
+    let node = instance.kubectl(&["get", "node", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let data = tempfile::tempdir().expect("temporary directory");
+    let table = [
+        (
+            "one-pod",
+            "ReadWriteOncePod",
+            "volume uses the ReadWriteOncePod access mode and is already in use by another pod: default/one-pod-a",
+        ),
+        ("one-node", "ReadWriteOnce", "claim default/one-node is ReadWriteOnce and in use by pod default/one-node-a;"),
+    ];
+    let wants = |name: &str, pod_name: &str| {
+        let command = "command: [sh, -c, \"date >> /d/f; exec sleep 999\"], volumeMounts: [{name: d, mountPath: /d}]";
+        // Past the scheduler, which would hold the second pod itself.
+        let volume =
+            format!("  nodeName: {node}\n  volumes: [{{name: d, persistentVolumeClaim: {{claimName: {name}}}}}]");
+        apply(instance, &pod(pod_name, command, &volume));
+    };
+    for (name, mode, why) in table {
+        let dir = data.path().join(name);
+        apply(instance, &claim(name, mode, &dir));
+        let (first, second) = (format!("{name}-a"), format!("{name}-b"));
+        wants(name, &first);
+        ready(instance, &first);
+        wants(name, &second);
+        told(instance, &second, why);
+        assert_eq!(field(instance, &second, ".status.phase"), "Pending");
+        instance.kubectl(&["delete", "pod", &first]);
+        ready(instance, &second);
+        assert_eq!(std::fs::read_to_string(dir.join("f")).expect("the pods' file").lines().count(), 2, "{name}");
+        instance.kubectl(&["delete", "pod", &second]);
+        instance.kubectl(&["delete", "pvc", name]);
+        instance.kubectl(&["wait", "--for=jsonpath={.status.phase}=Available", &format!("pv/{name}"), "--timeout=60s"]);
+        assert_eq!(std::fs::read_dir(&dir).expect("the volume").count(), 0, "{name}");
+        told(instance, name, "Volume recycled");
+    }
+}
+
 type Check = fn(&Instance);
 
 #[test]
 fn pods_in_trouble() {
-    let mut instance = Instance::start();
-    let checks: [(&str, Check); 8] = [
+    let mut instance = Instance::start_with(&["--rwo-scope=pod"]);
+    let checks: [(&str, Check); 9] = [
         ("readiness", readiness_comes_and_goes),
         ("liveness", failed_liveness_restarts),
         ("force", forced_deletion_kills_at_once),
@@ -283,6 +336,7 @@ fn pods_in_trouble() {
         ("ports", host_ports_are_shared_by_nobody),
         ("missing", what_is_missing_is_named),
         ("borders", volumes_keep_their_borders),
+        ("one pod", claims_for_one_pod_change_hands),
     ];
     let shared = &instance;
     let failed: Vec<&str> = std::thread::scope(|scope| {

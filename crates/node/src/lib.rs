@@ -12,5 +12,6 @@ mod node;
 mod register;
 mod spec;
 
+pub use agent::holders::RwoScope;
 pub use node::{Config, Node, NodeError};
 pub use spec::dns::ClusterDns;

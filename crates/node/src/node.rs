@@ -32,7 +32,9 @@ use crate::{
     agent::{
         Shared,
         events::Recorder,
-        evict, identity,
+        evict,
+        holders::{Holders, RwoScope},
+        identity,
         images::Images,
         objects::Objects,
         reclaim, rotate,
@@ -67,6 +69,8 @@ pub struct Config {
     pub cpu_milli: Option<i64>,
     /// `None`: the machine's.
     pub memory_bytes: Option<i64>,
+    /// What `ReadWriteOnce` means on this node.
+    pub rwo_scope: RwoScope,
     /// More labels for the node.
     pub labels: BTreeMap<String, String>,
 }
@@ -87,6 +91,7 @@ impl Config {
             max_pods: 110,
             cpu_milli: None,
             memory_bytes: None,
+            rwo_scope: RwoScope::default(),
             labels: BTreeMap::new(),
         }
     }
@@ -144,6 +149,7 @@ impl Node {
             capacity: Capacity::of(&config),
             objects: Objects::new(client.clone()),
             images: Images::default(),
+            holders: Holders::default(),
             config,
             client,
             runtime,
@@ -193,6 +199,7 @@ impl Node {
         let news = self.shared.runtime.events();
         let fail = |source| NodeError::Runtime { node: self.shared.config.node_name.clone(), source };
         self.shared.runtime.list().await.map_err(fail)?;
+        self.adopt_holders().await;
         let mut tasks = JoinSet::new();
         let shared = self.shared.clone();
         tasks.spawn(async move {
@@ -205,6 +212,16 @@ impl Node {
         tasks.spawn(rotate::watch(self.shared.clone(), self.workers.clone()));
         self.watch_pods().await;
         Ok(())
+    }
+
+    /// Before any pod asks for a volume: those that have one keep it.
+    async fn adopt_holders(&self) {
+        let volumes = self.shared.volumes.clone();
+        match tokio::task::spawn_blocking(move || volumes.holds()).await {
+            Ok(Ok(holds)) => self.shared.holders.adopt(holds),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "could not read which pods have which volumes"),
+            Err(error) => tracing::error!(%error, "reading who has which volume broke off; this is a bug"),
+        }
     }
 
     /// Follows the pods that belong here, for ever.
@@ -362,9 +379,12 @@ async fn remove_orphan(shared: &Shared, uid: &PodUid) {
         tracing::warn!(error = chain(&error), uid = uid.0, "could not remove a sandbox that was left behind");
         return;
     }
-    let (volumes, uid) = (shared.volumes.clone(), uid.0.clone());
-    let done = tokio::task::spawn_blocking(move || volumes.tear_down(&uid)).await;
-    if let Ok(Err(error)) = done {
-        tracing::warn!(error = chain(&error), "could not remove volumes that were left behind");
+    let (volumes, pod) = (shared.volumes.clone(), uid.0.clone());
+    match tokio::task::spawn_blocking(move || volumes.tear_down(&pod)).await {
+        Ok(Ok(())) => shared.holders.release(&uid.0),
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "could not remove volumes that were left behind");
+        }
+        Err(error) => tracing::error!(%error, "removing volumes broke off; this is a bug"),
     }
 }

@@ -12,6 +12,7 @@
 mod claim;
 pub mod contract;
 pub mod error;
+mod holds;
 mod payload;
 mod place;
 mod plugins;
@@ -22,6 +23,7 @@ mod sub_path;
 pub use claim::source_of;
 pub use contract::*;
 pub use error::VolumeError;
+pub use holds::Hold;
 pub use plugins::{PLUGINS, plugin_for};
 pub use pod_volumes::PodVolumes;
 pub use resolve::{needs, resolve};

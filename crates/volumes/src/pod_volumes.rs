@@ -3,6 +3,7 @@
 //! ```text
 //! <pods>/<uid>/volumes/<plugin>/<volume>/            belongs to the plugin
 //! <pods>/<uid>/volume-subpaths/<volume>/<container>/<index>     pinned sub-paths (bind mounts)
+//! <pods>/<uid>/holds/<persistent volume>             a mark: the pod has it
 //! ```
 //! A directory with the plugin's name exists before the plugin mounts anything, so whatever a crash leaves can be
 //! undone from the disk and the mount table alone.
@@ -40,8 +41,12 @@ impl PodVolumes {
         Self { pods_dir, sys }
     }
 
-    fn sys(&self) -> &dyn Sys {
+    pub(crate) fn sys(&self) -> &dyn Sys {
         self.sys.as_ref()
+    }
+
+    pub(crate) fn pods_dir(&self) -> &Path {
+        &self.pods_dir
     }
 
     /// Makes a volume of a pod ready. Idempotent; with other content than before, it is changed atomically.

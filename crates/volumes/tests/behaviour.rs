@@ -10,7 +10,9 @@ use std::{
 
 use sys::{FakeSys, FileKind, RealSys, Sys, Unmount};
 use testkit::in_mount_namespace;
-use volumes::{FileEntry, HostPathType, Medium, Next, Ownership, PodVolumes, Ready, Resolved, Source, VolumeError};
+use volumes::{
+    FileEntry, Hold, HostPathType, Medium, Next, Ownership, PodVolumes, Ready, Resolved, Source, VolumeError,
+};
 
 struct World<'a> {
     sys: &'a Arc<dyn Sys>,
@@ -345,4 +347,32 @@ fn volumes_and_pods_do_not_wait_for_each_other() {
         found.sort();
         assert_eq!(found, ["a", "b"]);
     }
+}
+
+#[test]
+fn who_has_a_volume_is_known_until_the_pod_is_torn_down() {
+    on_both(|world| {
+        let volumes = world.volumes();
+        assert_eq!(volumes.holds().unwrap(), []);
+        let hold = |uid: &str, volume: &str| Hold {
+            pod_uid: uid.into(),
+            pod: format!("ns/pod-of-{uid}"),
+            volume: volume.into(),
+        };
+        let mut all = [hold("u", "pv.1"), hold("u", "pv.2"), hold("w", "pv.1")];
+        for hold in all.iter().chain(&all) {
+            volumes.hold(hold).unwrap();
+        }
+        let seen = || {
+            // Another process, which has only the disk.
+            let mut seen = world.volumes().holds().unwrap();
+            seen.sort_by_key(|h| (h.pod_uid.clone(), h.volume.clone()));
+            seen
+        };
+        all.sort_by_key(|h| (h.pod_uid.clone(), h.volume.clone()));
+        assert_eq!(seen(), all);
+        volumes.tear_down("u").unwrap();
+        assert_eq!(seen(), [hold("w", "pv.1")]);
+        assert!(volumes.hold(&hold("u", "../pv")).is_err() && volumes.hold(&hold("..", "pv")).is_err());
+    });
 }

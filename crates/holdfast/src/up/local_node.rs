@@ -20,7 +20,7 @@ use tower::ServiceExt;
 use volumes::PodVolumes;
 
 use crate::{
-    cli::UpArgs,
+    cli::{RwoScope, UpArgs},
     client::Error,
     errors::{Doing, said},
     registries,
@@ -84,6 +84,10 @@ impl LocalNode {
         let mut config =
             Config::new(name.to_owned(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
         config.api_address = Some((api.ip().to_string(), api.port()));
+        config.rwo_scope = match args.rwo_scope {
+            RwoScope::Node => node::RwoScope::Node,
+            RwoScope::Pod => node::RwoScope::Pod,
+        };
         config.runtime_version = concat!("holdfast://", env!("CARGO_PKG_VERSION")).into();
         let shared: Arc<dyn Runtime> = Arc::new(runtime.clone());
         let node = Node::new(config, client.clone(), shared, volumes, Arc::new(SystemClock));

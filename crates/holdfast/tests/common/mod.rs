@@ -46,7 +46,12 @@ pub struct Instance {
 impl Instance {
     /// Starts an instance with the test images imported.
     pub fn start() -> Self {
-        let instance = Self::empty(&[]);
+        Self::start_with(&[])
+    }
+
+    /// [`Instance::start`] with more arguments.
+    pub fn start_with(args: &[&str]) -> Self {
+        let instance = Self::empty(args);
         for file in std::fs::read_dir(images()).expect("read images").map(|e| e.expect("entry").path()) {
             if file.extension().is_some_and(|e| e == "tar") {
                 let out =

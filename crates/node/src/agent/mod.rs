@@ -2,6 +2,7 @@
 pub mod events;
 pub mod evict;
 pub mod grpc_health;
+pub mod holders;
 pub mod hooks;
 pub mod images;
 mod learn;
@@ -37,6 +38,7 @@ pub struct Shared {
     pub events: events::Recorder,
     pub objects: objects::Objects,
     pub images: images::Images,
+    pub holders: holders::Holders,
     pub capacity: Capacity,
 }
 

@@ -17,10 +17,12 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use volumes::{Inputs, Need, Next, Ready, Resolved, VolumeError, needs, resolve};
+use volumes::{Hold, Inputs, Need, Next, Ready, Resolved, VolumeError, needs, resolve};
 
 use super::{
-    Shared, identity,
+    Shared,
+    holders::{Wish, alone},
+    identity,
     objects::{Known, Watched},
 };
 use crate::spec::security::ownership;
@@ -138,6 +140,8 @@ impl Keeper {
                 Err(error) => failures.push(failure(&volume.name, &error)),
             }
         }
+        let (todo, refused) = self.take(pod, &list, &inputs, todo);
+        failures.extend(refused);
         failures.extend(self.set_up(pod, todo).await);
         self.conclude(pod, &list, failures);
     }
@@ -215,15 +219,58 @@ impl Keeper {
         failed
     }
 
+    /// Takes the persistent volumes among `todo`, as their access modes allow; gives back what may be set up, each with
+    /// its mark, and what has to wait for another pod.
+    fn take(
+        &self,
+        pod: &Pod,
+        list: &[Volume],
+        inputs: &Inputs,
+        todo: Vec<(String, Resolved)>,
+    ) -> (Vec<Todo>, Vec<Failure>) {
+        let (name, namespace, uid) = identity(pod);
+        let wish = |volume: &str| {
+            let needs = list.iter().find(|v| v.name == volume).map(|v| needs(pod, v)).unwrap_or_default();
+            let claim = needs.into_iter().find_map(|need| match need {
+                Need::Claim(name) => Some(name),
+                _ => None,
+            })?;
+            let object = inputs.claims.get(&claim)?.as_ref()?;
+            let bound = object.spec.as_ref()?.volume_name.clone()?;
+            let alone = alone(object, inputs.volumes.get(&bound)?.as_ref()?, self.shared.config.rwo_scope);
+            let hold = Hold { pod_uid: uid.to_owned(), pod: format!("{namespace}/{name}"), volume: bound };
+            Some((format!("{namespace}/{claim}"), Wish { hold, alone }))
+        };
+        let todo: Vec<_> = todo.into_iter().map(|(volume, resolved)| (wish(&volume), volume, resolved)).collect();
+        let wishes: Vec<Wish> = todo.iter().filter_map(|(wish, ..)| Some(wish.as_ref()?.1.clone())).collect();
+        let rivals = self.shared.holders.take(&wishes, &self.changed).err().unwrap_or_default();
+        let (mut ready, mut refused) = (Vec::new(), Vec::new());
+        for (wish, volume, resolved) in todo {
+            match wish {
+                None => ready.push((volume, resolved, None)),
+                Some((_, wish)) if rivals.is_empty() => ready.push((volume, resolved, Some(wish.hold))),
+                Some((claim, Wish { hold, alone })) => {
+                    if let (Some(alone), Some(holder)) = (alone, rivals.get(&hold.volume)) {
+                        let (why, reason) = (alone.refusal(&claim, holder), "FailedMount");
+                        let next = Next::WaitForObject;
+                        refused.push(Failure { volume, why, reason, next, unprocessed: false });
+                    }
+                }
+            }
+        }
+        (ready, refused)
+    }
+
     /// Sets volumes up, all at once.
-    async fn set_up(&mut self, pod: &Pod, todo: Vec<(String, Resolved)>) -> Vec<Failure> {
+    async fn set_up(&mut self, pod: &Pod, todo: Vec<Todo>) -> Vec<Failure> {
         let own = ownership(pod);
         let uid = identity(pod).2.to_owned();
-        let jobs = todo.into_iter().map(|(name, resolved)| {
+        let jobs = todo.into_iter().map(|(name, resolved, hold)| {
             let (volumes, uid) = (self.shared.volumes.clone(), uid.clone());
             async move {
                 let job = tokio::task::spawn_blocking(move || {
-                    let result = volumes.set_up(&uid, &name, &resolved, own);
+                    let held = hold.map_or(Ok(()), |hold| volumes.hold(&hold));
+                    let result = held.and_then(|()| volumes.set_up(&uid, &name, &resolved, own));
                     (name, resolved, result)
                 });
                 job.await
@@ -280,6 +327,9 @@ impl Keeper {
         self.told.insert(volume, message);
     }
 }
+
+/// A volume to be set up: its name, what it is made of, and the mark that the pod has it.
+type Todo = (String, Resolved, Option<Hold>);
 
 struct Failure {
     volume: String,

@@ -215,12 +215,13 @@ async fn attempt(shared: &Arc<Shared>, name: &str) -> Result<Outcome, kube::Erro
     };
     match users(shared, &volume, how).await? {
         Standing::InUse => return Ok(Outcome::Settled),
-        Standing::Pods(pods) => {
-            let message = format!("Volume is used by pods: {}", pods.join(","));
-            shared.events.volume(&volume, false, failure(how), message);
-            return Ok(Outcome::Retry);
-        }
+        Standing::Pods(pods) => return Ok(wait_for(shared, &volume, how, &pods)),
         Standing::Released => {}
+    }
+    // A pod that was deleted by force may not have ended yet.
+    let holding = shared.holders.of(name);
+    if !holding.is_empty() {
+        return Ok(wait_for(shared, &volume, how, &holding));
     }
     let nodes: Api<Node> = Api::all(shared.client.clone());
     let Some(node) = nodes.get_opt(&shared.config.node_name).await? else { return Ok(Outcome::Retry) };
@@ -298,6 +299,12 @@ fn spare_own_files(source: &Source, data: &Path) -> Result<(), String> {
         true => Err(format!("{} overlaps this node's own data in {}", path.display(), data.display())),
         false => Ok(()),
     }
+}
+
+fn wait_for(shared: &Shared, volume: &PersistentVolume, how: Reclaiming, pods: &[String]) -> Outcome {
+    let message = format!("Volume is used by pods: {}", pods.join(","));
+    shared.events.volume(volume, false, failure(how), message);
+    Outcome::Retry
 }
 
 fn failure(how: Reclaiming) -> &'static str {
