@@ -2,6 +2,7 @@
 mod binding;
 mod lifecycle;
 mod placement;
+mod simulator;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +35,8 @@ struct Cluster {
     notes: BTreeSet<(String, &'static str, String)>,
     actions: Vec<String>,
     fates: Vec<Fate>,
+    /// What a watch of each kind tells, from the first write on.
+    events: BTreeMap<&'static str, Vec<(u64, Change)>>,
     /// Since when nodes are missing, kept over the worlds that are made anew.
     world: World,
 }
@@ -72,6 +75,7 @@ impl Cluster {
             notes: BTreeSet::new(),
             actions: Vec::new(),
             fates: Vec::new(),
+            events: BTreeMap::new(),
             world: World::default(),
         }
     }
@@ -109,8 +113,13 @@ impl Cluster {
         object["metadata"]["resourceVersion"] = json!(self.revision.to_string());
         let going = !object["metadata"]["deletionTimestamp"].is_null();
         let list = |v: &Value| v.as_array().map_or(0, Vec::len);
-        self.before = self.objects.clone();
-        if going && list(&object["metadata"]["finalizers"]) + list(&object["spec"]["finalizers"]) == 0 {
+        if !self.fates.is_empty() {
+            self.before = self.objects.clone();
+        }
+        let gone = going && list(&object["metadata"]["finalizers"]) + list(&object["spec"]["finalizers"]) == 0;
+        let new = (!gone).then(|| entry(&object));
+        self.events.entry(key.kind).or_default().push((self.revision, Change { key: key.clone(), old: None, new }));
+        if gone {
             self.objects.remove(key);
         } else {
             self.objects.insert(key.clone(), object);
@@ -170,7 +179,9 @@ impl Cluster {
                 }
                 free
             }
-            Action::Patch { target, patch, .. } => {
+            Action::Patch { target, subresource, patch } => {
+                let status = patch.as_object().unwrap().keys().all(|field| field == "status");
+                assert_eq!(status, subresource == Some("status"), "the server takes no other part: {patch}");
                 let holds = self.holds(&target);
                 if holds {
                     self.edit(&target.key, patch);
@@ -225,7 +236,10 @@ impl Cluster {
                 meta["uid"] != json!(uid) || !meta["deletionTimestamp"].is_null()
             }),
             Unless::Used { namespace, claim, .. } => {
-                let claim = entry(self.get(&Key::new("PersistentVolumeClaim", namespace, claim)));
+                let Some(claim) = self.objects.get(&Key::new("PersistentVolumeClaim", namespace, claim)).map(entry)
+                else {
+                    return true;
+                };
                 self.objects.iter().filter(|(k, _)| k.kind == "Pod" && *k.namespace == **namespace).any(|(_, o)| {
                     let pod = entry(o);
                     matches!(&pod.object, Object::Pod(p) if protection::uses(p, &pod.meta.uid, &claim.meta))
