@@ -115,6 +115,28 @@ pub(crate) fn mismatch(claim: &PersistentVolumeClaim, volume: &PersistentVolume)
     Some(why.to_owned())
 }
 
+/// What a volume needs to serve a claim at all, be it reserved for it or not.
+fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    volume.metadata.deletion_timestamp.is_none()
+        && volume.spec.as_ref().is_some_and(|s| capacity(s) >= requested(claim))
+        && !modes_differ(claim, volume)
+        && !attributes_differ(claim, volume)
+        && offers_access(claim, volume)
+}
+
+fn is_selected(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref());
+    selector.is_none_or(|s| labels_match(s, volume.metadata.labels.as_ref()))
+}
+
+/// Whether a claim may go on with a volume that is reserved for it. Who reserves a volume by hand is free in class and
+/// labels; what was chosen here may have been chosen on an old state, and is looked at again.
+pub(crate) fn keeps(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    let chosen_here = annotated(&volume.metadata, BOUND_BY_CONTROLLER);
+    let as_wanted = || class_of(claim) == class_of_volume(volume) && is_selected(claim, volume);
+    fits(claim, volume) && (!chosen_here || as_wanted())
+}
+
 /// Where a claim is to be used, as far as that is known.
 #[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
@@ -135,13 +157,6 @@ pub(crate) fn best_volume<'a>(
     taken: &[&str],
 ) -> Option<(&'a Meta, &'a PersistentVolume)> {
     let (meta, claim) = claim;
-    let fits = |v: &PersistentVolume| {
-        v.metadata.deletion_timestamp.is_none()
-            && v.spec.as_ref().is_some_and(|s| capacity(s) >= requested(claim))
-            && !modes_differ(claim, v)
-            && !attributes_differ(claim, v)
-            && offers_access(claim, v)
-    };
     let within_reach = |v: &PersistentVolume| match place {
         Place::On(node) => reaches(v, node),
         _ => true,
@@ -149,22 +164,21 @@ pub(crate) fn best_volume<'a>(
     let free = |m: &Meta| !taken.contains(&&*m.key.name);
     let mut reserved = world
         .volumes_reserved_for(&meta.key.namespace, &meta.key.name)
-        .filter(|(m, v)| free(m) && is_reserved_for(v, meta) && fits(v));
+        .filter(|(m, v)| free(m) && is_reserved_for(v, meta) && keeps(claim, v));
     if let Some(ours) = reserved.next() {
         return within_reach(ours.1).then_some(ours);
     }
     if matches!(place, Place::Unknown) {
         return None;
     }
-    let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref());
     world
         .volumes_of_class(class_of(claim))
         .filter(|(m, v)| {
             free(m)
                 && reserved_for(v).is_none()
                 && volume_phase(v) == "Available"
-                && fits(v)
-                && selector.is_none_or(|s| labels_match(s, v.metadata.labels.as_ref()))
+                && fits(claim, v)
+                && is_selected(claim, v)
                 && within_reach(v)
         })
         .min_by_key(|(m, v)| {

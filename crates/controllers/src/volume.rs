@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use crate::{
-    claim::{PROVISIONED_BY, modes_differ, reserved_for, volume_of, volume_phase},
+    claim::{BOUND_BY_CONTROLLER, PROVISIONED_BY, keeps, modes_differ, reserved_for, volume_of, volume_phase},
     decision::{Action, Decision, Meta, Note, Unless, annotated},
     world::World,
 };
@@ -33,7 +33,13 @@ pub(crate) fn decide(volume: Volume<'_>, world: &World) -> Decision {
 }
 
 /// The claim has yet to be pointed here; its own decision does that, unless it never can.
-fn unfinished((meta, object): Volume<'_>, (claim_meta, claim): (&Meta, &PersistentVolumeClaim)) -> Decision {
+fn unfinished(volume: Volume<'_>, (claim_meta, claim): (&Meta, &PersistentVolumeClaim)) -> Decision {
+    let (meta, object) = volume;
+    let chosen_here = annotated(&object.metadata, BOUND_BY_CONTROLLER);
+    if meta.deleting.is_some() || (chosen_here && !keeps(claim, object)) {
+        // Else it would be kept from everybody, and from its own end, by a claim that never comes.
+        return unbind(volume);
+    }
     if !modes_differ(claim, object) {
         return Decision::settled();
     }

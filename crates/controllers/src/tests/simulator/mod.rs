@@ -57,6 +57,8 @@ struct Sim {
     /// Volumes whose `claimRef` somebody cleared while it was in use: their claims may end up Lost.
     meddled: BTreeSet<String>,
     faults: bool,
+    /// Of 100 steps, those that bring news; the rest of the last 40 is people's.
+    news: usize,
     trace: bool,
 }
 
@@ -71,9 +73,14 @@ impl Sim {
             flights: Vec::new(),
             meddled: BTreeSet::new(),
             faults: true,
+            news: 20,
             trace,
         };
-        sim.api.make(class("k", "kubernetes.io/no-provisioner", false));
+        sim.news = 5 + sim.rng.below(25);
+        let mut default = class("k", "kubernetes.io/no-provisioner", false);
+        default["metadata"]["annotations"] =
+            json!({ "storageclass.kubernetes.io/is-default-class": sim.rng.one_in(3).to_string() });
+        sim.api.make(default);
         sim.api.make(class("late", "kubernetes.io/no-provisioner", true));
         sim.api.make(class("csi", "csi.example.com", false));
         sim.api.make(class("latecsi", "csi.example.com", true));
@@ -207,7 +214,7 @@ impl Sim {
         let done = self.api.perform(action);
         self.say(|| format!("{} {}: {} {text}", CONTROLLERS[job.0].name, job.1, if done { "did" } else { "CONFLICT" }));
         if done {
-            rules::after_write(self, &key, &before, deletes);
+            rules::after_write(self, CONTROLLERS[job.0].name, &key, &before, deletes);
         }
         let after = self.api.objects.get(&key)?;
         (done && !deletes).then(|| entry(after))
@@ -229,14 +236,14 @@ impl Sim {
                     self.list(kind);
                 }
             }
-            60..80 => {
+            n if (60..60 + self.news).contains(&n) => {
                 let kinds = self.undelivered();
                 if !kinds.is_empty() {
                     let kind = self.rng.pick(&kinds);
                     self.deliver(kind);
                 }
             }
-            80.. => self.interfere(),
+            60.. => self.interfere(),
             _ => {}
         }
     }
@@ -359,14 +366,14 @@ macro_rules! shards {
 }
 
 shards! {
-    lives_0: live 0..1500;
-    lives_1: live 1500..3000;
-    lives_2: live 3000..4500;
-    lives_3: live 4500..6000;
-    lives_4: live 6000..7500;
-    lives_5: live 7500..9000;
-    orders_0: volumes_first 0..1500;
-    orders_1: volumes_first 1500..3000;
+    lives_0: live 0..1350;
+    lives_1: live 1350..2700;
+    lives_2: live 2700..4050;
+    lives_3: live 4050..5400;
+    lives_4: live 5400..6750;
+    lives_5: live 6750..8100;
+    orders_0: volumes_first 0..1000;
+    orders_1: volumes_first 1000..2000;
 }
 
 /// Without the variable there is nothing to replay.

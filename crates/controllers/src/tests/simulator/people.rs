@@ -23,7 +23,7 @@ impl Sim {
             0..5 if self.api.get(&claim).is_null() => self.make_claim(&claim),
             0..5 if self.rng.one_in(3) => self.api.delete(&claim, None),
             5..10 if self.api.get(&volume).is_null() => self.make_volume(&volume),
-            5..8 if self.rng.one_in(4) => self.api.delete(&volume, None),
+            5..8 if self.rng.one_in(2) => self.api.delete(&volume, None),
             10 => self.name_volume(&claim, &volume),
             11 | 12 => self.patch_volume(&volume),
             13 => self.change_class(),
@@ -77,7 +77,7 @@ impl Sim {
         let mut more = json!({ "metadata": { "labels": { "tier": self.rng.pick(&["a", "b"]) } } });
         self.choose_class(&mut more);
         if self.rng.one_in(4) {
-            json_patch::merge(&mut more, &on_host(self.rng.pick(&["n0", "n1"])));
+            json_patch::merge(&mut more, &on_host(self.rng.pick(&["n0", "n1", rules::NOWHERE])));
         }
         if self.rng.one_in(6) {
             let name = format!("c{}", self.rng.below(4));

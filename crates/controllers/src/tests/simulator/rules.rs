@@ -4,6 +4,8 @@ use super::*;
 
 const CLAIM: &str = "PersistentVolumeClaim";
 const VOLUME: &str = "PersistentVolume";
+/// A node that never is.
+pub(super) const NOWHERE: &str = "nowhere";
 const LEGACY: &str = "volume.beta.kubernetes.io/storage-class";
 
 fn text(value: &Value) -> &str {
@@ -72,11 +74,14 @@ fn claims_of_pod<'a>(sim: &'a Sim, pod: &Value) -> &'a Value {
 }
 
 /// After a controller wrote an object.
-pub(super) fn after_write(sim: &Sim, key: &Key, before: &Value, deletes: bool) {
+pub(super) fn after_write(sim: &Sim, who: &str, key: &Key, before: &Value, deletes: bool) {
     let after = sim.api.get(key);
     match key.kind {
         CLAIM => claim_written(sim, key, before, after),
-        VOLUME => volume_written(sim, key, before, after, deletes),
+        VOLUME => {
+            volume_written(sim, key, before, after, deletes);
+            volume_reserved(sim, who, key, before, after);
+        }
         "Pod" if !deletes => pod_written(sim, before, after),
         _ => {}
     }
@@ -138,6 +143,20 @@ fn volume_written(sim: &Sim, key: &Key, before: &Value, after: &Value, deletes: 
         assert!(matches!(phase, "Released" | "Failed"), "{key} was released and is {phase} again");
         assert_eq!(uid(before), uid(after), "{key} was released and forgot by whom");
     }
+}
+
+fn volume_reserved(sim: &Sim, who: &str, key: &Key, before: &Value, after: &Value) {
+    let reference = &after["spec"]["claimRef"];
+    if before["spec"]["claimRef"] == *reference || reference["uid"].is_null() {
+        return;
+    }
+    let claim = sim.api.get(&Key::new(CLAIM, "ns", text(&reference["name"])));
+    // One that is the claim's already, by both or by the claim's having been bound to it, stays so to its end.
+    if bound_to(claim) != Some(&*key.name) && before["spec"]["claimRef"].is_null() {
+        assert!(!going(before), "{key} was being deleted when it was reserved");
+    }
+    let affine = !after["spec"]["nodeAffinity"].is_null();
+    assert!(who != "scheduler" || !affine || !reaches(after, NOWHERE), "{key} is out of reach of every node");
 }
 
 fn pod_written(sim: &Sim, before: &Value, after: &Value) {
