@@ -416,3 +416,42 @@ async fn a_volume_that_cannot_be_emptied_says_why_and_is_tried_again() {
     w.api.put(VOLUME, volume);
     w.api.until("deleted", |api| api.get(VOLUME).is_none().then_some(())).await;
 }
+
+#[tokio::test]
+async fn a_pod_takes_all_its_volumes_or_none() {
+    let mut w = World::new();
+    w.start();
+    let bound = |claim: &str, volume: &str| {
+        let path = w.dir.path().join("behind").join(volume);
+        let modes = json!(["ReadWriteOncePod"]);
+        let reference = json!({"namespace": "ns", "name": claim, "uid": claim});
+        w.api.put(
+            &format!("/api/v1/persistentvolumes/{volume}"),
+            json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume, "uid": volume},
+                "spec": {"accessModes": modes, "hostPath": {"path": path}, "claimRef": reference}, "status": {"phase": "Bound"}}),
+        );
+        w.api.put(
+            &format!("/api/v1/namespaces/ns/persistentvolumeclaims/{claim}"),
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim, "namespace": "ns", "uid": claim},
+                "spec": {"accessModes": modes, "volumeName": volume}, "status": {"phase": "Bound"}}),
+        );
+    };
+    bound("c", "v");
+    w.pod(json!({"volumes": [{"name": "one", "persistentVolumeClaim": {"claimName": "c"}},
+        {"name": "two", "persistentVolumeClaim": {"claimName": "d"}}]}));
+    w.event("persistentvolumeclaims \"d\" not found").await;
+    let marks = w.dir.path().join("pods/pod-uid/holds");
+    assert!(!marks.exists(), "it holds one volume while it waits for the other");
+    bound("d", "w");
+    w.phase("Running").await;
+    assert!(marks.join("v").is_file() && marks.join("w").is_file());
+    // Released although the pod is still there: nobody empties what it has.
+    let mut volume = w.api.get(VOLUME).expect("there");
+    volume["spec"]["persistentVolumeReclaimPolicy"] = json!("Recycle");
+    volume["status"]["phase"] = json!("Released");
+    std::fs::write(w.dir.path().join("behind/v/kept"), "").expect("written");
+    w.api.remove(CLAIM);
+    w.api.put(VOLUME, volume);
+    w.event("VolumeFailedRecycle: Volume is used by pods: ns/p").await;
+    assert!(w.dir.path().join("behind/v/kept").exists());
+}

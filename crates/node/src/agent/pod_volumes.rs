@@ -229,12 +229,18 @@ impl Keeper {
         todo: Vec<(String, Resolved)>,
     ) -> (Vec<Todo>, Vec<Failure>) {
         let (name, namespace, uid) = identity(pod);
-        let wish = |volume: &str| {
-            let needs = list.iter().find(|v| v.name == volume).map(|v| needs(pod, v)).unwrap_or_default();
-            let claim = needs.into_iter().find_map(|need| match need {
+        let claim_of = |volume: &Volume| {
+            needs(pod, volume).into_iter().find_map(|need| match need {
                 Need::Claim(name) => Some(name),
                 _ => None,
-            })?;
+            })
+        };
+        let is_known = |v: &Volume| self.done.contains_key(&v.name) || todo.iter().any(|(name, _)| *name == v.name);
+        // Two pods that each had one of two volumes, because the other one was bound later, would wait for ever.
+        let incomplete = list.iter().any(|v| claim_of(v).is_some() && !is_known(v));
+        let may_take = |wish: &Wish| wish.alone.is_none() || !incomplete;
+        let wish = |volume: &str| {
+            let claim = claim_of(list.iter().find(|v| v.name == volume)?)?;
             let object = inputs.claims.get(&claim)?.as_ref()?;
             let bound = object.spec.as_ref()?.volume_name.clone()?;
             let alone = alone(object, inputs.volumes.get(&bound)?.as_ref()?, self.shared.config.rwo_scope);
@@ -242,12 +248,14 @@ impl Keeper {
             Some((format!("{namespace}/{claim}"), Wish { hold, alone }))
         };
         let todo: Vec<_> = todo.into_iter().map(|(volume, resolved)| (wish(&volume), volume, resolved)).collect();
-        let wishes: Vec<Wish> = todo.iter().filter_map(|(wish, ..)| Some(wish.as_ref()?.1.clone())).collect();
+        let wishes: Vec<Wish> =
+            todo.iter().filter_map(|(wish, ..)| Some(wish.as_ref()?.1.clone())).filter(may_take).collect();
         let rivals = self.shared.holders.take(&wishes, &self.changed).err().unwrap_or_default();
         let (mut ready, mut refused) = (Vec::new(), Vec::new());
         for (wish, volume, resolved) in todo {
             match wish {
                 None => ready.push((volume, resolved, None)),
+                Some((_, wish)) if !may_take(&wish) => {}
                 Some((_, wish)) if rivals.is_empty() => ready.push((volume, resolved, Some(wish.hold))),
                 Some((claim, Wish { hold, alone })) => {
                     if let (Some(alone), Some(holder)) = (alone, rivals.get(&hold.volume)) {
