@@ -14,47 +14,51 @@ use crate::{
 
 pub(crate) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub(crate) use api::reclaim::{BOUND_BY_CONTROLLER, PROVISIONED_BY};
-pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-pub(crate) const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+/// The annotation by which the scheduler tells a provisioner the node.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// The provisioner of classes whose volumes people make.
+pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const LEGACY_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// The class that a claim asks for; empty for none. The legacy annotation wins.
-pub(crate) fn class_of(claim: &PersistentVolumeClaim) -> &str {
+pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
     let spec = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
     annotation(&claim.metadata, LEGACY_CLASS).or(spec).unwrap_or_default()
 }
 
 /// Whether the claim says anything about a class, be it that it wants none.
-pub(crate) fn says_class(claim: &PersistentVolumeClaim) -> bool {
+pub fn says_class(claim: &PersistentVolumeClaim) -> bool {
     annotated(&claim.metadata, LEGACY_CLASS) || claim.spec.as_ref().is_some_and(|s| s.storage_class_name.is_some())
 }
 
 /// The class of a volume; empty for none.
-pub(crate) fn class_of_volume(volume: &PersistentVolume) -> &str {
+pub fn class_of_volume(volume: &PersistentVolume) -> &str {
     let spec = volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref());
     annotation(&volume.metadata, LEGACY_CLASS).or(spec).unwrap_or_default()
 }
 
 /// Namespace and name in a volume's claimRef.
-pub(crate) fn reserved_for(volume: &PersistentVolume) -> Option<(&str, &str)> {
+pub fn reserved_for(volume: &PersistentVolume) -> Option<(&str, &str)> {
     let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
     Some((reference.namespace.as_deref().unwrap_or_default(), reference.name.as_deref().unwrap_or_default()))
 }
 
 /// The volume that a claim names; empty for none.
-pub(crate) fn volume_of(claim: &PersistentVolumeClaim) -> &str {
+pub fn volume_of(claim: &PersistentVolumeClaim) -> &str {
     claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default()
 }
 
 /// Whether binding went through to its end.
-pub(crate) fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     !volume_of(claim).is_empty() && annotated(&claim.metadata, BIND_COMPLETED)
 }
 
-pub(crate) fn claim_phase(claim: &PersistentVolumeClaim) -> &str {
+/// `status.phase` of a claim; empty for none.
+pub fn claim_phase(claim: &PersistentVolumeClaim) -> &str {
     claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
 }
-pub(crate) fn volume_phase(volume: &PersistentVolume) -> &str {
+/// `status.phase` of a volume; empty for none.
+pub fn volume_phase(volume: &PersistentVolume) -> &str {
     volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
 }
 
@@ -65,12 +69,12 @@ pub(crate) fn is_reserved_for(volume: &PersistentVolume, claim: &Meta) -> bool {
     reserved_for(volume) == Some((&claim.key.namespace, &claim.key.name)) && (uid.is_empty() || uid == claim.uid)
 }
 
-fn requested(claim: &PersistentVolumeClaim) -> Quantity {
+pub(crate) fn requested(claim: &PersistentVolumeClaim) -> Quantity {
     let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
     requests.and_then(|r| r.get("storage")).map_or(Quantity::ZERO, amount)
 }
 
-fn capacity(spec: &PersistentVolumeSpec) -> Quantity {
+pub(crate) fn capacity(spec: &PersistentVolumeSpec) -> Quantity {
     spec.capacity.as_ref().and_then(|c| c.get("storage")).map_or(Quantity::ZERO, amount)
 }
 
@@ -83,18 +87,18 @@ pub(crate) fn modes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVol
         != mode(volume.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
 }
 
-fn attributes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+pub(crate) fn attributes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     let claim = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default();
     claim != volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default()
 }
 
-fn offers_access(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+pub(crate) fn offers_access(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     let offered = volume.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
     claim.spec.as_ref().and_then(|s| s.access_modes.as_ref()).into_iter().flatten().all(|m| offered.contains(m))
 }
 
 /// Why a volume that a claim asks for by name does not do.
-pub(crate) fn mismatch(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<String> {
+pub fn mismatch(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Option<String> {
     let spec = volume.spec.as_ref()?;
     let why = if volume.metadata.deletion_timestamp.is_some() {
         let name = volume.metadata.name.as_deref().unwrap_or_default();
@@ -191,23 +195,25 @@ pub(crate) fn best_volume<'a>(
 }
 
 /// Whether a class leaves binding to the scheduler.
-pub(crate) fn binds_late(class: Option<&StorageClass>) -> bool {
+pub fn binds_late(class: Option<&StorageClass>) -> bool {
     class.and_then(|c| c.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer")
 }
 
 /// The class that claims without one get: of the defaults the newest, then the first by name.
 pub(crate) fn default_class(world: &World) -> Option<&StorageClass> {
-    let default = |c: &&StorageClass| {
-        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
-            .iter()
-            .any(|a| annotation(&c.metadata, a) == Some("true"))
-    };
-    let defaults = world.classes().map(|(_, c)| c).filter(default);
+    let defaults = world.classes().map(|(_, c)| c).filter(|c| is_default(c));
     defaults.min_by_key(|c| (std::cmp::Reverse(c.metadata.creation_timestamp.clone()), c.metadata.name.clone()))
 }
 
+/// Whether a class is marked as a default one.
+pub fn is_default(class: &StorageClass) -> bool {
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+        .iter()
+        .any(|a| annotation(&class.metadata, a) == Some("true"))
+}
+
 /// Volume name, claim name and whether the claim is made for the pod, for each volume of a pod that is a claim.
-pub(crate) fn claims_of(pod: &Pod) -> Vec<(&str, String, bool)> {
+pub fn claims_of(pod: &Pod) -> Vec<(&str, String, bool)> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes
@@ -225,10 +231,11 @@ pub(crate) fn is_made_for(claim: &Meta, pod_uid: &str) -> bool {
 }
 
 /// Whether a pod ran to its end.
-pub(crate) fn is_terminated(pod: &Pod) -> bool {
+pub fn is_terminated(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
-pub(crate) fn node_of(pod: &Pod) -> &str {
+/// The node of a pod; empty for none.
+pub fn node_of(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
 }

@@ -8,6 +8,7 @@
 mod account;
 mod amount;
 mod binder;
+mod candidate;
 mod claim;
 mod decision;
 mod ephemeral;
@@ -28,6 +29,18 @@ pub use account::is_root_ca;
 pub use decision::{Action, Context, Decision, Key, Meta, Note, Target, Unless};
 pub use namespace::namespaced_kinds;
 pub use world::{Change, Entry, Object, World};
+
+/// The rules of claims and volumes, for those who explain what the controllers do.
+pub mod rules {
+    pub use crate::{
+        candidate::{Difference, differences},
+        claim::{
+            NO_PROVISIONER, SELECTED_NODE, binds_late, claim_phase, claims_of, class_of, class_of_volume, is_bound,
+            is_default, is_terminated, mismatch, node_of, reserved_for, says_class, volume_of, volume_phase,
+        },
+        select::reaches,
+    };
+}
 
 /// One row per controller.
 pub struct Controller {

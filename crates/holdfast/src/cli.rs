@@ -31,6 +31,8 @@ pub enum Command {
     Get(GetArgs),
     /// Show one object with its events
     Describe(DescribeArgs),
+    /// Explain a claim, volume, pod or class: is its state normal, what does it wait for, what mends it
+    Why(WhyArgs),
     /// Delete objects
     Delete(DeleteArgs),
     /// Print a container's log
@@ -220,6 +222,28 @@ pub struct DescribeArgs {
     pub kind: String,
     /// Name
     pub name: Option<String>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+const WHY_HELP: &str = "\
+Exit status: 0 if all is normal (also while it waits for something that will come), 3 if somebody has to see to it or it
+keeps failing, 1 for errors.
+
+Examples:
+  holdfast why pvc/web
+  holdfast why pod/web -n shop -o json";
+
+#[derive(Args)]
+#[command(after_help = WHY_HELP)]
+pub struct WhyArgs {
+    /// Kind (`pod`, `pvc`, `pv`, `sc`), or KIND/NAME
+    pub kind: String,
+    /// Name
+    pub name: Option<String>,
+    /// text or json
+    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    pub output: String,
     #[command(flatten)]
     pub server: Server,
 }

@@ -51,6 +51,7 @@ async fn run(command: cli::Command) -> Outcome {
         Command::Apply(args) => client::apply::run(args).await,
         Command::Get(args) => client::get::run(args).await,
         Command::Describe(args) => client::describe::run(args).await,
+        Command::Why(args) => client::why::run(args).await,
         Command::Delete(args) => client::delete::run(args).await,
         Command::Logs(args) => client::logs::run(args).await,
         Command::Exec(args) => client::exec::run(args).await,

@@ -7,6 +7,7 @@ pub mod get;
 pub mod logs;
 pub mod port_forward;
 mod resources;
+pub mod why;
 
 use std::path::{Path, PathBuf};
 

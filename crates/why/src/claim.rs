@@ -1,0 +1,297 @@
+//! Claims.
+use controllers::{
+    protection,
+    rules::{
+        Difference, NO_PROVISIONER, SELECTED_NODE, binds_late, claim_phase, claims_of, class_of, is_default,
+        is_terminated, node_of, says_class, volume_of,
+    },
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+
+use crate::{
+    answer::Answer,
+    candidates::{self, Weighed},
+    facts::{Facts, claim_meta, created, deleting, name_of, namespace_of, near},
+    provisioning, scheduling,
+};
+
+/// A binder that works takes a fraction of a second, with all its retries less than this.
+const BINDING: SignedDuration = SignedDuration::from_secs(60);
+
+pub(crate) fn label(claim: &PersistentVolumeClaim) -> String {
+    format!("claim {}/{}", namespace_of(&claim.metadata), name_of(&claim.metadata))
+}
+
+pub(crate) fn explain(facts: &Facts, claim: &PersistentVolumeClaim, now: Timestamp) -> Answer {
+    if deleting(&claim.metadata).is_some() {
+        return terminating(facts, claim);
+    }
+    match claim_phase(claim) {
+        "Bound" => bound(facts, claim),
+        "Lost" => {
+            let (label, volume) = (label(claim), volume_of(claim));
+            Answer::stuck("volume-lost", format!("{label} is Lost: its volume {volume:?} is gone, with it the claim"))
+                .detail("a claim never leaves Lost, not even if a volume of that name is made again")
+                .fix(format!("kubectl delete pvc {} -n {}", name_of(&claim.metadata), namespace_of(&claim.metadata)))
+                .fix("# then create the claim again; the data has to come from a backup")
+        }
+        _ => {
+            let answer = pending(facts, claim, now);
+            let since = answer.since.or_else(|| created(&claim.metadata));
+            answer.since(since)
+        }
+    }
+}
+
+/// Pods that name the claim and have not ended.
+pub(crate) fn users<'a>(facts: &'a Facts, claim: &PersistentVolumeClaim) -> Vec<&'a Pod> {
+    let name = name_of(&claim.metadata);
+    let same_place = |p: &&Pod| p.metadata.namespace == claim.metadata.namespace;
+    let names = |p: &&Pod| claims_of(p).iter().any(|(_, c, _)| c == name);
+    facts.pods.iter().filter(same_place).filter(names).filter(|p| !is_terminated(p)).collect()
+}
+
+fn terminating(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
+    let since = deleting(&claim.metadata);
+    let (label, name, namespace) = (label(claim), name_of(&claim.metadata), namespace_of(&claim.metadata));
+    let meta = claim_meta(claim);
+    let uid = |p: &Pod| p.metadata.uid.clone().unwrap_or_default();
+    let holders: Vec<&Pod> = facts
+        .pods
+        .iter()
+        .filter(|p| namespace_of(&p.metadata) == namespace && protection::uses(p, &uid(p), &meta))
+        .collect();
+    let others: Vec<_> = meta.finalizers.iter().filter(|f| *f != "kubernetes.io/pvc-protection").collect();
+    if !holders.is_empty() {
+        let names: Vec<_> = holders.iter().map(|p| name_of(&p.metadata)).collect();
+        let state = format!("{label} is Terminating: pod(s) {} use it", names.join(", "));
+        if holders.iter().all(|p| deleting(&p.metadata).is_some()) {
+            return Answer::waiting("claim-in-use", state, "these pods, which are being deleted, to end").since(since);
+        }
+        let answer = Answer::stuck("claim-in-use", state).since(since);
+        return answer
+            .detail("a claim goes when the last pod that uses it is gone; until then its data stays")
+            .fix(format!("kubectl delete pod {} -n {namespace}", names.join(" ")));
+    }
+    if let Some(finalizer) = others.first() {
+        let state = format!("{label} is Terminating: finalizer {finalizer:?} holds it");
+        return Answer::stuck("finalizer", state)
+            .since(since)
+            .detail("whoever put the finalizer there has to take it off; it does not, or no longer runs")
+            .fix("# only if nothing takes it off any more")
+            .fix(format!(
+                "kubectl patch pvc {name} -n {namespace} --type=merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'"
+            ));
+    }
+    Answer::waiting("going", format!("{label} is Terminating, and nothing uses it"), "the controllers to let it go")
+        .since(since)
+}
+
+fn bound(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
+    let (label, volume) = (label(claim), volume_of(claim));
+    if let Some(answer) = expanding(facts, claim) {
+        return answer;
+    }
+    if facts.volume(volume).is_none() && !facts.unread.iter().any(|u| u.starts_with("volumes")) {
+        let state = format!("{label} is Bound to volume {volume:?}, which does not exist");
+        return Answer::stuck("volume-lost", state).fix("# restore the volume from a backup, or make the claim again");
+    }
+    let users: Vec<_> = users(facts, claim).iter().map(|p| name_of(&p.metadata).to_owned()).collect();
+    let used = if users.is_empty() { "no pod uses it now".into() } else { format!("used by {}", users.join(", ")) };
+    Answer::fine(format!("{label} is Bound to volume {volume}")).detail(used)
+}
+
+fn expanding(facts: &Facts, claim: &PersistentVolumeClaim) -> Option<Answer> {
+    let (label, name, namespace) = (label(claim), name_of(&claim.metadata), namespace_of(&claim.metadata));
+    let conditions = claim.status.as_ref()?.conditions.as_ref()?;
+    let has = |kind: &str| conditions.iter().find(|c| c.type_ == kind && c.status == "True");
+    let since =
+        |c: &k8s_openapi::api::core::v1::PersistentVolumeClaimCondition| c.last_transition_time.as_ref().map(|t| t.0);
+    let failed =
+        facts.latest("PersistentVolumeClaim", &claim.metadata, &["VolumeResizeFailed", "FileSystemResizeFailed"]);
+    let error = has("ControllerResizeError").or_else(|| has("NodeResizeError"));
+    if let Some(condition) = error {
+        let message = condition.message.clone().unwrap_or_default();
+        let state = format!("{label} cannot be expanded: {message}");
+        return Some(Answer::retrying("expansion-failed", state).since(since(condition)));
+    }
+    if let Some(told) = failed {
+        let state = format!("{label} cannot be expanded: {}", told.message);
+        return Some(Answer::retrying("expansion-failed", state).since(told.first));
+    }
+    let waits = has("FileSystemResizePending")?;
+    let state = format!("{label} is Bound; its volume has grown, its file system grows where a pod mounts it");
+    if users(facts, claim).iter().any(|p| !node_of(p).is_empty()) {
+        return Some(
+            Answer::waiting("file-system-resize", state, "the node to grow the file system").since(since(waits)),
+        );
+    }
+    let answer = Answer::waiting("file-system-resize", state, "a pod that mounts the claim").since(since(waits));
+    Some(answer.fix(format!("# start a pod that uses claim {name} in namespace {namespace}")))
+}
+
+fn pending(facts: &Facts, claim: &PersistentVolumeClaim, now: Timestamp) -> Answer {
+    let weighed = candidates::weigh(facts, claim);
+    if !volume_of(claim).is_empty() {
+        return named(facts, claim, now);
+    }
+    let wanted = class_of(claim);
+    let class = facts.class(wanted);
+    let late = binds_late(class);
+    let fits = weighed.first().filter(|w| w.against.is_empty());
+    let reserved = fits.filter(|w| controllers::rules::reserved_for(w.volume).is_some());
+    if let Some(volume) = fits.filter(|_| !late).or(reserved) {
+        return unbound(claim, volume, now);
+    }
+    let mut answer = match class {
+        Some(class) if late && annotation(claim, SELECTED_NODE).is_none() => {
+            scheduling::first_consumer(facts, claim, class, &weighed, now)
+        }
+        Some(class) if class.provisioner != NO_PROVISIONER => provisioning::explain(facts, claim, class, now),
+        None if !wanted.is_empty() && !of_class(facts, wanted) => class_missing(facts, claim),
+        None if !says_class(claim) => no_class(facts, claim, &weighed, now),
+        _ => no_volume(claim, &weighed),
+    };
+    answer.candidates = candidates::table(&weighed);
+    answer
+}
+
+/// Whether volumes that people made go by this class: it needs no StorageClass then.
+fn of_class(facts: &Facts, class: &str) -> bool {
+    facts.volumes.iter().any(|v| controllers::rules::class_of_volume(v) == class)
+}
+
+fn annotation<'a>(claim: &'a PersistentVolumeClaim, name: &str) -> Option<&'a str> {
+    claim.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+fn unbound(claim: &PersistentVolumeClaim, volume: &Weighed<'_>, now: Timestamp) -> Answer {
+    let (label, volume) = (label(claim), name_of(&volume.volume.metadata));
+    let state = format!("{label} is Pending although volume {volume} fits");
+    match created(&claim.metadata) {
+        Some(then) if now.duration_since(then) > BINDING => Answer::stuck("binder-not-running", state)
+            .detail("whatever binds claims (kube-controller-manager) seems not to run, or lags behind")
+            .fix("kubectl get pods -n kube-system -l component=kube-controller-manager"),
+        _ => Answer::waiting("binding", state, "the controller that binds them"),
+    }
+}
+
+/// A claim that names its volume takes no other.
+fn named(facts: &Facts, claim: &PersistentVolumeClaim, now: Timestamp) -> Answer {
+    let (label, wanted) = (label(claim), volume_of(claim));
+    let Some(volume) = facts.volume(wanted) else {
+        let mut answer = Answer::stuck(
+            "named-volume-missing",
+            format!("{label} is Pending: it names volume {wanted:?}, which does not exist"),
+        )
+        .fix(format!("# create PersistentVolume {wanted:?}, or make the claim again without volumeName"));
+        let near = near(wanted, facts.volumes.iter().map(|v| name_of(&v.metadata)));
+        if !near.is_empty() {
+            answer = answer.detail(format!("volumes of a similar name: {}", near.join(", ")));
+        }
+        return answer;
+    };
+    let against = controllers::rules::differences(&claim_meta(claim), claim, volume);
+    // Labels do not count where the volume is named.
+    let against: Vec<_> = against.into_iter().filter(|d| *d != Difference::Selector).collect();
+    let weighed = Weighed { volume, against };
+    if weighed.against.is_empty() {
+        return unbound(claim, &weighed, now);
+    }
+    let reasons: Vec<_> = weighed.against.iter().map(|d| candidates::said(d, volume)).collect();
+    let state = format!("{label} is Pending: it names volume {wanted}, and {}", reasons.join("; "));
+    let mut answer = Answer::stuck("named-volume-differs", state);
+    answer.fix = candidates::mend(claim, &weighed);
+    answer.candidates = candidates::table(&[weighed]);
+    answer
+}
+
+fn class_missing(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
+    let wanted = class_of(claim);
+    let state = format!("{} is Pending: class {wanted:?} does not exist, and no volume is of that class", label(claim));
+    let near = near(wanted, facts.classes.iter().map(|c| name_of(&c.metadata)));
+    let answer = Answer::stuck("class-not-found", state).detail(classes(facts));
+    let answer = match near.first() {
+        Some(first) => answer
+            .detail(format!("did you mean {}?", near.join(" or ")))
+            .fix(format!("# make the claim again with storageClassName: {first}")),
+        None => answer.fix(format!("# create StorageClass {wanted:?}, or make the claim again with one that exists")),
+    };
+    answer.fix(format!("kubectl delete pvc {} -n {}", name_of(&claim.metadata), namespace_of(&claim.metadata)))
+}
+
+fn classes(facts: &Facts) -> String {
+    let marked = |c: &k8s_openapi::api::storage::v1::StorageClass| {
+        format!("{}{}", name_of(&c.metadata), if is_default(c) { " (default)" } else { "" })
+    };
+    let all: Vec<_> = facts.classes.iter().map(marked).collect();
+    if all.is_empty() { "there are no classes".into() } else { format!("there are the classes {}", all.join(", ")) }
+}
+
+fn no_class(facts: &Facts, claim: &PersistentVolumeClaim, weighed: &[Weighed<'_>], now: Timestamp) -> Answer {
+    let label = label(claim);
+    if let Some(default) = facts.classes.iter().find(|c| is_default(c)) {
+        let default = name_of(&default.metadata);
+        let state = format!("{label} is Pending: it was made before there was a default class");
+        return match created(&claim.metadata) {
+            Some(then) if now.duration_since(then) > BINDING => Answer::stuck("default-class-not-assigned", state)
+                .detail(format!("{default} is the default now, but nothing assigned it"))
+                .fix(format!(
+                    "kubectl patch pvc {} -n {} --type=merge -p '{{\"spec\":{{\"storageClassName\":\"{default}\"}}}}'",
+                    name_of(&claim.metadata),
+                    namespace_of(&claim.metadata)
+                )),
+            _ => Answer::waiting("default-class", state, format!("class {default} to be assigned to it")),
+        };
+    }
+    if weighed.first().is_some_and(released) {
+        return no_volume(claim, weighed);
+    }
+    let state = format!("{label} is Pending: it names no class, none is the default, and no volume fits");
+    let answer = Answer::stuck("no-default-class", state).detail(classes(facts));
+    let mut answer = match facts.classes.first() {
+        Some(class) => answer.fix("# mark a class as the default; the claim then gets it").fix(format!(
+            "kubectl annotate storageclass {} storageclass.kubernetes.io/is-default-class=true",
+            name_of(&class.metadata)
+        )),
+        None => answer.fix("# create a StorageClass, or a volume that fits"),
+    };
+    if let Some(nearest) = weighed.first().filter(|w| near_enough(w)) {
+        answer.fix.push(format!("# or make volume {} fit", name_of(&nearest.volume.metadata)));
+        answer.fix.extend(candidates::mend(claim, nearest));
+    }
+    answer
+}
+
+/// Whether all that keeps a volume from the claim is the claim it served before.
+fn released(weighed: &Weighed<'_>) -> bool {
+    let volume = controllers::rules::volume_phase(weighed.volume) == "Released";
+    volume && matches!(weighed.against[..], [Difference::Reserved { .. }])
+}
+
+fn near_enough(weighed: &Weighed<'_>) -> bool {
+    !weighed.against.iter().any(|d| matches!(d, Difference::Deleting | Difference::Phase(_)))
+}
+
+fn no_volume(claim: &PersistentVolumeClaim, weighed: &[Weighed<'_>]) -> Answer {
+    let (label, class) = (label(claim), class_of(claim));
+    let of = if class.is_empty() { "without a class".into() } else { format!("of class {class}") };
+    let Some(nearest) = weighed.first() else {
+        let state = format!("{label} is Pending: there is no volume at all, and nothing makes volumes {of}");
+        return Answer::stuck("no-volumes", state)
+            .fix("# create a PersistentVolume that fits (kubectl apply -f volume.yaml)");
+    };
+    let mut answer = if released(nearest) {
+        let name = name_of(&nearest.volume.metadata);
+        let state = format!("{label} is Pending: volume {name} would fit, but it is kept for a claim that is gone");
+        Answer::stuck("volume-released", state)
+            .detail("a Released volume is given to nobody, so that nobody gets another one's data by accident")
+    } else {
+        let state =
+            format!("{label} is Pending: none of {} volume(s) fits, and nothing makes volumes {of}", weighed.len());
+        Answer::stuck("no-fitting-volume", state)
+    };
+    answer.fix = candidates::mend(claim, nearest);
+    answer
+}

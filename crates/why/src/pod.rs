@@ -1,0 +1,156 @@
+//! Pods: of everything about them, the volume that fails.
+use controllers::rules::{is_terminated, node_of};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+
+use crate::{
+    answer::Answer,
+    facts::{Facts, created, deleting, name_of, namespace_of},
+    mounts,
+    scheduling::{self, label, ready},
+};
+
+pub(crate) fn explain(facts: &Facts, pod: &Pod, now: Timestamp) -> Answer {
+    let label = label(pod);
+    if let Some(since) = deleting(&pod.metadata) {
+        return terminating(facts, pod, since, now);
+    }
+    if is_terminated(pod) {
+        return ended(pod);
+    }
+    if node_of(pod).is_empty() {
+        let answer = scheduling::unscheduled(facts, pod, true, now).unwrap_or_else(|| {
+            Answer::waiting("scheduling", format!("{label} is Pending"), "the scheduler to choose a node")
+        });
+        let since = answer.since.or_else(|| created(&pod.metadata));
+        return answer.since(since);
+    }
+    if is_ready(pod) {
+        return Answer::fine(format!("{label} runs on node {}, its volumes are mounted", node_of(pod)));
+    }
+    if let Some(status) = statuses(pod).find(|s| s.state.as_ref().is_some_and(|s| s.running.is_some())) {
+        // With one container running, the volumes are mounted.
+        let failing = statuses(pod).find_map(|s| container(facts, pod, s));
+        return failing.unwrap_or_else(|| {
+            let state = format!("{label} runs, but container {} is not ready", status.name);
+            Answer::waiting("not-ready", state, "its readiness probe").detail("its volumes are mounted")
+        });
+    }
+    if let Some(answer) = statuses(pod).find_map(|s| container(facts, pod, s)) {
+        return answer;
+    }
+    mounts::explain(facts, pod, now)
+}
+
+fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.iter();
+    status.flat_map(|s| s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten()))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn ended(pod: &Pod) -> Answer {
+    let (label, status) = (label(pod), pod.status.as_ref());
+    if status.and_then(|s| s.phase.as_deref()) == Some("Succeeded") {
+        return Answer::fine(format!("{label} ran to its end"));
+    }
+    let why = status.and_then(|s| s.message.clone().or_else(|| s.reason.clone()));
+    let why = why.map(|w| format!(": {w}")).unwrap_or_default();
+    Answer::stuck("pod-failed", format!("{label} Failed{why}")).fix(format!(
+        "kubectl logs {} -n {} --all-containers",
+        name_of(&pod.metadata),
+        namespace_of(&pod.metadata)
+    ))
+}
+
+/// What keeps one container from running, mounts aside.
+fn container(facts: &Facts, pod: &Pod, status: &ContainerStatus) -> Option<Answer> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref().unwrap_or_default();
+    if matches!(reason, "ContainerCreating" | "PodInitializing" | "") {
+        return None;
+    }
+    let (label, name) = (label(pod), &status.name);
+    let message = waiting.message.clone().unwrap_or_default();
+    let log = facts.logs.iter().find(|(container, _)| container == name).map(|(_, log)| log.as_str());
+    let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).and_then(|t| t.message.as_deref());
+    let denied = [log, last, Some(&message)].into_iter().flatten().flat_map(str::lines).find(|line| {
+        let line = line.to_lowercase();
+        line.contains("permission denied") || line.contains("eacces") || line.contains("read-only file system")
+    });
+    if let Some(line) = denied {
+        return Some(denied_answer(pod, name, line));
+    }
+    let state = format!("{label} does not run: container {name} is {reason}: {message}");
+    let cause = if reason == "CreateContainerConfigError" { "container-config" } else { "not-about-volumes" };
+    let answer = Answer::retrying(cause, state).detail("its volumes are mounted, or not yet the reason");
+    Some(answer.fix(format!(
+        "kubectl logs {} -n {} -c {name} --previous",
+        name_of(&pod.metadata),
+        namespace_of(&pod.metadata)
+    )))
+}
+
+/// Who a container runs as, against whose files it meets.
+fn denied_answer(pod: &Pod, container: &str, line: &str) -> Answer {
+    let spec = pod.spec.as_ref();
+    let all = spec.and_then(|s| s.security_context.as_ref());
+    let own = spec.iter().flat_map(|s| &s.containers).find(|c| c.name == container);
+    let user =
+        own.and_then(|c| c.security_context.as_ref()).and_then(|c| c.run_as_user).or(all.and_then(|c| c.run_as_user));
+    let group = all.and_then(|c| c.fs_group);
+    let mounts: Vec<_> = own
+        .iter()
+        .flat_map(|c| c.volume_mounts.iter().flatten())
+        .map(|m| format!("{} ({})", m.mount_path, m.name))
+        .collect();
+    let state = format!("{} does not run: container {container} may not write: {}", label(pod), line.trim());
+    let user = user.map_or("as the image says".into(), |u| format!("as user {u}"));
+    let group = group.map_or("no fsGroup is set".into(), |g| format!("fsGroup is {g}, which hostPath volumes ignore"));
+    Answer::retrying("permission-denied", state)
+        .detail(format!("it runs {user}; {group}"))
+        .detail(format!("it mounts {}", mounts.join(", ")))
+        .fix("# set securityContext.fsGroup to a group that may write; for hostPath, chown the directory on the node")
+}
+
+/// A deleted pod that is there a minute past its grace is held by something.
+const LATE: SignedDuration = SignedDuration::from_mins(1);
+
+fn terminating(facts: &Facts, pod: &Pod, until: Timestamp, now: Timestamp) -> Answer {
+    let (label, name, namespace) = (label(pod), name_of(&pod.metadata), namespace_of(&pod.metadata));
+    let force = format!("kubectl delete pod {name} -n {namespace} --grace-period=0 --force");
+    let node = node_of(pod);
+    if let Some(finalizer) = pod.metadata.finalizers.iter().flatten().next() {
+        let state = format!("{label} is Terminating: finalizer {finalizer:?} holds it");
+        return Answer::stuck("finalizer", state)
+            .since(Some(until))
+            .fix("# only if nothing takes it off any more")
+            .fix(format!(
+                "kubectl patch pod {name} -n {namespace} --type=merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'"
+            ));
+    }
+    if !node.is_empty() && !facts.nodes.is_empty() && !facts.node(node).is_some_and(ready) {
+        let state = format!("{label} is Terminating: its node {node} does not answer, so nobody ends it");
+        return Answer::stuck("node-lost", state)
+            .since(Some(until))
+            .fix("# only if that node is surely off")
+            .fix(format!("kubectl taint node {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"))
+            .fix(force);
+    }
+    let told = facts.latest("Pod", &pod.metadata, &["FailedKillPod", "FailedUnmount", "FailedUnMount"]);
+    if let Some(told) = told {
+        return Answer::retrying("cannot-end", format!("{label} is Terminating: {}", told.message))
+            .since(told.first)
+            .fix(force);
+    }
+    let state = format!("{label} is Terminating");
+    if now.duration_since(until) > LATE {
+        return Answer::stuck("cannot-end", format!("{state} and should long be gone; its node {node} says nothing"))
+            .since(Some(until))
+            .fix(force);
+    }
+    Answer::waiting("going", state, "its containers to end").since(Some(until))
+}

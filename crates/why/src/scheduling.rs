@@ -1,0 +1,304 @@
+//! Pods that no node was found for, and claims that wait for one.
+use controllers::rules::{NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, node_of, reaches, volume_of};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
+    storage::v1::StorageClass,
+};
+
+use crate::{
+    answer::{Answer, Verdict},
+    candidates::{self, Weighed},
+    claim,
+    facts::{Facts, created, deleting, name_of, namespace_of, near},
+};
+
+/// A scheduler that works has said something by then.
+const SCHEDULING: SignedDuration = SignedDuration::from_secs(30);
+
+/// Why a claim of a late-binding class has no volume yet.
+pub(crate) fn first_consumer(
+    facts: &Facts,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    weighed: &[Weighed<'_>],
+    now: Timestamp,
+) -> Answer {
+    let (label, name, class_name) = (claim::label(claim), name_of(&claim.metadata), name_of(&class.metadata));
+    let users = claim::users(facts, claim);
+    let Some(user) = users.first() else {
+        let state = format!(
+            "{label} is Pending: class {class_name} waits for the first pod that uses the claim, and there is none"
+        );
+        return Answer::waiting("wait-for-first-consumer", state, "a pod that uses it")
+            .fix(format!("# create a pod with a volume of persistentVolumeClaim.claimName: {name}"));
+    };
+    let pod = name_of(&user.metadata);
+    if let Some(user) = users.iter().find(|p| !node_of(p).is_empty()) {
+        let (pod, node) = (name_of(&user.metadata), node_of(user));
+        if custom_scheduler(user).is_some()
+            && facts.events_about("Pod", &user.metadata).iter().any(|e| e.reason.as_deref() == Some("Scheduled"))
+        {
+            let scheduler = custom_scheduler(user).unwrap_or_default();
+            let state = format!(
+                "{label} is Pending: scheduler {scheduler} put pod {pod} on node {node} without choosing a volume"
+            );
+            return Answer::stuck("custom-scheduler", state)
+                .detail(format!(
+                    "class {class_name} leaves the choice of the volume to the scheduler, together with the node"
+                ))
+                .fix("# run the pod with the default scheduler, or use a class with volumeBindingMode: Immediate");
+        }
+        let state = format!("{label} is Pending: pod {pod} was put on node {node} past the scheduler (spec.nodeName)");
+        return Answer::stuck("scheduler-bypassed", state)
+            .detail(format!(
+                "class {class_name} leaves the choice of the volume to the scheduler, which never saw the pod"
+            ))
+            .fix(format!(
+                "# make the pod again with nodeSelector: {{kubernetes.io/hostname: {node}}} in place of nodeName"
+            ))
+            .fix(format!("kubectl delete pod {pod} -n {}", namespace_of(&user.metadata)));
+    }
+    let mut answer = match unscheduled(facts, user, false, now) {
+        Some(mut why) => {
+            why.state = format!("{label} is Pending: it waits for pod {pod}: {}", why.state);
+            why
+        }
+        None => Answer::waiting(
+            "wait-for-pod-scheduled",
+            format!("{label} is Pending: pod {pod} uses it and has no node yet"),
+            format!("the scheduler to choose a node for pod {pod}"),
+        ),
+    };
+    let no_volume = class.provisioner == NO_PROVISIONER && !weighed.iter().any(|w| w.against.is_empty());
+    if no_volume && let Some(nearest) = weighed.first() {
+        answer = Answer::stuck(
+            "no-fitting-volume",
+            format!("{label} is Pending: pod {pod} uses it, but none of {} volume(s) fits", weighed.len()),
+        );
+        answer.fix = candidates::mend(claim, nearest);
+    } else if no_volume {
+        let state =
+            format!("{label} is Pending: pod {pod} uses it, but there is no volume, and class {class_name} makes none");
+        answer = Answer::stuck("no-volumes", state)
+            .fix("# create a PersistentVolume that fits (kubectl apply -f volume.yaml)");
+    }
+    answer
+}
+
+fn custom_scheduler(pod: &Pod) -> Option<&str> {
+    let name = pod.spec.as_ref()?.scheduler_name.as_deref()?;
+    (name != "default-scheduler").then_some(name)
+}
+
+/// Why a pod has no node, as far as its volumes or its scheduler are to blame. With `follow`, its claims are asked too.
+pub(crate) fn unscheduled(facts: &Facts, pod: &Pod, follow: bool, now: Timestamp) -> Option<Answer> {
+    if follow && let Some(answer) = of_claims(facts, pod, now) {
+        return Some(answer);
+    }
+    if let Some(answer) = out_of_reach(facts, pod) {
+        return Some(answer);
+    }
+    let (label, age) = (label(pod), created(&pod.metadata).map(|t| now.duration_since(t)));
+    let Some(told) = facts.latest("Pod", &pod.metadata, &["FailedScheduling"]) else {
+        if facts.nodes.is_empty() && facts.unread.is_empty() {
+            return Some(Answer::stuck("no-nodes", format!("{label} is Pending: there is no node")));
+        }
+        let silent = age.is_some_and(|a| a > SCHEDULING) && facts.events_about("Pod", &pod.metadata).is_empty();
+        let scheduler = custom_scheduler(pod).unwrap_or("default-scheduler");
+        return silent.then(|| {
+            let state = format!("{label} is Pending: scheduler {scheduler:?} has not said anything about it");
+            Answer::stuck("scheduler-not-running", state).detail("no scheduler of that name seems to run").fix(
+                match custom_scheduler(pod) {
+                    Some(_) => "# make the pod again without spec.schedulerName, or start that scheduler",
+                    None => "kubectl get pods -n kube-system -l component=kube-scheduler",
+                },
+            )
+        });
+    };
+    let message = &told.message;
+    let has = |words: &[&str]| words.iter().any(|w| message.contains(w));
+    let about = |cause| Answer::retrying(cause, format!("{label} is Pending: {message}")).since(told.first);
+    Some(match () {
+        _ if has(&["ReadWriteOncePod"]) => exclusive(facts, pod).unwrap_or_else(|| about("claim-exclusive")),
+        _ if has(&["exceed max volume count"]) => {
+            let limits = facts.csi_nodes.iter().flat_map(|n| {
+                n.spec.drivers.iter().filter_map(move |d| {
+                    let most = d.allocatable.as_ref()?.count?;
+                    let used = facts
+                        .attachments
+                        .iter()
+                        .filter(|a| a.spec.node_name == name_of(&n.metadata) && a.spec.attacher == d.name);
+                    Some(format!(
+                        "node {}: {} of at most {most} volumes of {} attached",
+                        name_of(&n.metadata),
+                        used.count(),
+                        d.name
+                    ))
+                })
+            });
+            let mut answer = about("attach-limit").detail("the nodes can attach no more volumes");
+            answer.details.extend(limits);
+            answer.fix("# add a node, or remove pods whose volumes are attached")
+        }
+        _ if has(&["did not have enough free storage", "/capacity"]) => about("capacity")
+            .detail("the storage driver says that its nodes have too little room for the claim")
+            .fix("kubectl get csistoragecapacities -A"),
+        _ if has(&["volume node affinity conflict", "didn't match PersistentVolume's node affinity"]) => {
+            about("volume-out-of-reach")
+        }
+        _ if has(&["didn't find available persistent volumes to bind"]) => about("no-fitting-volume"),
+        _ => pinned(facts, pod, about("not-about-volumes")),
+    })
+}
+
+pub(crate) fn label(pod: &Pod) -> String {
+    format!("pod {}/{}", namespace_of(&pod.metadata), name_of(&pod.metadata))
+}
+
+/// The first of the pod's claims that keeps it from running.
+pub(crate) fn of_claims(facts: &Facts, pod: &Pod, now: Timestamp) -> Option<Answer> {
+    let (label, namespace) = (label(pod), namespace_of(&pod.metadata));
+    claims_of(pod).into_iter().find_map(|(volume, name, ephemeral)| {
+        let Some(claim) = facts.claim(namespace, &name) else {
+            let state = format!("{label} is Pending: volume {volume:?} is claim {name:?}, which does not exist");
+            if ephemeral {
+                return Some(Answer::waiting("ephemeral-claim", state, "the controller that makes it"));
+            }
+            let names = facts.claims.iter().filter(|c| namespace_of(&c.metadata) == namespace);
+            let near = near(&name, names.map(|c| name_of(&c.metadata)));
+            let answer = Answer::stuck("claim-not-found", state).since(created(&pod.metadata));
+            let answer = answer.fix(format!("# create claim {name:?} in namespace {namespace}"));
+            return Some(match near.is_empty() {
+                true => answer,
+                false => answer.detail(format!("claims of a similar name: {}", near.join(", "))),
+            });
+        };
+        if claim_phase(claim) == "Bound" && deleting(&claim.metadata).is_none() {
+            return None;
+        }
+        // A claim that waits for this very pod is not what holds the pod up.
+        let late = binds_late(facts.class(class_of(claim))) && volume_of(claim).is_empty();
+        if late && deleting(&claim.metadata).is_none() && node_of(pod).is_empty() {
+            let why = claim::explain(facts, claim, now);
+            return (why.verdict != Verdict::Waiting && why.cause != "not-about-volumes")
+                .then(|| on(&label, volume, why));
+        }
+        let mut why = claim::explain(facts, claim, now);
+        if deleting(&claim.metadata).is_some() && node_of(pod).is_empty() {
+            why = Answer::stuck("claim-deleting", why.state)
+                .since(why.since)
+                .detail("no pod is started with a claim that is being deleted")
+                .fix("# once it is gone, create the claim again");
+        }
+        Some(on(&label, volume, why))
+    })
+}
+
+fn on(label: &str, volume: &str, mut why: Answer) -> Answer {
+    why.state = format!("{label} is Pending: volume {volume:?}: {}", why.state);
+    why
+}
+
+fn bound_volumes<'a>(facts: &'a Facts, pod: &Pod) -> Vec<(String, &'a PersistentVolume)> {
+    let namespace = namespace_of(&pod.metadata);
+    let claims = claims_of(pod).into_iter();
+    claims
+        .filter_map(|(volume, name, _)| {
+            Some((volume.to_owned(), facts.volume(volume_of(facts.claim(namespace, &name)?))?))
+        })
+        .collect()
+}
+
+/// A bound volume that no node reaches, or only one that takes no pods.
+fn out_of_reach(facts: &Facts, pod: &Pod) -> Option<Answer> {
+    if facts.nodes.is_empty() {
+        return None;
+    }
+    let label = label(pod);
+    bound_volumes(facts, pod).into_iter().find_map(|(volume, pv)| {
+        let near: Vec<_> = facts.nodes.iter().filter(|n| reaches(pv, n)).collect();
+        let pv_name = name_of(&pv.metadata);
+        if near.is_empty() {
+            let wanted = affinity(pv);
+            let state = format!("{label} is Pending: volume {volume:?} (PersistentVolume {pv_name}) can be reached from no node: it wants {wanted}");
+            let names: Vec<_> = facts.nodes.iter().map(|n| name_of(&n.metadata)).collect();
+            return Some(Answer::stuck("volume-out-of-reach", state).since(created(&pod.metadata))
+                .detail(format!("there are the nodes {}", names.join(", ")))
+                .fix("# bring that node back, or label a node that has the storage as the volume wants it; else restore the data to a new volume"));
+        }
+        let shut = |n: &&k8s_openapi::api::core::v1::Node| n.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) || !ready(n);
+        if !near.iter().all(|n| shut(n)) {
+            return None;
+        }
+        let names: Vec<_> = near.iter().map(|n| name_of(&n.metadata)).collect();
+        let cordoned = near.iter().any(|n| ready(n));
+        let how = if cordoned { "cordoned" } else { "not ready" };
+        let state = format!("{label} is Pending: volume {volume:?} (PersistentVolume {pv_name}) is only on node {}, which is {how}", names.join(", "));
+        let answer = Answer::stuck("volume-node-unavailable", state).since(created(&pod.metadata));
+        Some(match cordoned {
+            true => answer.fix(format!("kubectl uncordon {}", names.join(" "))),
+            false => answer.fix(format!("kubectl describe node {}", names.join(" "))),
+        })
+    })
+}
+
+pub(crate) fn ready(node: &k8s_openapi::api::core::v1::Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn affinity(volume: &PersistentVolume) -> String {
+    let terms = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.as_ref());
+    let terms = terms.iter().flat_map(|s| &s.node_selector_terms).map(|term| {
+        let all = term.match_expressions.iter().flatten().chain(term.match_fields.iter().flatten());
+        all.map(|r| format!("{} {} {}", r.key, r.operator, r.values.as_deref().unwrap_or_default().join(",")))
+            .collect::<Vec<_>>()
+            .join(" and ")
+    });
+    terms.collect::<Vec<_>>().join(" or ")
+}
+
+fn exclusive(facts: &Facts, pod: &Pod) -> Option<Answer> {
+    let namespace = namespace_of(&pod.metadata);
+    let (volume, claim, other) = claims_of(pod).into_iter().find_map(|(volume, name, _)| {
+        let claim = facts.claim(namespace, &name)?;
+        let modes = claim.spec.as_ref()?.access_modes.as_ref()?;
+        let other = claim::users(facts, claim)
+            .into_iter()
+            .find(|p| p.metadata.uid != pod.metadata.uid && !node_of(p).is_empty());
+        modes.iter().any(|m| m == "ReadWriteOncePod").then_some((volume, name, other?))
+    })?;
+    let other_name = name_of(&other.metadata);
+    let state = format!(
+        "{} is Pending: volume {volume:?} is claim {claim} for one pod alone (ReadWriteOncePod), and pod {other_name} has it",
+        label(pod)
+    );
+    Some(match deleting(&other.metadata) {
+        Some(since) => {
+            Answer::waiting("claim-exclusive", state, format!("pod {other_name}, which is being deleted, to end"))
+                .since(Some(since))
+        }
+        None => Answer::stuck("claim-exclusive", state).fix(format!("kubectl delete pod {other_name} -n {namespace}")),
+    })
+}
+
+/// Where a pod finds no room: whether its volumes leave it only one node.
+fn pinned(facts: &Facts, pod: &Pod, answer: Answer) -> Answer {
+    let pin = bound_volumes(facts, pod).into_iter().find_map(|(volume, pv)| {
+        let near: Vec<_> = facts.nodes.iter().filter(|n| reaches(pv, n)).collect();
+        let [only] = near[..] else { return None };
+        (facts.nodes.len() > 1).then(|| (volume, name_of(&only.metadata)))
+    });
+    match pin {
+        Some((volume, node)) => {
+            let mut answer =
+                answer.detail(format!("volume {volume:?} is on node {node} only, so the pod can run nowhere else"));
+            answer.cause = "volume-node-full";
+            answer
+                .fix(format!("kubectl describe node {node}"))
+                .fix("# make room there: remove pods, or lower the pod's requests")
+        }
+        None => answer.detail("its volumes are not the reason"),
+    }
+}
