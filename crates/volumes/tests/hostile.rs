@@ -214,10 +214,11 @@ fn recycling_never_leaves_its_volume_in_a_race() {
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
                 scope.spawn(|| {
+                    let exchange =
+                        || renameat_with(CWD, vol.join("d-now"), CWD, vol.join("l-now"), RenameFlags::EXCHANGE);
                     // Ends by itself once one of the two is gone.
-                    while !stop.load(Ordering::Relaxed)
-                        && renameat_with(CWD, vol.join("d-now"), CWD, vol.join("l-now"), RenameFlags::EXCHANGE).is_ok()
-                    {
+                    while !stop.load(Ordering::Relaxed) && exchange().is_ok() {
+                        std::hint::spin_loop();
                     }
                 });
                 match volumes.reclaim(&source, Reclaiming::Recycle) {

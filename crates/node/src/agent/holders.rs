@@ -136,7 +136,8 @@ mod tests {
     fn modes_say_whether_one_pod_has_a_volume_alone() {
         let (once, pod, many, read) = ("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany", "ReadOnlyMany");
         let object = |modes: &[&str]| json!({"metadata": {}, "spec": {"accessModes": modes}});
-        let table: &[(&[&str], &[&str], RwoScope, Option<Alone>)] = &[
+        type Row<'a> = (&'a [&'a str], &'a [&'a str], RwoScope, Option<Alone>);
+        let table: &[Row<'_>] = &[
             (&[once], &[once], RwoScope::Node, None),
             (&[once], &[once], RwoScope::Pod, Some(Alone::Scope)),
             (&[once], &[once, many], RwoScope::Pod, Some(Alone::Scope)),
