@@ -22,6 +22,9 @@ use crate::{
     world::{Change, Object, World},
 };
 
+/// On a volume that grew before its file system did: the size that the file system has.
+const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
+
 type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
 type Volume<'a> = (&'a Meta, &'a PersistentVolume);
 
@@ -294,11 +297,16 @@ fn claim_status((meta, claim): Claim<'_>, phase: &str, volume: Option<&Persisten
                 patch.insert("accessModes".into(), json!(spec.access_modes));
             }
             // Later the size of the file system may differ from that of the volume on purpose.
-            if changes && status.capacity != spec.capacity {
+            let before_growth = volume.and_then(|v| annotation(&v.metadata, PRE_RESIZE_CAPACITY));
+            if let Some(size) = before_growth.filter(|_| changes) {
+                patch.insert("capacity".into(), json!({ "storage": size }));
+            } else if changes && status.capacity != spec.capacity {
                 patch.insert("capacity".into(), json!(spec.capacity));
             }
+            // After the first binding it is for those to say who change a volume's attributes.
+            let first = status.phase.as_deref().is_none_or(|phase| phase == "Pending");
             let attributes = &spec.volume_attributes_class_name;
-            if changes && status.current_volume_attributes_class_name != *attributes {
+            if changes && first && status.current_volume_attributes_class_name != *attributes {
                 patch.insert("currentVolumeAttributesClassName".into(), json!(attributes));
             }
         }

@@ -1,4 +1,6 @@
 //! Facts about claims, volumes and the pods that use them, as every controller reads them.
+use std::collections::BTreeSet;
+
 use api::quantity::Quantity;
 use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod},
@@ -69,6 +71,7 @@ pub(crate) fn is_reserved_for(volume: &PersistentVolume, claim: &Meta) -> bool {
     reserved_for(volume) == Some((&claim.key.namespace, &claim.key.name)) && (uid.is_empty() || uid == claim.uid)
 }
 
+/// The size that a claim asks for.
 pub(crate) fn requested(claim: &PersistentVolumeClaim) -> Quantity {
     let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
     requests.and_then(|r| r.get("storage")).map_or(Quantity::ZERO, amount)
@@ -187,7 +190,8 @@ pub(crate) fn best_volume<'a>(
         })
         .min_by_key(|(m, v)| {
             let spec = v.spec.as_ref();
-            let access = spec.and_then(|s| s.access_modes.as_ref()).map_or(0, Vec::len);
+            let access =
+                spec.and_then(|s| s.access_modes.as_ref()).map_or(0, |m| m.iter().collect::<BTreeSet<_>>().len());
             // With a node given the size alone counts, as upstream's scheduler has it.
             let access = if matches!(place, Place::On(_)) { 0 } else { access };
             (access, spec.map(capacity), m.key.name.clone())

@@ -10,7 +10,7 @@ use crate::{
     binder,
     claim::{
         self, NO_PROVISIONER, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of, class_of, is_bound,
-        is_made_for, is_terminated, volume_of,
+        is_made_for, is_terminated, requested, volume_of,
     },
     decision::{Action, Key, Meta, annotation},
     select::reaches,
@@ -85,6 +85,8 @@ impl<'a> Claims<'a> {
                 _ => return Err("pod has unbound immediate PersistentVolumeClaims".into()),
             }
         }
+        // The small ones choose first, so that they leave the large volumes to the others.
+        claims.waiting.sort_by_key(|((_, claim), _)| requested(claim));
         Ok(claims)
     }
 
@@ -148,8 +150,9 @@ fn allowed(class: &StorageClass, node: &Node) -> bool {
     let Some(terms) = class.allowed_topologies.as_ref().filter(|t| !t.is_empty()) else { return true };
     let labels = node.metadata.labels.as_ref();
     terms.iter().any(|term| {
-        let mut wanted = term.match_label_expressions.iter().flatten();
-        wanted.all(|e| labels.and_then(|l| l.get(&e.key)).is_some_and(|value| e.values.contains(value)))
+        let wanted = term.match_label_expressions.as_deref().unwrap_or_default();
+        !wanted.is_empty()
+            && wanted.iter().all(|e| labels.and_then(|l| l.get(&e.key)).is_some_and(|value| e.values.contains(value)))
     })
 }
 

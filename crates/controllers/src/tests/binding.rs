@@ -32,6 +32,52 @@ fn a_claim_gets_the_volume_that_fits_best() {
             ("1Gi", none()),
             "a",
         ),
+        (
+            "a mode twice is one mode",
+            vec![
+                ("a", "2Gi", modes(&["ReadWriteOnce", "ReadOnlyMany"])),
+                ("b", "8Gi", modes(&["ReadWriteOnce", "ReadWriteOnce", "ReadWriteOnce"])),
+            ],
+            ("1Gi", none()),
+            "b",
+        ),
+        ("one pod alone", vec![("a", "1Gi", none())], ("1Gi", modes(&["ReadWriteOncePod"])), "(Pending)"),
+        (
+            "attributes class",
+            vec![("a", "1Gi", none()), ("b", "2Gi", json!({"spec": {"volumeAttributesClassName": "gold"}}))],
+            ("1Gi", json!({"spec": {"volumeAttributesClassName": "gold"}})),
+            "b",
+        ),
+        (
+            "named, whatever its labels",
+            vec![("a", "1Gi", labels("a"))],
+            ("1Gi", json!({"spec": {"volumeName": "a", "selector": {"matchLabels": {"tier": "b"}}}})),
+            "a",
+        ),
+        (
+            "reserved for another incarnation",
+            vec![("a", "1Gi", json!({"spec": {"claimRef": {"namespace": "ns", "name": "c", "uid": "x"}}}))],
+            ("1Gi", none()),
+            "(Pending)",
+        ),
+        (
+            "reserved, and too small",
+            vec![("a", "1Gi", json!({"spec": {"claimRef": {"namespace": "ns", "name": "c"}}}))],
+            ("2Gi", none()),
+            "(Pending)",
+        ),
+        (
+            "pointed at each other by hand",
+            vec![("a", "1Gi", json!({"spec": {"claimRef": {"namespace": "ns", "name": "c"}}}))],
+            ("2Gi", json!({"spec": {"volumeName": "a"}})),
+            "a",
+        ),
+        (
+            "no class is a class",
+            vec![("a", "1Gi", json!({"spec": {"storageClassName": null}})), ("b", "1Gi", none())],
+            ("1Gi", json!({"spec": {"storageClassName": ""}})),
+            "a",
+        ),
         ("other class", vec![("a", "1Gi", json!({"spec": {"storageClassName": "x"}}))], ("1Gi", none()), "(Pending)"),
         (
             "legacy class",
@@ -242,6 +288,50 @@ fn a_bound_claim_says_when_it_lost_its_volume() {
     assert_eq!(cluster.phase(&claim), "Lost");
     assert_eq!(cluster.noted("ClaimLost").len(), 1);
     assert_eq!(cluster.get(&claim)["status"], json!({ "phase": "Lost" }));
+}
+
+#[test]
+fn a_reservation_that_came_to_nothing_is_given_up() {
+    let by_us = |volume: &mut Value| {
+        volume["metadata"]["annotations"] = json!({ "pv.kubernetes.io/bound-by-controller": "yes" });
+    };
+    // Deleted, or of a class that the claim turned out not to be of, before the claim was pointed at it.
+    for (class, deleted, phase) in [("k", true, "gone"), ("x", false, "Available")] {
+        let mut cluster = Cluster::new();
+        let claim = cluster.make(pvc("c", "1Gi", json!({})));
+        let mut volume = pv("v", "1Gi", json!({ "spec": { "storageClassName": class } }));
+        by_us(&mut volume);
+        volume["spec"]["claimRef"] =
+            json!({ "namespace": "ns", "name": "c", "uid": cluster.get(&claim)["metadata"]["uid"] });
+        let volume = cluster.make(volume);
+        cluster.edit(&volume, json!({ "status": { "phase": "Bound" } }));
+        if deleted {
+            cluster.delete(&volume, None);
+        }
+        cluster.settle();
+        assert_eq!((bound_to(&cluster, &claim).as_str(), cluster.phase(&volume)), ("(Pending)", phase), "{class}");
+    }
+}
+
+#[test]
+fn a_bound_claim_tells_size_and_attributes_of_its_volume() {
+    let mut cluster = Cluster::new();
+    let mut grown = pv("v", "5Gi", json!({ "spec": { "volumeAttributesClassName": "gold" } }));
+    grown["metadata"]["annotations"] = json!({ "volume.alpha.kubernetes.io/pre-resize-capacity": "2Gi" });
+    let volume = cluster.make(grown);
+    let claim = cluster.make(pvc("c", "1Gi", json!({ "spec": { "volumeAttributesClassName": "gold" } })));
+    cluster.settle();
+    let status = cluster.get(&claim)["status"].clone();
+    assert_eq!(status["capacity"], json!({ "storage": "2Gi" }), "the file system has not grown yet");
+    assert_eq!(status["currentVolumeAttributesClassName"], "gold");
+    // Lost and found: the attributes may have changed since, and others tell.
+    let lost = cluster.objects.remove(&volume).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.get(&claim)["status"], json!({ "phase": "Lost" }));
+    cluster.objects.insert(volume, lost);
+    cluster.settle();
+    assert_eq!(cluster.phase(&claim), "Bound");
+    assert_eq!(cluster.get(&claim)["status"]["currentVolumeAttributesClassName"], Value::Null);
 }
 
 /// What must hold after every single write (B1, B2).

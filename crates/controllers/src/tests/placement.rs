@@ -145,6 +145,50 @@ fn a_late_claim_binds_where_its_pod_goes() {
 }
 
 #[test]
+fn of_a_pods_late_claims_the_small_ones_choose_first() {
+    let mut cluster = Cluster::new();
+    cluster.make(class("late", "kubernetes.io/no-provisioner", true));
+    cluster.make(node("n", json!({})));
+    let late = json!({"spec": {"storageClassName": "late"}});
+    ["5Gi", "6Gi"]
+        .iter()
+        .for_each(|size| drop(cluster.make(pv(&format!("v{size}").to_lowercase(), size, late.clone()))));
+    let claims = [("big", "5Gi"), ("small", "1Gi")].map(|(name, size)| cluster.make(pvc(name, size, late.clone())));
+    cluster.settle();
+    let volumes: Vec<_> =
+        ["big", "small"].map(|name| json!({ "name": name, "persistentVolumeClaim": { "claimName": name } })).into();
+    let pod = cluster.make(pod("p", json!({ "spec": { "volumes": volumes } })));
+    cluster.settle();
+    assert_eq!(claims.map(|c| cluster.get(&c)["spec"]["volumeName"].clone()), ["v6gi", "v5gi"]);
+    assert_eq!(scheduled(&cluster, &pod), "n");
+}
+
+#[test]
+fn allowed_topologies_say_where_volumes_are_made() {
+    let zone = |values: &[&str]| json!({"matchLabelExpressions": [{"key": "zone", "values": values}]});
+    let table = [
+        (json!(null), "n"),
+        (json!([zone(&["a", "b"])]), "n"),
+        (json!([zone(&["b"])]), ""),
+        (json!([zone(&["b"]), zone(&["a"])]), "n"),
+        // A term that asks for nothing matches nothing.
+        (json!([{}]), ""),
+    ];
+    for (allowed, expected) in table {
+        let mut cluster = Cluster::new();
+        let mut late = class("late", "csi.example.com", true);
+        late["allowedTopologies"] = allowed.clone();
+        cluster.make(late);
+        cluster.make(node("n", json!({"metadata": {"labels": {"zone": "a"}}})));
+        let claim = cluster.make(pvc("c", "1Gi", json!({"spec": {"storageClassName": "late"}})));
+        cluster.make(pod("p", claiming("c")));
+        cluster.settle();
+        let node = &cluster.get(&claim)["metadata"]["annotations"]["volume.kubernetes.io/selected-node"];
+        assert_eq!(node.as_str().unwrap_or_default(), expected, "{allowed}");
+    }
+}
+
+#[test]
 fn a_late_claim_of_a_provisioner_is_told_the_node() {
     let mut cluster = Cluster::new();
     cluster.make(class("late", "csi.example.com", true));

@@ -96,7 +96,9 @@ impl Sim {
 
     fn wake(&mut self, change: &Change) {
         for (i, controller) in CONTROLLERS.iter().enumerate() {
-            (controller.wakes)(&self.world, change, &mut |key| drop(self.due.insert((i, key))));
+            (controller.wakes)(&self.world, change, &mut |key| {
+                self.due.insert((i, key));
+            });
         }
     }
 
