@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     claim::{
         BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of,
-        class_of, default_class, is_reserved_for, is_terminated, mismatch, node_of, says_class, volume_of,
+        class_of, class_of_volume, default_class, is_free, is_reserved_for, is_terminated, mismatch, node_of,
+        reserved_for, says_class, volume_of,
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     volume,
@@ -28,7 +29,10 @@ const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacit
 type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
 type Volume<'a> = (&'a Meta, &'a PersistentVolume);
 
-/// The next step for a claim or a volume.
+/// Claims woken at once when volumes come free: as many as can be acted for. Each volume taken brings the next.
+const SHARE: usize = 64;
+
+/// The next step for a claim or a volume. A class is decided when its free volumes change, whether it exists or not.
 pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
     match key.kind {
         "PersistentVolumeClaim" => match world.claim(&key.namespace, &key.name) {
@@ -36,6 +40,7 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
             Some(claim) => decide_unbound(claim, world),
             None => Decision::settled(),
         },
+        "StorageClass" => share_out(&key.name, world),
         _ => world.volume(&key.name).map_or_else(Decision::settled, |v| volume::decide(v, world)),
     }
 }
@@ -57,13 +62,15 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
         }
         "PersistentVolume" => {
             wake(change.key.clone());
-            for (i, entry) in [&change.old, &change.new].into_iter().enumerate() {
-                let Some(Object::Volume(volume)) = entry.as_ref().map(|e| &e.object) else { continue };
-                if let Some((namespace, name)) = crate::claim::reserved_for(volume) {
+            for entry in states() {
+                let Object::Volume(volume) = &entry.object else { continue };
+                if let Some((namespace, name)) = reserved_for(volume) {
                     wake(Key::new("PersistentVolumeClaim", namespace, name));
-                } else if i == 1 {
-                    let class = crate::claim::class_of_volume(volume);
-                    world.unbound_claims(class).for_each(|k| wake(k.clone()));
+                }
+                // Free now: somebody may wait for it. No longer free: who was told of it may have to be told of another.
+                let class = class_of_volume(volume);
+                if is_free(volume) && world.unbound_claims(class).next().is_some() {
+                    wake(Key::new("StorageClass", "", class));
                 }
             }
             world.claims_naming(&change.key.name).for_each(|k| wake(k.clone()));
@@ -111,6 +118,32 @@ fn decide_unbound(claim: Claim<'_>, world: &World) -> Decision {
     }
     let message = format!("volume {name:?} already bound to a different claim.");
     pending(claim).with(Note::warning(meta, "FailedBinding", message))
+}
+
+/// Wakes claims of a class that can have one of its free volumes, each another one.
+fn share_out(class: &str, world: &World) -> Decision {
+    let mut decision = Decision::settled();
+    // Where the scheduler chooses it is told of volumes itself.
+    if !world.has_free(class) || binds_late(world.class(class).map(|(_, c)| c)) {
+        return decision;
+    }
+    let mut given = Vec::new();
+    for key in world.unbound_claims(class) {
+        let Some(claim) = world.claim(&key.namespace, &key.name) else { continue };
+        let waits =
+            volume_of(claim.1).is_empty() && world.volumes_reserved_for(&key.namespace, &key.name).next().is_none();
+        if !waits {
+            continue;
+        }
+        if let Some((volume, _)) = best_volume(world, claim, Place::Anywhere, &given) {
+            given.push(&*volume.key.name);
+            decision.wake.push(key.clone());
+            if given.len() == SHARE {
+                break;
+            }
+        }
+    }
+    decision
 }
 
 fn choose(claim: Claim<'_>, world: &World) -> Decision {

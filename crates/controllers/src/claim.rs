@@ -85,19 +85,47 @@ fn mode(mode: Option<&String>) -> &str {
     mode.map_or("Filesystem", String::as_str)
 }
 
-pub(crate) fn modes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+/// The volume mode that a claim asks for.
+pub(crate) fn mode_of(claim: &PersistentVolumeClaim) -> &str {
     mode(claim.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
-        != mode(volume.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
+}
+
+pub(crate) fn volume_mode_of(volume: &PersistentVolume) -> &str {
+    mode(volume.spec.as_ref().and_then(|s| s.volume_mode.as_ref()))
+}
+
+pub(crate) fn modes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+    mode_of(claim) != volume_mode_of(volume)
+}
+
+/// The attributes class that a claim asks for; empty for none.
+pub(crate) fn attributes_wanted(claim: &PersistentVolumeClaim) -> &str {
+    claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default()
+}
+
+pub(crate) fn attributes_of(volume: &PersistentVolume) -> &str {
+    volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default()
 }
 
 pub(crate) fn attributes_differ(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
-    let claim = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default();
-    claim != volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()).unwrap_or_default()
+    attributes_wanted(claim) != attributes_of(volume)
+}
+
+/// The access modes of a volume.
+pub(crate) fn modes_of(volume: &PersistentVolume) -> &[String] {
+    volume.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default()
 }
 
 pub(crate) fn offers_access(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
-    let offered = volume.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
+    let offered = modes_of(volume);
     claim.spec.as_ref().and_then(|s| s.access_modes.as_ref()).into_iter().flatten().all(|m| offered.contains(m))
+}
+
+/// Whether a volume is there for the taking.
+pub(crate) fn is_free(volume: &PersistentVolume) -> bool {
+    volume.metadata.deletion_timestamp.is_none()
+        && reserved_for(volume).is_none()
+        && volume_phase(volume) == "Available"
 }
 
 /// Why a volume that a claim asks for by name does not do.
@@ -168,34 +196,19 @@ pub(crate) fn best_volume<'a>(
         Place::On(node) => reaches(v, node),
         _ => true,
     };
-    let free = |m: &Meta| !taken.contains(&&*m.key.name);
+    let free = |name: &str| !taken.contains(&name);
     let mut reserved = world
         .volumes_reserved_for(&meta.key.namespace, &meta.key.name)
-        .filter(|(m, v)| free(m) && is_reserved_for(v, meta) && keeps(claim, v));
+        .filter(|(m, v)| free(&m.key.name) && is_reserved_for(v, meta) && keeps(claim, v));
     if let Some(ours) = reserved.next() {
         return within_reach(ours.1).then_some(ours);
     }
     if matches!(place, Place::Unknown) {
         return None;
     }
-    world
-        .volumes_of_class(class_of(claim))
-        .filter(|(m, v)| {
-            free(m)
-                && reserved_for(v).is_none()
-                && volume_phase(v) == "Available"
-                && fits(claim, v)
-                && is_selected(claim, v)
-                && within_reach(v)
-        })
-        .min_by_key(|(m, v)| {
-            let spec = v.spec.as_ref();
-            let access =
-                spec.and_then(|s| s.access_modes.as_ref()).map_or(0, |m| m.iter().collect::<BTreeSet<_>>().len());
-            // With a node given the size alone counts, as upstream's scheduler has it.
-            let access = if matches!(place, Place::On(_)) { 0 } else { access };
-            (access, spec.map(capacity), m.key.name.clone())
-        })
+    // With a node given the size alone counts, as upstream's scheduler has it.
+    let few_modes = !matches!(place, Place::On(_));
+    world.best_free(claim, few_modes, |m, v| free(&m.key.name) && is_selected(claim, v) && within_reach(v))
 }
 
 /// Whether a class leaves binding to the scheduler.

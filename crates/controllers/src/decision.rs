@@ -153,6 +153,8 @@ pub struct Decision {
     /// The action uses up what decisions about other keys count on too (a free volume, room on a node): of these, one
     /// at a time may be decided and performed.
     pub takes: bool,
+    /// Keys of the same controller to decide now.
+    pub wake: Vec<Key>,
 }
 
 impl Decision {
@@ -172,6 +174,17 @@ impl Decision {
     /// An action that uses up what is shared with other keys.
     pub(crate) fn take(action: Action) -> Self {
         Self { action: Some(action), takes: true, ..Self::default() }
+    }
+    /// The volume that the action reserves, if that is how it takes: others may decide as soon as it is held.
+    pub fn holds(&self) -> Option<&Key> {
+        match &self.action {
+            Some(Action::Patch { target, subresource: None, .. })
+                if self.takes && target.key.kind == "PersistentVolume" =>
+            {
+                Some(&target.key)
+            }
+            _ => None,
+        }
     }
     #[must_use]
     pub(crate) fn with(mut self, note: Note) -> Self {

@@ -12,6 +12,7 @@ mod candidate;
 mod claim;
 mod decision;
 mod ephemeral;
+mod free;
 mod garbage;
 mod namespace;
 mod pod_gc;

@@ -1,7 +1,7 @@
 //! The objects as they were last seen, indexed by what decisions ask for.
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::Hash,
     sync::Arc,
 };
@@ -15,6 +15,7 @@ use k8s_openapi::api::{
 use crate::{
     claim,
     decision::{Key, Meta},
+    free::Free,
 };
 
 /// What of an object is kept besides its metadata.
@@ -61,7 +62,9 @@ pub struct World {
     /// Namespace and claim name to the pods that name it.
     pods_by_claim: Index<(Arc<str>, String)>,
     unscheduled: BTreeSet<Key>,
-    volumes_by_class: Index<String>,
+    free: Free,
+    /// Volumes that a write under way is to reserve: free no longer, though nothing shows it yet.
+    held: HashSet<Key>,
     /// Namespace and claim name to the volumes whose claimRef names it.
     volumes_by_claim: Index<(Arc<str>, String)>,
     unbound_by_class: Index<String>,
@@ -152,9 +155,30 @@ impl World {
     pub fn unscheduled(&self) -> impl Iterator<Item = &Key> {
         self.unscheduled.iter()
     }
-    /// Volumes of a class (may be empty).
-    pub fn volumes_of_class(&self, class: &str) -> impl Iterator<Item = (&Meta, &PersistentVolume)> {
-        self.volumes_by_class.get(class).filter_map(|k| self.volume(&k.name))
+    /// The best free volume for a claim (see [`Free::best`]) of those that `keep` lets pass.
+    pub(crate) fn best_free(
+        &self,
+        claim: &PersistentVolumeClaim,
+        few_modes: bool,
+        keep: impl Fn(&Meta, &PersistentVolume) -> bool,
+    ) -> Option<(&Meta, &PersistentVolume)> {
+        let passes = |name: &str| self.volume(name).is_some_and(|(m, v)| !self.held.contains(&m.key) && keep(m, v));
+        self.volume(self.free.best(claim, few_modes, passes)?)
+    }
+    /// Whether a class has free volumes, held ones among them.
+    pub(crate) fn has_free(&self, class: &str) -> bool {
+        self.free.any(class)
+    }
+    /// Leaves a volume out of all choices until it is released: a write that reserves it is under way.
+    pub fn hold(&mut self, volume: Key) {
+        self.held.insert(volume);
+    }
+    /// Takes [`World::hold`] back. Where the write came to nothing, the change to be told is returned.
+    pub fn release(&mut self, volume: &Key) -> Option<Change> {
+        self.held.remove(volume);
+        let entry = self.entry(volume)?.clone();
+        let free = matches!(&entry.object, Object::Volume(v) if claim::is_free(v));
+        free.then(|| Change { key: volume.clone(), old: Some(entry.clone()), new: Some(entry) })
     }
     /// Volumes whose claimRef has this namespace and name.
     pub fn volumes_reserved_for(
@@ -221,7 +245,9 @@ impl World {
                 }
             }
             Object::Volume(volume) => {
-                self.volumes_by_class.set(claim::class_of_volume(volume).to_owned(), key, add);
+                if claim::is_free(volume) {
+                    self.free.set(&key.name, volume, add);
+                }
                 if let Some((namespace, name)) = claim::reserved_for(volume) {
                     self.volumes_by_claim.set((namespace.into(), name.to_owned()), key, add);
                 }

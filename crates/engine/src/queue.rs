@@ -201,6 +201,14 @@ impl Core {
         }
     }
 
+    /// Lets others choose a volume again, and tells of it where it is still there for the taking.
+    fn release(self: &Arc<Self>, volume: &Key) {
+        let mut world = self.world.write();
+        if let Some(change) = world.release(volume) {
+            self.wake(&world, &change);
+        }
+    }
+
     fn tell(&self, job: &Job, notes: Vec<Note>) {
         let mut told = self.told.lock();
         if notes.is_empty() {
@@ -335,21 +343,37 @@ async fn step(core: &Arc<Core>, job: &Job) -> (Option<Outcome>, Option<Duration>
         (controller.decide)(&job.1, &core.world.read(), &context)
     };
     let mut decision = decide();
-    let mut turn = None;
+    let (mut permit, mut turn, mut held) = (None, None, None);
     if decision.takes {
+        // First, so that no more is held than is acted on. The semaphore is never closed.
+        permit = core.permits.acquire().await.ok();
         turn = Some(core.taking[job.0].lock().await);
         decision = decide();
+        held = decision.holds().cloned();
+        if let Some(volume) = &held {
+            // Nobody chooses it from here on: the next may choose while this is written.
+            core.world.write().hold(volume.clone());
+            turn = None;
+        }
+    }
+    if !decision.wake.is_empty()
+        && let Some(due) = core.due.lock().as_mut()
+    {
+        decision.wake.drain(..).for_each(|key| core.enqueue(due, (job.0, key)));
     }
     let Some(action) = decision.action else {
         core.tell(job, decision.notes);
         return (None, decision.again);
     };
     tracing::debug!(controller = controller.name, key = %job.1, ?action, "act");
-    let outcome = {
-        // The semaphore is never closed.
-        let _permit = core.permits.acquire().await;
-        act::perform(core, action).await
-    };
+    if permit.is_none() {
+        permit = core.permits.acquire().await.ok();
+    }
+    let outcome = act::perform(core, action).await;
+    drop(permit);
+    if let Some(volume) = held {
+        core.release(&volume);
+    }
     drop(turn);
     match &outcome {
         Outcome::Done | Outcome::Unseen => {

@@ -2,6 +2,7 @@
 mod binding;
 mod lifecycle;
 mod placement;
+mod sharing;
 mod simulator;
 
 use std::{

@@ -43,6 +43,8 @@ struct Flight {
     job: Job,
     action: Action,
     takes: bool,
+    /// The volume that is held meanwhile.
+    held: Option<Key>,
 }
 
 struct Sim {
@@ -176,13 +178,16 @@ impl Sim {
         let (controller, key) = (&CONTROLLERS[job.0], &job.1);
         let context = Context { now: self.api.now, root_ca: Some("PEM".into()) };
         let decision = (controller.decide)(key, &self.world, &context);
-        let waits = |f: &Flight| f.job == job || (f.job.0 == job.0 && f.takes && decision.takes);
+        let waits = |f: &Flight| f.job == job || (f.job.0 == job.0 && f.takes && f.held.is_none() && decision.takes);
         if self.flights.iter().any(waits) {
             return;
         }
         self.due.remove(&job);
+        decision.wake.iter().for_each(|key| drop(self.due.insert((job.0, key.clone()))));
+        let held = decision.holds().cloned();
         let Some(action) = decision.action else { return };
-        self.flights.push(Flight { job, action, takes: decision.takes });
+        held.iter().for_each(|volume| self.world.hold(volume.clone()));
+        self.flights.push(Flight { job, action, takes: decision.takes, held });
         if !self.faults || self.rng.one_in(2) {
             self.land(self.flights.len() - 1);
         }
@@ -190,7 +195,7 @@ impl Sim {
 
     /// One request arrives, or not; its answer comes back, or not.
     fn land(&mut self, at: usize) {
-        let Flight { job, action, .. } = self.flights.remove(at);
+        let Flight { job, action, held, .. } = self.flights.remove(at);
         let fate = if self.faults { self.rng.below(12) } else { 9 };
         if fate == 0 {
             self.say(|| format!("{} {}: lost", CONTROLLERS[job.0].name, job.1));
@@ -203,6 +208,9 @@ impl Sim {
                     self.apply(&entry.meta.key.clone(), Some(entry));
                 }
             }
+        }
+        if let Some(change) = held.and_then(|volume| self.world.release(&volume)) {
+            self.wake(&change);
         }
         self.due.insert(job);
     }
