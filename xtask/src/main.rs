@@ -15,6 +15,7 @@ fn main() -> ExitCode {
                 "usage: cargo xtask tidy|bench\n\n  tidy                       layers, absences and sizes of the source tree"
             );
             eprintln!("  bench KUBECTL IMAGES_DIR   times of the release binary with a real kubectl (root)");
+            eprintln!("  bench claims               times of binding claims to volumes");
             ExitCode::from(2)
         }
     }

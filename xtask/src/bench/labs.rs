@@ -1,61 +1,24 @@
-//! Times what a user feels, on the release binary with a real kubectl: `cargo xtask bench KUBECTL IMAGES_DIR [BINARY]`.
-//!
-//! Prints a table for `docs/benchmarks.md`. Measures only; asserts nothing about time.
+//! Starts, labs and memory, with a real kubectl and real containers. Prints a table for `docs/benchmarks.md`.
 use std::{
-    error::Error,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use super::{Daemon, PATIENCE, Result, root};
 
-/// How long a single thing may take before the bench gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
 const RUNS: usize = 7;
 
-pub fn run(args: &[String]) -> ExitCode {
-    let (kubectl, images, binary) = match args {
-        [kubectl, images] => (kubectl, images, None),
-        [kubectl, images, binary] => (kubectl, images, Some(binary)),
-        _ => {
-            eprintln!(
-                "usage: cargo xtask bench KUBECTL IMAGES_DIR [BINARY]   (root; without BINARY it builds the release)"
-            );
-            return ExitCode::from(2);
-        }
-    };
-    match measure(Path::new(kubectl), Path::new(images), binary.map(PathBuf::from)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn measure(kubectl: &Path, images: &Path, binary: Option<PathBuf>) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask lies in the workspace")?;
-    let binary = binary.map_or_else(|| release(root), Ok)?;
-    let bench = Bench { binary, kubectl: kubectl.into(), labs: root.join("examples/labs") };
+pub(super) fn run(binary: PathBuf, kubectl: PathBuf, images: &Path) -> Result<()> {
+    let bench = Bench { binary, kubectl, labs: root()?.join("examples/labs") };
     println!("| measure | median | range | runs |\n|---|---|---|---|");
     bench.start()?;
     bench.idle()?;
     bench.labs(images)
-}
-
-fn release(root: &Path) -> Result<PathBuf> {
-    let built =
-        Command::new("cargo").args(["build", "--release", "--package", "holdfast"]).current_dir(root).status()?;
-    if !built.success() {
-        return Err("the release build failed".into());
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release/holdfast"))
 }
 
 struct Bench {
@@ -64,38 +27,24 @@ struct Bench {
     labs: PathBuf,
 }
 
-/// A running daemon on a directory of its own; its pods, itself and the directory go when it is dropped.
-struct Daemon {
+/// A daemon with a node, whose pods go before it does.
+struct Node {
     kubectl: PathBuf,
-    dir: PathBuf,
-    child: Child,
-    ready_after: Duration,
+    daemon: Daemon,
 }
 
-impl Daemon {
-    fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("admin.kubeconfig")
-    }
+impl Node {
     fn kubectl(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args).env("HOME", &self.dir);
+        command.arg("--kubeconfig").arg(self.daemon.kubeconfig()).args(args).env("HOME", &self.daemon.dir);
         command
-    }
-    /// Resident memory in KiB.
-    fn rss_kib(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).ok_or("no VmRSS")?;
-        Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Node {
     fn drop(&mut self) {
         let pods = ["delete", "pods", "--all", "--grace-period=0", "--force", "--timeout=20s"];
         let _ = self.kubectl(&pods).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -133,22 +82,12 @@ impl Drop for Lines {
 }
 
 impl Bench {
-    fn daemon(&self) -> Result<Daemon> {
-        let dir = std::env::temp_dir().join(format!("holdfast-bench-{}-{:x}", std::process::id(), fastrand()));
-        let started = Instant::now();
-        let mut command = Command::new(&self.binary);
-        command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&dir).stdout(Stdio::piped());
-        let mut child = command.spawn()?;
-        let mut out = BufReader::new(child.stdout.take().ok_or("no output")?);
-        let mut line = String::new();
-        out.read_line(&mut line)?;
-        let ready_after = started.elapsed();
-        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        Ok(Daemon { kubectl: self.kubectl.clone(), dir, child, ready_after })
+    fn daemon(&self) -> Result<Node> {
+        Ok(Node { kubectl: self.kubectl.clone(), daemon: Daemon::start(&self.binary, &[])? })
     }
 
     fn start(&self) -> Result<()> {
-        let times = (0..RUNS).map(|_| Ok(self.daemon()?.ready_after)).collect::<Result<Vec<_>>>()?;
+        let times = (0..RUNS).map(|_| Ok(self.daemon()?.daemon.ready_after)).collect::<Result<Vec<_>>>()?;
         row("`up` to ready, empty data directory", &times);
         Ok(())
     }
@@ -156,7 +95,10 @@ impl Bench {
     fn idle(&self) -> Result<()> {
         let daemon = self.daemon()?;
         std::thread::sleep(Duration::from_secs(10));
-        println!("| whole daemon idle for 10 s, one node | {:.1} MiB RSS | | 1 |", daemon.rss_kib()? as f64 / 1024.0);
+        println!(
+            "| whole daemon idle for 10 s, one node | {:.1} MiB RSS | | 1 |",
+            daemon.daemon.rss_kib()? as f64 / 1024.0
+        );
         Ok(())
     }
 
@@ -164,7 +106,7 @@ impl Bench {
         let daemon = self.daemon()?;
         for file in fs::read_dir(images)?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "tar")) {
             let mut import = Command::new(&self.binary);
-            import.args(["image", "import"]).arg(file.path()).arg("--data-dir").arg(&daemon.dir);
+            import.args(["image", "import"]).arg(file.path()).arg("--data-dir").arg(&daemon.daemon.dir);
             if !import.stdout(Stdio::null()).status()?.success() {
                 return Err(format!("import of {} failed", file.path().display()).into());
             }
@@ -185,12 +127,12 @@ impl Bench {
         row("lab 1: apply to first page through port-forward", &page);
         row("pod delete with grace 0 to gone (`kubectl delete --grace-period=0 --force`, kubectl included)", &gone);
         row("ConfigMap change (`kubectl patch`, kubectl included) to the mounted file", &live);
-        println!("| whole daemon after the labs | {:.1} MiB RSS | | 1 |", daemon.rss_kib()? as f64 / 1024.0);
+        println!("| whole daemon after the labs | {:.1} MiB RSS | | 1 |", daemon.daemon.rss_kib()? as f64 / 1024.0);
         Ok(())
     }
 
     /// Times lab 1: apply to Running, apply to first page, delete to gone.
-    fn fortune(&self, daemon: &Daemon) -> Result<(Duration, Duration, Duration)> {
+    fn fortune(&self, daemon: &Node) -> Result<(Duration, Duration, Duration)> {
         let shown = "jsonpath={.metadata.name} {.status.containerStatuses[*].state.running.startedAt}{\"\\n\"}";
         let watch = Lines::of(daemon.kubectl(&["get", "pods", "--watch-only", "-o", shown]))?;
         let deleted =
@@ -215,7 +157,7 @@ impl Bench {
     }
 
     /// Times a change of a ConfigMap until the file that a pod sees has changed.
-    fn config_map(&self, daemon: &Daemon) -> Result<Duration> {
+    fn config_map(&self, daemon: &Node) -> Result<Duration> {
         let objects = "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"m\"},\"data\":{\"a\":\"old\"}}\n---\n\
             {\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"live\"},\"spec\":{\"terminationGracePeriodSeconds\":0,\
             \"volumes\":[{\"name\":\"v\",\"configMap\":{\"name\":\"m\"}}],\"containers\":[{\"name\":\"c\",\"image\":\"luksa/fortune\",\
@@ -229,7 +171,7 @@ impl Bench {
             .stdout(Stdio::null())
             .status()?;
         let uid = daemon.kubectl(&["get", "pod", "live", "-o", "jsonpath={.metadata.uid}"]).output()?;
-        let pod = daemon.dir.join("pods").join(String::from_utf8(uid.stdout)?);
+        let pod = daemon.daemon.dir.join("pods").join(String::from_utf8(uid.stdout)?);
         let mut volumes = fs::read_dir(pod.join("volumes"))?.flatten().map(|e| e.path().join("v/data/a"));
         let file = volumes.find(|f| f.exists()).ok_or("the mounted file is not there")?;
         let started = Instant::now();
@@ -257,11 +199,6 @@ fn fetch(port: u16) -> Result<String> {
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     Ok(answer)
-}
-
-/// A number that differs between calls; good enough for a directory name.
-fn fastrand() -> u32 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos())
 }
 
 fn row(name: &str, times: &[Duration]) {
