@@ -124,21 +124,21 @@ fn decide_unbound(claim: Claim<'_>, world: &World) -> Decision {
 fn share_out(class: &str, world: &World) -> Decision {
     let mut decision = Decision::settled();
     // Where the scheduler chooses it is told of volumes itself.
-    if !world.has_free(class) || binds_late(world.class(class).map(|(_, c)| c)) {
+    let most = world.count_free(class).min(SHARE);
+    if most == 0 || binds_late(world.class(class).map(|(_, c)| c)) {
         return decision;
     }
     let mut given = Vec::new();
     for key in world.unbound_claims(class) {
         let Some(claim) = world.claim(&key.namespace, &key.name) else { continue };
-        let waits =
-            volume_of(claim.1).is_empty() && world.volumes_reserved_for(&key.namespace, &key.name).next().is_none();
-        if !waits {
+        if !volume_of(claim.1).is_empty() {
             continue;
         }
-        if let Some((volume, _)) = best_volume(world, claim, Place::Anywhere, &given) {
+        // One that is reserved for the claim woke it by itself.
+        if let Some((volume, _)) = best_volume(world, claim, Place::Anywhere, &given).filter(|(_, v)| is_free(v)) {
             given.push(&*volume.key.name);
             decision.wake.push(key.clone());
-            if given.len() == SHARE {
+            if given.len() == most {
                 break;
             }
         }

@@ -52,9 +52,9 @@ impl Free {
         }
     }
 
-    /// Whether a class has any.
-    pub(crate) fn any(&self, class: &str) -> bool {
-        self.0.contains_key(class)
+    /// How many a class has.
+    pub(crate) fn count(&self, class: &str) -> usize {
+        self.0.get(class).map_or(0, |sorts| sorts.values().map(BTreeSet::len).sum())
     }
 
     /// The smallest volume that a claim can have and that `keep` lets pass; with `few_modes` the smallest of those with
@@ -113,6 +113,6 @@ mod tests {
         for (name, size, modes) in [("c", "2Gi", one), ("a", "1Gi", two), ("d", "5Gi", one)] {
             free.set(&name.into(), &volume(size, modes), false);
         }
-        assert!(!free.any(""));
+        assert_eq!(free.count(""), 0);
     }
 }

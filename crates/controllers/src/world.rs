@@ -165,9 +165,11 @@ impl World {
         let passes = |name: &str| self.volume(name).is_some_and(|(m, v)| !self.held.contains(&m.key) && keep(m, v));
         self.volume(self.free.best(claim, few_modes, passes)?)
     }
-    /// Whether a class has free volumes, held ones among them.
-    pub(crate) fn has_free(&self, class: &str) -> bool {
-        self.free.any(class)
+    /// How many free volumes of a class nobody holds.
+    pub(crate) fn count_free(&self, class: &str) -> usize {
+        let counts = |v: &PersistentVolume| claim::is_free(v) && claim::class_of_volume(v) == class;
+        let held = self.held.iter().filter(|k| self.volume(&k.name).is_some_and(|(_, v)| counts(v)));
+        self.free.count(class).saturating_sub(held.count())
     }
     /// Leaves a volume out of all choices until it is released: a write that reserves it is under way.
     pub fn hold(&mut self, volume: Key) {

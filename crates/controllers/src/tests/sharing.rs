@@ -38,11 +38,15 @@ fn as_many_claims_are_woken_as_there_are_volumes_for_them() {
 #[test]
 fn a_claim_that_has_a_volume_is_not_told_of_others() {
     let mut cluster = crowd(false);
-    let reference = json!({ "namespace": "ns", "name": "w", "uid": "u" });
-    cluster.edit(&Key::new("PersistentVolume", "", "a"), json!({ "spec": { "claimRef": reference } }));
-    let objects = cluster.objects.clone();
-    cluster.refresh(&objects);
-    assert_eq!(woken(&cluster), ["x", "y"]);
+    let mut reserve = |uid: Option<&str>| {
+        let reference = json!({ "namespace": "ns", "name": "w", "uid": uid });
+        cluster.edit(&Key::new("PersistentVolume", "", "a"), json!({ "spec": { "claimRef": reference } }));
+        let objects = cluster.objects.clone();
+        cluster.refresh(&objects);
+        woken(&cluster)
+    };
+    assert_eq!(reserve(None), ["x", "y"]);
+    assert_eq!(reserve(Some("of another claim of that name")), ["w", "x"]);
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Sim {
             return;
         }
         self.due.remove(&job);
-        decision.wake.iter().for_each(|key| drop(self.due.insert((job.0, key.clone()))));
+        self.due.extend(decision.wake.iter().map(|key| (job.0, key.clone())));
         let held = decision.holds().cloned();
         let Some(action) = decision.action else { return };
         held.iter().for_each(|volume| self.world.hold(volume.clone()));
