@@ -1,6 +1,4 @@
 //! Facts about claims, volumes and the pods that use them, as every controller reads them.
-use std::collections::BTreeSet;
-
 use api::quantity::Quantity;
 use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod},
