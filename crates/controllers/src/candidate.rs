@@ -3,11 +3,10 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Persis
 
 use crate::{
     claim::{
-        attributes_differ, capacity, class_of, class_of_volume, is_reserved_for, modes_differ, offers_access,
-        requested, reserved_for, volume_phase,
+        BOUND_BY_CONTROLLER, attributes_differ, capacity, class_of, class_of_volume, is_reserved_for, is_selected,
+        modes_differ, offers_access, requested, reserved_for, volume_phase,
     },
-    decision::Meta,
-    select::labels_match,
+    decision::{Meta, annotated},
 };
 
 /// One rule by which a volume does not do for a claim, with both sides as the objects say them.
@@ -65,8 +64,9 @@ pub fn differences(meta: &Meta, claim: &PersistentVolumeClaim, volume: &Persiste
     } else if !ours && volume_phase(volume) != "Available" {
         found.push(Difference::Phase(volume_phase(volume).to_owned()));
     }
-    // A reservation says which volume it is to be: class and labels do not count then.
-    if !ours && class_of(claim) != class_of_volume(volume) {
+    // Who reserves a volume by hand is free in class and labels.
+    let by_hand = ours && !annotated(&volume.metadata, BOUND_BY_CONTROLLER);
+    if !by_hand && class_of(claim) != class_of_volume(volume) {
         found.push(Difference::Class { volume: class_of_volume(volume).into(), claim: class_of(claim).into() });
     }
     if capacity(spec) < requested(claim) {
@@ -96,7 +96,7 @@ pub fn differences(meta: &Meta, claim: &PersistentVolumeClaim, volume: &Persiste
             claim: text(wanted.volume_attributes_class_name.as_ref()),
         });
     }
-    if !ours && wanted.selector.as_ref().is_some_and(|s| !labels_match(s, volume.metadata.labels.as_ref())) {
+    if !by_hand && !is_selected(claim, volume) {
         found.push(Difference::Selector);
     }
     found

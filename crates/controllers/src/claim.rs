@@ -157,7 +157,7 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
         && offers_access(claim, volume)
 }
 
-fn is_selected(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
+pub(crate) fn is_selected(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref());
     selector.is_none_or(|s| labels_match(s, volume.metadata.labels.as_ref()))
 }

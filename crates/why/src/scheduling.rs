@@ -228,7 +228,7 @@ fn out_of_reach(facts: &Facts, pod: &Pod) -> Option<Answer> {
                 .fix("# bring that node back, or label a node that has the storage as the volume wants it; else restore the data to a new volume"));
         }
         let shut = |n: &&k8s_openapi::api::core::v1::Node| n.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) || !ready(n);
-        if !near.iter().all(|n| shut(n)) {
+        if !near.iter().all(shut) {
             return None;
         }
         let names: Vec<_> = near.iter().map(|n| name_of(&n.metadata)).collect();

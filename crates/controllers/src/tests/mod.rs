@@ -1,5 +1,6 @@
 //! Controllers run against a small API server of the tests: all of them, over all objects, until nothing is left to do.
 mod binding;
+mod candidates;
 mod lifecycle;
 mod placement;
 mod sharing;

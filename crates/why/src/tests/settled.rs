@@ -40,7 +40,7 @@ fn terminating_claim() {
     check("claim", "c", &[going.clone(), user.clone()], Stuck, "claim-in-use", &words);
     let ends = with(user, json!({"metadata": {"deletionTimestamp": "2026-01-01T11:59:00Z"}}));
     check("claim", "c", &[going.clone(), ends], Waiting, "claim-in-use", &[]);
-    check("claim", "c", &[going.clone()], Waiting, "going", &[]);
+    check("claim", "c", std::slice::from_ref(&going), Waiting, "going", &[]);
     let held = with(going, json!({"metadata": {"finalizers": ["example.com/backup"]}}));
     check("claim", "c", &[held], Stuck, "finalizer", &["example.com/backup"]);
 }
