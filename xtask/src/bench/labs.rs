@@ -43,7 +43,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let pods = ["delete", "pods", "--all", "--grace-period=0", "--force", "--timeout=20s"];
+        let pods = ["delete", "pods", "--all", "--grace-period=1", "--timeout=20s"];
         let _ = self.kubectl(&pods).stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
 }
