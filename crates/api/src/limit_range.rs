@@ -80,7 +80,8 @@ pub fn check_claim(range: &LimitRange, claim: &PersistentVolumeClaim) -> Vec<Str
     let mut found = Vec::new();
     for item in limits(range).iter().filter(|item| item.type_ == "PersistentVolumeClaim") {
         for (name, least) in amounts(item.min.as_ref()) {
-            found.extend(below(&item.type_, &name, least, requests.get(&name), None));
+            let asked = Asked { request: requests.get(&name).copied(), limit: None };
+            found.extend(asked.below(least, &format!("minimum {name} usage per {} is {least}", item.type_)));
         }
         for (name, most) in amounts(item.max.as_ref()) {
             let head = format!("maximum {name} usage per {} is {most}", item.type_);
@@ -100,65 +101,53 @@ fn of(container: &Container) -> (Amounts, Amounts) {
 }
 
 fn check(item: &LimitRangeItem, requests: &Amounts, limits: &Amounts, found: &mut Vec<String>) {
+    let asked = |name: &str| Asked { request: requests.get(name).copied(), limit: limits.get(name).copied() };
     let kind = &item.type_;
     for (name, least) in amounts(item.min.as_ref()) {
-        found.extend(below(kind, &name, least, requests.get(&name), limits.get(&name)));
+        found.extend(asked(&name).below(least, &format!("minimum {name} usage per {kind} is {least}")));
     }
     for (name, most) in amounts(item.max.as_ref()) {
-        found.extend(above(kind, &name, most, requests.get(&name), limits.get(&name)));
+        found.extend(asked(&name).above(most, &format!("maximum {name} usage per {kind} is {most}")));
     }
     for (name, ratio) in amounts(item.max_limit_request_ratio.as_ref()) {
-        found.extend(steep(kind, &name, ratio, requests.get(&name), limits.get(&name)));
+        found.extend(asked(&name).steep(ratio, &format!("{name} max limit to request ratio per {kind} is {ratio}")));
     }
 }
 
-fn below(
-    kind: &str,
-    name: &str,
-    least: Quantity,
-    request: Option<&Quantity>,
-    limit: Option<&Quantity>,
-) -> Option<String> {
-    let head = format!("minimum {name} usage per {kind} is {least}");
-    match (request, limit) {
-        (None, _) => Some(format!("{head}.  No request is specified")),
-        (Some(request), _) if *request < least => Some(format!("{head}, but request is {request}")),
-        (_, Some(limit)) if *limit < least => Some(format!("{head}, but limit is {limit}")),
-        _ => None,
-    }
+/// What is asked for of one resource. The checks answer with `head`, which names the bound, and what is wrong.
+struct Asked {
+    request: Option<Quantity>,
+    limit: Option<Quantity>,
 }
 
-fn above(
-    kind: &str,
-    name: &str,
-    most: Quantity,
-    request: Option<&Quantity>,
-    limit: Option<&Quantity>,
-) -> Option<String> {
-    let head = format!("maximum {name} usage per {kind} is {most}");
-    match (request, limit) {
-        (_, None) => Some(format!("{head}.  No limit is specified")),
-        (_, Some(limit)) if *limit > most => Some(format!("{head}, but limit is {limit}")),
-        (Some(request), _) if *request > most => Some(format!("{head}, but request is {request}")),
-        _ => None,
+impl Asked {
+    fn below(&self, least: Quantity, head: &str) -> Option<String> {
+        match (self.request, self.limit) {
+            (None, _) => Some(format!("{head}.  No request is specified")),
+            (Some(request), _) if request < least => Some(format!("{head}, but request is {request}")),
+            (_, Some(limit)) if limit < least => Some(format!("{head}, but limit is {limit}")),
+            _ => None,
+        }
     }
-}
 
-fn steep(
-    kind: &str,
-    name: &str,
-    most: Quantity,
-    request: Option<&Quantity>,
-    limit: Option<&Quantity>,
-) -> Option<String> {
-    let head = format!("{name} max limit to request ratio per {kind} is {most}");
-    let set = |q: Option<&Quantity>| q.copied().filter(|q| !q.is_zero());
-    match (set(request), set(limit)) {
-        (None, _) => Some(format!("{head}, but no request is specified or request is 0")),
-        (_, None) => Some(format!("{head}, but no limit is specified or limit is 0")),
-        (Some(request), Some(limit)) => {
-            let ratio = limit.as_f64() / request.as_f64();
-            (ratio > most.as_f64()).then(|| format!("{head}, but provided ratio is {ratio:.6}"))
+    fn above(&self, most: Quantity, head: &str) -> Option<String> {
+        match (self.request, self.limit) {
+            (_, None) => Some(format!("{head}.  No limit is specified")),
+            (_, Some(limit)) if limit > most => Some(format!("{head}, but limit is {limit}")),
+            (Some(request), _) if request > most => Some(format!("{head}, but request is {request}")),
+            _ => None,
+        }
+    }
+
+    fn steep(&self, most: Quantity, head: &str) -> Option<String> {
+        let set = |q: Option<Quantity>| q.filter(|q| !q.is_zero());
+        match (set(self.request), set(self.limit)) {
+            (None, _) => Some(format!("{head}, but no request is specified or request is 0")),
+            (_, None) => Some(format!("{head}, but no limit is specified or limit is 0")),
+            (Some(request), Some(limit)) => {
+                let ratio = limit.as_f64() / request.as_f64();
+                (ratio > most.as_f64()).then(|| format!("{head}, but provided ratio is {ratio:.6}"))
+            }
         }
     }
 }

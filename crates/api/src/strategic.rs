@@ -270,7 +270,8 @@ fn no_merge_key(object: &Object, key: &'static str) -> StrategicError {
     StrategicError::NoMergeKey { object: go_map(object), key }
 }
 
-fn json_type(value: &Value) -> &'static str {
+/// What Go's JSON libraries call a value's type.
+pub fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

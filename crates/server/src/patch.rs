@@ -1,4 +1,5 @@
 //! The patch formats: JSON patch, merge patch, strategic merge patch.
+use api::strategic::json_type;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
@@ -147,7 +148,7 @@ fn object(bytes: &[u8]) -> ApiResult<Value> {
         Ok(map @ Value::Object(_)) => Ok(map),
         Ok(other) => Err(bad(&format!(
             "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
-            name(&other)
+            json_type(&other)
         ))),
         Err(e) => Err(bad(&why(&e, bytes))),
     }
@@ -162,10 +163,10 @@ fn check_operations(bytes: &[u8]) -> ApiResult<()> {
     };
     // What is no JSON at all is told by who reads it next.
     let Ok(patch) = serde_json::from_slice::<Value>(bytes) else { return Ok(()) };
-    let Value::Array(operations) = patch else { return Err(bad(name(&patch), "[]")) };
+    let Value::Array(operations) = patch else { return Err(bad(json_type(&patch), "[]")) };
     for operation in &operations {
         if !operation.is_object() {
-            return Err(bad(name(operation), ""));
+            return Err(bad(json_type(operation), ""));
         }
         let op = operation["op"].as_str().unwrap_or("unknown");
         if !["add", "remove", "replace", "move", "copy", "test"].contains(&op) {
@@ -176,18 +177,6 @@ fn check_operations(bytes: &[u8]) -> ApiResult<()> {
         }
     }
     Ok(())
-}
-
-/// What Go calls a JSON value.
-fn name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// Why a text could not be read.
