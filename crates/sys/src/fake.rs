@@ -16,8 +16,11 @@ use rustix::io::Errno;
 mod kernel;
 
 pub(crate) use self::kernel::Place;
-use self::kernel::{Body, Kernel, Mount, ROOT};
-use crate::{Bind, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount};
+use self::kernel::{Body, Disk, DiskFilesystem, Kernel, Mount, ROOT};
+use crate::{
+    Bind, Device, DeviceContent, DeviceMount, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys,
+    Tmpfs, Unmount,
+};
 
 /// Whether the failing call had its effect: a request that was refused, or one whose answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +106,27 @@ impl FakeSys {
         self.with_dir(dir);
         let mut kernel = self.kernel.lock();
         let dir = kernel.resolve(ROOT, dir, Reach::InRoot, true).expect("just made");
-        let body = if kind == FileKind::File { Body::File(Vec::new()) } else { Body::Special(kind) };
+        let body = match kind {
+            FileKind::File => Body::File(Vec::new()),
+            FileKind::BlockDevice => Body::Device(Disk::default()),
+            other => Body::Special(other),
+        };
         kernel.add(dir, path.file_name().expect("a file's path has a name"), body, 0o644).expect("new name");
+    }
+
+    /// Gives a block device a size, without counting as a call. `foreign`: it holds something that is no filesystem.
+    pub fn with_disk(&self, path: impl AsRef<Path>, bytes: u64, foreign: bool) {
+        let mut kernel = self.kernel.lock();
+        let at = kernel.resolve(ROOT, path.as_ref(), Reach::InRoot, true).expect("a device");
+        let disk = kernel.disk(at).expect("a block device");
+        (disk.bytes, disk.foreign) = (bytes, foreign);
+    }
+
+    /// The kind and size of the filesystem on a block device.
+    pub fn filesystem_on(&self, path: impl AsRef<Path>) -> Option<(String, u64)> {
+        let mut kernel = self.kernel.lock();
+        let at = kernel.resolve(ROOT, path.as_ref(), Reach::InRoot, true).ok()?;
+        kernel.disk(at).ok()?.filesystem.as_ref().map(|f| (f.kind.clone(), f.bytes))
     }
 
     /// Every mount but the root, oldest first.
@@ -275,13 +297,58 @@ impl Sys for FakeSys {
 
     fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()> {
         self.call(|k| {
-            k.last_device += 1;
-            let root = k.make(Body::Dir(BTreeMap::new()), tmpfs.mode, k.last_device, 0);
-            k.nodes.get_mut(&root).expect("just made").parent = root;
+            let root = k.make_root(tmpfs.mode);
             let propagation = Propagation::Private;
             let mount = Mount { root, at: None, read_only: false, propagation, tmpfs: Some(*tmpfs) };
             k.attach(mount, place(at)?)
         })
+    }
+
+    fn probe_device(&self, device: &Handle) -> io::Result<Device> {
+        self.call(|k| {
+            let disk = k.disk(place(device)?)?;
+            let content = match &disk.filesystem {
+                Some(filesystem) => DeviceContent::Filesystem(filesystem.kind.clone()),
+                None if disk.foreign => DeviceContent::Other,
+                None => DeviceContent::Empty,
+            };
+            Ok(Device { bytes: disk.bytes, content })
+        })
+    }
+
+    fn make_filesystem(&self, device: &Handle, kind: &str) -> io::Result<()> {
+        self.call(|k| {
+            let at = place(device)?;
+            let root = k.make_root(0o755);
+            let disk = k.disk(at)?;
+            disk.filesystem = Some(DiskFilesystem { kind: kind.to_owned(), bytes: disk.bytes, root });
+            Ok(())
+        })
+    }
+
+    fn mount_device(&self, device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()> {
+        self.call(|k| {
+            let filesystem = k.disk(place(device)?)?.filesystem.as_ref();
+            let root = filesystem.filter(|f| f.kind == mount.kind).ok_or(Errno::INVAL)?.root;
+            let (read_only, propagation) = (mount.read_only, Propagation::Private);
+            k.attach(Mount { root, at: None, read_only, propagation, tmpfs: None }, place(at)?)
+        })
+    }
+
+    fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()> {
+        self.call(|k| {
+            let at = place(at)?;
+            k.writable(at)?;
+            let root = k.mounts.get(&at.mount).ok_or(Errno::NOENT)?.root;
+            let disk = k.disk(place(device)?)?;
+            let filesystem = disk.filesystem.as_mut().filter(|f| f.root == root).ok_or(Errno::INVAL)?;
+            filesystem.bytes = disk.bytes;
+            Ok(())
+        })
+    }
+
+    fn grow_unmounted(&self, _: &Handle, _: &str) -> io::Result<bool> {
+        self.call(|_| Ok(false))
     }
 
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()> {

@@ -8,6 +8,7 @@
 //!
 //! The only crate of the workspace (besides container start-up in `runtime`) where `unsafe` may appear.
 //! Absent on purpose: Kubernetes words, policy, shell commands.
+mod block;
 pub mod fake;
 mod mountinfo;
 pub mod real;
@@ -152,6 +153,35 @@ pub enum Propagation {
     Shared,
 }
 
+/// A block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub bytes: u64,
+    pub content: DeviceContent,
+}
+
+/// What is on a block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceContent {
+    /// Its beginning, where every filesystem has its marks, is zero.
+    Empty,
+    /// A filesystem that can be mounted and grown here, by the name that the kernel has for it.
+    Filesystem(String),
+    /// Anything else: partitions, somebody's data.
+    Other,
+}
+
+/// How the filesystem of a device is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMount<'a> {
+    /// `ext4`, `xfs`, ...
+    pub kind: &'a str,
+    /// Of this mount; others of the same device may write.
+    pub read_only: bool,
+    /// As after `mount -o`, one each.
+    pub options: &'a [String],
+}
+
 /// What happens to a mount that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
@@ -202,6 +232,18 @@ pub trait Sys: Send + Sync {
 
     /// Mounts a new memory filesystem over `at`. The handle goes on meaning what is now hidden.
     fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()>;
+    /// Size and content of a block device.
+    fn probe_device(&self, device: &Handle) -> io::Result<Device>;
+    /// Makes a filesystem on a device, whatever is on it. `ENOENT` names the program that this host lacks; `ENODEV` is
+    /// for kinds that nobody here can make.
+    fn make_filesystem(&self, device: &Handle, kind: &str) -> io::Result<()>;
+    /// Mounts a device's filesystem over the directory `at`, which may be done any number of times.
+    fn mount_device(&self, device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()>;
+    /// Lets the filesystem of a device, mounted at `at`, have all of the device. Idempotent. `EPERM` from ext4 means that
+    /// the process lacks `CAP_SYS_RESOURCE`, `EOPNOTSUPP` that this kind cannot be grown.
+    fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()>;
+    /// The same for one that no mount has, if that is the only way here. False: mount it and use `grow_filesystem`.
+    fn grow_unmounted(&self, device: &Handle, kind: &str) -> io::Result<bool>;
     /// Shows `source` at `target`; both are directories, or neither is. All options hold from the first instant on.
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;
     /// Removes the topmost mount at a name. Never follows a link.

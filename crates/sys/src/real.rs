@@ -19,7 +19,10 @@ use rustix::{
     },
 };
 
-use crate::{Bind, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount, mountinfo};
+use crate::{
+    Bind, Device, DeviceMount, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount,
+    block, mountinfo,
+};
 
 /// The kernel of this machine, in the mount namespace of the calling thread.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,7 +34,7 @@ const LOOKUP_TRIES: usize = 200;
 /// Room for some 500 mounts; more are read too.
 const MOUNT_TABLE_BYTES: usize = 64 << 10;
 
-fn fd(handle: &Handle) -> io::Result<BorrowedFd<'_>> {
+pub(crate) fn fd(handle: &Handle) -> io::Result<BorrowedFd<'_>> {
     handle.fd().ok_or_else(|| io::Error::other("handle of another kernel"))
 }
 
@@ -40,7 +43,7 @@ fn handle(fd: OwnedFd) -> Handle {
 }
 
 /// The path by which the kernel reaches what `fd` holds. Of the thread: its mount namespace may be its own.
-fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()))
 }
 
@@ -201,6 +204,26 @@ impl Sys for RealSys {
         attach(mount.as_fd(), fd(at)?)
     }
 
+    fn probe_device(&self, device: &Handle) -> io::Result<Device> {
+        block::probe(device)
+    }
+
+    fn make_filesystem(&self, device: &Handle, kind: &str) -> io::Result<()> {
+        block::make(device, kind)
+    }
+
+    fn mount_device(&self, device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()> {
+        block::mount(device, at, mount)
+    }
+
+    fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()> {
+        block::grow(device, at)
+    }
+
+    fn grow_unmounted(&self, device: &Handle, kind: &str) -> io::Result<bool> {
+        block::grow_unmounted(device, kind)
+    }
+
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()> {
         let mut flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
@@ -243,7 +266,7 @@ impl Sys for RealSys {
 }
 
 /// Puts a detached mount onto an open directory or file.
-fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
 }

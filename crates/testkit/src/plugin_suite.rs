@@ -10,7 +10,7 @@ use std::{
 
 use sys::{FakeSys, FileKind, Handle, Reach, Sys, When};
 use volumes::{
-    FileEntry, HostPathType, Medium, Ownership, PLUGINS, PodVolumes, Ready, Reclaiming, Resolved, Source, VolumeError,
+    FileEntry, Growth, HostPathType, Medium, Ownership, PLUGINS, PodVolumes, Ready, Reclaiming, Resolved, Source, VolumeError,
     plugin_for,
 };
 
@@ -32,6 +32,26 @@ fn files(entries: &[(&str, &str)], in_memory: bool) -> Source {
     Source::Files { files, in_memory, mount_points: BTreeSet::from(["inner/most".into()]) }
 }
 
+/// A `local` volume with nothing special about it.
+pub fn local(path: PathBuf, read_only: bool) -> Source {
+    Source::Local { path, read_only, fs_type: None, mount_options: Vec::new() }
+}
+
+const DEVICE: &str = "device";
+
+/// Where there is a device, volumes on it.
+fn device_samples(sys: &dyn Sys, host: &Path) -> Vec<Sample> {
+    let device = sys.open(&host.join(DEVICE)).is_ok();
+    let sample = Sample { name: "device", source: local(host.join(DEVICE), false), then: None, keeps: None };
+    device.then_some(sample).into_iter().collect()
+}
+
+/// Gives a fake kernel an empty device for [`check_plugins`] to use.
+pub fn add_device(fake: &FakeSys, host: &Path, bytes: u64) {
+    fake.with_file(host.join(DEVICE), FileKind::BlockDevice);
+    fake.with_disk(host.join(DEVICE), bytes, false);
+}
+
 /// Volumes of all plugins; their host paths lie below `host`, which [`prepare`] fills.
 pub fn samples(host: &Path) -> Vec<Sample> {
     let plain = |name, source| Sample { name, source, then: None, keeps: None };
@@ -42,7 +62,7 @@ pub fn samples(host: &Path) -> Vec<Sample> {
         plain("memory", Source::EmptyDir { medium: Medium::Memory, limit_bytes: Some(1 << 20) }),
         on_host("host-dir", host_path("dir", HostPathType::Directory)),
         on_host("host-made", host_path("made/here", HostPathType::DirectoryOrCreate)),
-        on_host("local", Source::Local { path: host.join("dir"), read_only: false }),
+        on_host("local", local(host.join("dir"), false)),
         Sample {
             then: Some(files(&[("a", "2"), ("sub/c", "2"), ("d", "2")], false)),
             ..plain("config", files(&[("a", "1"), ("sub/b", "1"), ("gone", "1")], false))
@@ -111,13 +131,14 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             usize::from(*in_memory)
         }
         Source::HostPath { .. } => 0,
-        Source::Local { .. } => {
+        Source::Local { path, .. } => {
             assert_eq!(stat.gid, GROUP, "{name} is not the group's");
-            0
+            usize::from(ready.host_path != *path)
         }
     };
     let own = ready.host_path.parent().expect("a volume has a parent");
-    if !matches!(source, Source::HostPath { .. } | Source::Local { .. }) {
+    let elsewhere = matches!(source, Source::Local { path, .. } if ready.host_path == *path);
+    if !matches!(source, Source::HostPath { .. }) && !elsewhere {
         assert_eq!(mounts(sys, own).len(), wanted_mounts, "{name}: mounts");
     }
 }
@@ -167,7 +188,8 @@ fn check_gone(sys: &dyn Sys, pods: &Path, sample: &Sample, context: &str) {
 pub fn check_plugins(sys: &Arc<dyn Sys>, scratch: &Path) {
     let (host, pods) = (scratch.join("host"), scratch.join("pods"));
     prepare(sys.as_ref(), &host);
-    let samples = samples(&host);
+    let mut samples = samples(&host);
+    samples.extend(device_samples(sys.as_ref(), &host));
     for plugin in PLUGINS {
         assert!(samples.iter().any(|s| plugin.accepts(&s.source)), "add a sample for {}", plugin.name());
     }
@@ -184,15 +206,22 @@ pub fn check_plugins(sys: &Arc<dyn Sys>, scratch: &Path) {
     }
 }
 
+fn prepared(host: &Path) -> Arc<FakeSys> {
+    let fake = Arc::new(FakeSys::default());
+    add_device(&fake, host, 1 << 20);
+    prepare(fake.as_ref(), host);
+    fake
+}
+
 /// Lets every call of every plugin's life fail once, before and after taking effect. The step is tried again; in a second
 /// sweep the pod is torn down at once instead, as after a crash.
 pub fn sweep_faults() {
     let (host, pods) = (Path::new("/scratch/host"), Path::new("/scratch/pods"));
-    for sample in samples(host) {
+    let devices = device_samples(prepared(host).as_ref(), host);
+    for sample in samples(host).into_iter().chain(devices) {
         for when in [When::Before, When::After] {
             for nth in 0.. {
-                let fake = Arc::new(FakeSys::default());
-                prepare(fake.as_ref(), host);
+                let fake = prepared(host);
                 let sys: Arc<dyn Sys> = fake.clone();
                 fake.fail(nth, when);
                 let fired =
@@ -224,8 +253,7 @@ fn retried(sys: &Arc<dyn Sys>, fake: &Arc<FakeSys>, pods: &Path, sample: &Sample
 
 /// One life that ends at the fault: only the disk and the mount table are left to tear down from.
 fn abandoned(sample: &Sample, pods: &Path, host: &Path, nth: usize, when: When) {
-    let fake = Arc::new(FakeSys::default());
-    prepare(fake.as_ref(), host);
+    let fake = prepared(host);
     let sys: Arc<dyn Sys> = fake.clone();
     fake.fail(nth, when);
     let volumes = PodVolumes::new(pods.to_path_buf(), sys.clone());
@@ -244,6 +272,39 @@ fn abandoned(sample: &Sample, pods: &Path, host: &Path, nth: usize, when: When) 
     swept.unwrap_or_else(|e| panic!("{}, {when:?} call {nth}: tear down after a crash: {e:?}", sample.name));
     fake.pause();
     check_gone(fake.as_ref(), pods, sample, &format!("crash {when:?} call {nth}"));
+}
+
+/// Lets every call of growing a volume, before and after it is set up, fail once; a second attempt finishes it.
+pub fn sweep_growth() {
+    let (host, small, large) = (Path::new("/scratch/host"), 1 << 20, 3 << 20);
+    let resolved = Resolved { source: local(host.join(DEVICE), false), read_only: false, mount_options: Vec::new() };
+    for when in [When::Before, When::After] {
+        for nth in 0.. {
+            let fake = prepared(host);
+            let volumes = PodVolumes::new("/scratch/pods".into(), fake.clone());
+            let set_up = || volumes.set_up(POD, "vol", &resolved, Ownership::default()).map(drop);
+            let expand = || volumes.expand(POD, "vol", &resolved.source, large);
+            assert!(expand().is_err(), "the medium is too small");
+            fake.with_disk(host.join(DEVICE), large, false);
+            assert_eq!(expand().expect("asked too early"), Growth::NotSetUp);
+            fake.with_disk(host.join(DEVICE), small, false);
+            set_up().expect("set up");
+            fake.with_disk(host.join(DEVICE), large, false);
+            fake.fail(nth, when);
+            let grown = expand().or_else(|_| expand());
+            let fired = fake.fault_fired();
+            fake.heal();
+            assert_eq!(grown.unwrap_or_else(|e| panic!("{when:?} call {nth}: {e:?}")), Growth::Done);
+            assert_eq!(fake.filesystem_on(host.join(DEVICE)), Some(("ext4".into(), large)), "{when:?} call {nth}");
+            assert_eq!(expand().expect("again"), Growth::Done);
+            volumes.tear_down(POD).expect("tear down");
+            assert!(fake.mounts().is_empty(), "{when:?} call {nth}: {:?}", fake.mounts());
+            if !fired {
+                assert!(nth > 3, "hardly a call was made");
+                break;
+            }
+        }
+    }
 }
 
 /// A released volume with files, directories and links in it, and beside it what must stay.

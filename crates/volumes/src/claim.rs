@@ -90,7 +90,12 @@ fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bo
     let source = if let Some(s) = &spec.host_path {
         host_path(&s.path, s.type_.as_deref())?
     } else if let Some(s) = &spec.local {
-        Source::Local { path: PathBuf::from(&s.path), read_only }
+        Source::Local {
+            path: PathBuf::from(&s.path),
+            read_only,
+            fs_type: s.fs_type.clone().filter(|t| !t.is_empty()),
+            mount_options: spec.mount_options.clone().unwrap_or_default(),
+        }
     } else {
         return Err(VolumeError::Unsupported { kind: format!("persistentVolume.{}", source_field(volume)) });
     };

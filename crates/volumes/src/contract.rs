@@ -20,8 +20,15 @@ pub enum Source {
     },
     /// A path of the node, as it is.
     HostPath { path: PathBuf, kind: HostPathType },
-    /// `local` persistent volume.
-    Local { path: PathBuf, read_only: bool },
+    /// `local` persistent volume: a directory of the node, or a block device with a filesystem.
+    Local {
+        path: PathBuf,
+        read_only: bool,
+        /// Of a device. `None`: what is on it; an empty one gets ext4.
+        fs_type: Option<String>,
+        /// Of a device, as after `mount -o`, one each.
+        mount_options: Vec<String>,
+    },
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,
@@ -90,6 +97,17 @@ pub enum Reclaiming {
     Delete,
 }
 
+/// How far growing a volume came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Growth {
+    /// The volume has the size.
+    Done,
+    /// It is to be set up first, and asked again.
+    NotSetUp,
+    /// Volumes of this kind do not grow on a node; nothing is to be said about their size.
+    NotHere,
+}
+
 /// One kind of volume. Stateless: all state is on disk, in the mount table or in the arguments.
 pub trait VolumePlugin: Sync + Send {
     /// Stable name used in directory names and metrics (`kubernetes.io~empty-dir`); never change it after release.
@@ -101,6 +119,17 @@ pub trait VolumePlugin: Sync + Send {
     fn set_up(&self, source: &Source, own: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError>;
     /// Undoes `set_up` with nothing but the directory: the API object may be gone. Idempotent.
     fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError>;
+    /// Whether volumes of this kind are mounted, so that a persistent volume's mount options mean something.
+    fn takes_mount_options(&self) -> bool {
+        false
+    }
+    /// Lets what is in a volume, set up in `dir` or not yet, have at least `bytes` of space, of which the medium has been
+    /// given as much already. Pods may be using it. Idempotent: finishes what an earlier call began. Plugins whose
+    /// volumes have no size of their own keep this answer.
+    fn expand(&self, source: &Source, dir: &Path, bytes: u64, sys: &dyn Sys) -> Result<Growth, VolumeError> {
+        let _ = (source, dir, bytes, sys);
+        Ok(Growth::NotHere)
+    }
     /// Reclaims what is behind a persistent volume that no pod uses any more. Idempotent: finishes what an earlier call
     /// began. Plugins that cannot do it for anything they accept keep this answer.
     fn reclaim(&self, source: &Source, how: Reclaiming, sys: &dyn Sys) -> Result<(), VolumeError> {

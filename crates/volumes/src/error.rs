@@ -54,6 +54,22 @@ pub enum VolumeError {
         #[source]
         errno: Option<io::Error>,
     },
+    /// A block device that cannot be a volume; `why` includes the way out.
+    #[error("block device {} cannot be used: {why}", path.display())]
+    Device {
+        path: PathBuf,
+        why: String,
+        #[source]
+        errno: Option<io::Error>,
+    },
+    /// `why` includes the way out.
+    #[error("{} cannot be grown: {why}", path.display())]
+    Growth {
+        path: PathBuf,
+        why: String,
+        #[source]
+        errno: Option<io::Error>,
+    },
     /// What is behind a released volume could not be emptied or removed; `why` includes the way out.
     #[error("{} cannot be reclaimed: {why}", path.display())]
     Reclaim {
@@ -97,6 +113,7 @@ impl VolumeError {
             Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } => soon,
             // Someone may make the file or fix the path on the node, which nothing announces.
             Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
+            Self::Device { .. } | Self::Growth { .. } => soon,
             Self::NotFound { .. } | Self::NotRead { .. } | Self::ConfigKey { .. } | Self::SecretKey { .. } => {
                 Next::WaitForObject
             }
@@ -125,6 +142,7 @@ impl VolumeError {
             Self::SubPath { .. } | Self::SubPathText { .. } => Some("CreateContainerConfigError"),
             // Upstream has no event for unmounting.
             Self::Unmount { .. } => None,
+            Self::Growth { .. } => Some("VolumeResizeFailed"),
             Self::Mount { .. }
             | Self::Files { .. }
             | Self::NotFound { .. }
@@ -134,6 +152,7 @@ impl VolumeError {
             | Self::Claim { .. }
             | Self::HostPathType { .. }
             | Self::LocalPath { .. }
+            | Self::Device { .. }
             | Self::Reclaim { .. }
             | Self::Unsupported { .. }
             | Self::Invalid { .. }

@@ -17,7 +17,7 @@ use std::{
 use sys::{Bind, FileKind, Handle, Propagation, Reach, ReadOnly, Sys, Unmount, tree};
 
 use crate::{
-    contract::{Ownership, Ready, Reclaiming, Resolved, Source},
+    contract::{Growth, Ownership, Ready, Reclaiming, Resolved, Source, VolumePlugin},
     error::VolumeError,
     place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name},
     plugins::{PLUGINS, plugin_for},
@@ -26,6 +26,10 @@ use crate::{
 
 const VOLUMES: &str = "volumes";
 const SUB_PATHS: &str = "volume-subpaths";
+
+fn plugin_of(source: &Source) -> Result<&'static dyn VolumePlugin, VolumeError> {
+    plugin_for(source).ok_or_else(|| VolumeError::Unsupported { kind: format!("{source:?}") })
+}
 
 /// All pod volumes below one directory. Keeps no state: two of them, or one after a crash, see the same.
 ///
@@ -61,12 +65,10 @@ impl PodVolumes {
         own: Ownership,
     ) -> Result<Ready, VolumeError> {
         let (pod, name) = (one_name(pod_uid)?, one_name(volume)?);
-        if !resolved.mount_options.is_empty() {
-            // None of the plugins mounts anything that could take them.
+        let plugin = plugin_of(&resolved.source)?;
+        if !resolved.mount_options.is_empty() && !plugin.takes_mount_options() {
             return Err(VolumeError::MountOptions { options: resolved.mount_options.join(",") });
         }
-        let plugin = plugin_for(&resolved.source)
-            .ok_or_else(|| VolumeError::Unsupported { kind: format!("{:?}", resolved.source) })?;
         let pods = ensure_path(self.sys(), &self.pods_dir, PRIVATE)?;
         let parts = [pod, OsStr::new(VOLUMES), OsStr::new(plugin.name()), name];
         let (_, dir) = ensure_below(self.sys(), pods, &self.pods_dir, &parts)?;
@@ -79,8 +81,18 @@ impl PodVolumes {
     /// # Errors
     /// What keeps it from being reclaimed; data may be gone in part, and calling again goes on.
     pub fn reclaim(&self, source: &Source, how: Reclaiming) -> Result<(), VolumeError> {
-        let plugin = plugin_for(source).ok_or_else(|| VolumeError::Unsupported { kind: format!("{source:?}") })?;
-        plugin.reclaim(source, how, self.sys())
+        plugin_of(source)?.reclaim(source, how, self.sys())
+    }
+
+    /// Lets a volume of a pod, set up or not yet, have at least `bytes` of space. Idempotent.
+    ///
+    /// # Errors
+    /// What keeps it from growing; it goes on serving the pod as it is.
+    pub fn expand(&self, pod_uid: &str, volume: &str, source: &Source, bytes: u64) -> Result<Growth, VolumeError> {
+        let (pod, name) = (one_name(pod_uid)?, one_name(volume)?);
+        let plugin = plugin_of(source)?;
+        let dir = self.pods_dir.join(pod).join(VOLUMES).join(plugin.name()).join(name);
+        plugin.expand(source, &dir, bytes, self.sys())
     }
 
     /// The host path to bind into a container for its volume mount number `index`.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sys::{FakeSys, FileKind, RealSys, Sys, Unmount};
-use testkit::in_mount_namespace;
+use testkit::{in_mount_namespace, plugin_suite::local};
 use volumes::{
     FileEntry, Hold, HostPathType, Medium, Next, Ownership, PodVolumes, Ready, Resolved, Source, VolumeError,
 };
@@ -200,7 +200,7 @@ fn memory_has_exactly_its_limit() {
 fn local_volumes_are_directories_and_given_to_the_group_once() {
     on_both(|w| {
         let path = w.top.join("late");
-        let source = |path: &Path, read_only| Source::Local { path: path.into(), read_only };
+        let source = |path: &Path, read_only| local(path.into(), read_only);
         let missing = w.set_up(&source(&path, false), group(7)).unwrap_err();
         assert!(missing.to_string().contains(path.to_str().unwrap()), "{missing}");
         assert!(matches!(missing.next(), Next::Retry { .. }));
@@ -269,11 +269,12 @@ fn files_get_their_modes_and_owners() {
 #[test]
 fn set_up_refuses_what_it_cannot_give() {
     on_both(|w| {
-        let source = Source::Local { path: w.make_dir("d"), read_only: false };
-        let resolved = |mount_options: &[&str]| Resolved {
-            source: source.clone(),
-            read_only: true,
-            mount_options: mount_options.iter().map(ToString::to_string).collect(),
+        let path = w.make_dir("d");
+        let resolved = |options: &[&str]| {
+            let mount_options: Vec<String> = options.iter().map(ToString::to_string).collect();
+            let own = mount_options.clone();
+            let source = Source::Local { path: path.clone(), read_only: false, fs_type: None, mount_options: own };
+            Resolved { source, read_only: true, mount_options }
         };
         let e = w.volumes().set_up("u", "v", &resolved(&["noatime"]), Ownership::default()).unwrap_err();
         assert!(e.to_string().contains("mount option") && e.to_string().contains("noatime"), "{e}");
@@ -308,7 +309,7 @@ fn a_pin_in_use_does_not_hold_the_pod() {
     let scratch = tempfile::tempdir().unwrap();
     in_mount_namespace(|| {
         let w = World { sys: &(Arc::new(RealSys) as Arc<dyn Sys>), top: scratch.path() };
-        let ready = w.set_up(&Source::Local { path: w.make_dir("d"), read_only: false }, group(7)).unwrap();
+        let ready = w.set_up(&local(w.make_dir("d"), false), group(7)).unwrap();
         let pin = w.volumes().mount_path("u", "c", 0, &ready, Some("s")).unwrap();
         let _in_use = std::fs::File::create(pin.join("f")).unwrap();
         w.volumes().tear_down("u").unwrap();

@@ -10,6 +10,7 @@ use testkit::{in_mount_namespace, plugin_suite};
 fn all_plugins_on_the_fake_kernel() {
     let fake = Arc::new(FakeSys::default());
     let sys: Arc<dyn Sys> = fake.clone();
+    plugin_suite::add_device(&fake, Path::new("/scratch/host"), 1 << 20);
     plugin_suite::check_plugins(&sys, Path::new("/scratch"));
     plugin_suite::check_reclaiming(&sys, Path::new("/scratch/released"));
     assert!(fake.mounts().is_empty());
@@ -34,4 +35,9 @@ fn every_fault_is_survived_without_a_leak() {
 #[test]
 fn reclaiming_goes_on_after_every_fault() {
     plugin_suite::sweep_reclaiming();
+}
+
+#[test]
+fn growing_goes_on_after_every_fault() {
+    plugin_suite::sweep_growth();
 }

@@ -24,6 +24,23 @@ pub(super) enum Body {
     File(Vec<u8>),
     Link(PathBuf),
     Special(FileKind),
+    Device(Disk),
+}
+
+/// A block device of the fake kernel.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk {
+    pub(super) bytes: u64,
+    pub(super) filesystem: Option<DiskFilesystem>,
+    /// Something that is no filesystem.
+    pub(super) foreign: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct DiskFilesystem {
+    pub(super) kind: String,
+    pub(super) bytes: u64,
+    pub(super) root: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +115,22 @@ impl Kernel {
 
     pub(super) fn node(&self, at: Place) -> Result<&Node, Errno> {
         self.nodes.get(&at.inode).ok_or(Errno::NOENT)
+    }
+
+    pub(super) fn disk(&mut self, at: Place) -> Result<&mut Disk, Errno> {
+        match self.nodes.get_mut(&at.inode).map(|n| &mut n.body) {
+            Some(Body::Device(disk)) => Ok(disk),
+            Some(_) => Err(Errno::NOTBLK),
+            None => Err(Errno::NOENT),
+        }
+    }
+
+    /// A directory that is the root of a new filesystem.
+    pub(super) fn make_root(&mut self, mode: u32) -> u64 {
+        self.last_device += 1;
+        let root = self.make(Body::Dir(BTreeMap::new()), mode, self.last_device, 0);
+        self.nodes.get_mut(&root).expect("just made").parent = root;
+        root
     }
 
     pub(super) fn dir(&mut self, at: Place) -> Result<&mut BTreeMap<OsString, u64>, Errno> {
@@ -280,6 +313,7 @@ impl Kernel {
             Body::File(data) => (FileKind::File, data.len() as u64),
             Body::Link(target) => (FileKind::Link, target.as_os_str().len() as u64),
             Body::Special(kind) => (*kind, 0),
+            Body::Device(_) => (FileKind::BlockDevice, 0),
         };
         Ok(Stat {
             kind,

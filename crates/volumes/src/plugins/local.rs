@@ -1,16 +1,28 @@
-//! `local` persistent volumes: a directory of the node that an administrator has made.
-use std::{io::ErrorKind, path::Path};
+//! `local` persistent volumes: a directory of the node that an administrator has made, or a block device.
+//!
+//! The filesystem of a device is mounted once per pod, in the volume's directory: the kernel lets all such mounts share it.
+use std::{
+    ffi::OsStr,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
-use sys::{FileKind, Sys};
+use rustix::io::Errno;
+use sys::{DeviceContent, DeviceMount, FileKind, Handle, Reach, Sys};
 
 use crate::{
-    contract::{Ownership, Ready, Source, VolumePlugin},
+    contract::{Growth, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
-    place::failed,
-    plugins::{is_marked, mark, mismatch, own, ready, tear_down_dir},
+    place::{PRIVATE, ensure_dir, failed, if_found},
+    plugins::{DATA, is_marked, mark, mismatch, own, ready, tear_down_dir},
 };
 
 pub(super) struct Local;
+
+/// What an empty device gets where nothing else is asked for.
+const DEFAULT_FILESYSTEM: &str = "ext4";
+/// What can be made and mounted here: names of others never get near a program or the kernel.
+const FILESYSTEMS: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
 
 impl VolumePlugin for Local {
     fn name(&self) -> &'static str {
@@ -21,31 +33,175 @@ impl VolumePlugin for Local {
         matches!(source, Source::Local { .. })
     }
 
+    fn takes_mount_options(&self) -> bool {
+        true
+    }
+
     fn set_up(&self, source: &Source, owner: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
-        let Source::Local { path, read_only } = source else { return Err(mismatch(self)) };
-        let unusable = |why, errno| VolumeError::LocalPath { path: path.clone(), why, errno };
-        let volume = sys.open(path).map_err(|errno| match errno.kind() {
-            ErrorKind::NotFound => unusable("it does not exist", Some(errno)),
-            _ => unusable("it cannot be opened", Some(errno)),
-        })?;
-        match sys.stat(&volume).map_err(failed("read", path))?.kind {
-            FileKind::Directory => {}
-            FileKind::BlockDevice => {
-                return Err(unusable("it is a block device, which this node does not mount", None));
-            }
-            _ => return Err(unusable("only directory and block device are supported", None)),
-        }
+        let Source::Local { path, read_only, fs_type, mount_options } = source else { return Err(mismatch(self)) };
+        let volume = open(path, sys)?;
         let top = sys.open(dir).map_err(failed("open", dir))?;
+        let (volume, path) = match volume {
+            Place::Directory(_) if !mount_options.is_empty() => {
+                return Err(VolumeError::MountOptions { options: mount_options.join(",") });
+            }
+            Place::Directory(volume) => (volume, path.clone()),
+            Place::Device(device) => {
+                let device = BlockDevice { device: &device, path, sys };
+                let wanted = (fs_type.as_deref(), *read_only, mount_options.as_slice());
+                (device.mount(&top, dir, wanted)?, dir.join(DATA))
+            }
+        };
         if !is_marked(sys, &top, dir)? {
             if !read_only {
-                own(sys, &volume, path, owner, false)?;
+                own(sys, &volume, &path, owner, false)?;
             }
             mark(sys, &top, dir)?;
         }
-        Ok(ready(dir, path, *read_only))
+        Ok(ready(dir, &path, *read_only))
     }
 
     fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
         tear_down_dir(dir, sys)
+    }
+
+    fn expand(&self, source: &Source, dir: &Path, bytes: u64, sys: &dyn Sys) -> Result<Growth, VolumeError> {
+        let Source::Local { path, .. } = source else { return Err(mismatch(self)) };
+        match open(path, sys)? {
+            // It has what its filesystem has; as upstream, that is taken for what was asked for.
+            Place::Directory(_) => Ok(Growth::Done),
+            Place::Device(device) => BlockDevice { device: &device, path, sys }.grow(dir, bytes),
+        }
+    }
+}
+
+enum Place {
+    Directory(Handle),
+    Device(Handle),
+}
+
+fn open(path: &Path, sys: &dyn Sys) -> Result<Place, VolumeError> {
+    let unusable = |why, errno| VolumeError::LocalPath { path: path.to_path_buf(), why, errno };
+    let volume = sys.open(path).map_err(|errno| match errno.kind() {
+        ErrorKind::NotFound => unusable("it does not exist", Some(errno)),
+        _ => unusable("it cannot be opened", Some(errno)),
+    })?;
+    match sys.stat(&volume).map_err(failed("read", path))?.kind {
+        FileKind::Directory => Ok(Place::Directory(volume)),
+        FileKind::BlockDevice => Ok(Place::Device(volume)),
+        _ => Err(unusable("only directory and block device are supported", None)),
+    }
+}
+
+struct BlockDevice<'a> {
+    device: &'a Handle,
+    path: &'a PathBuf,
+    sys: &'a dyn Sys,
+}
+
+impl BlockDevice<'_> {
+    fn unusable(&self, why: impl Into<String>) -> impl FnOnce(Option<std::io::Error>) -> VolumeError {
+        let (path, why) = (self.path.clone(), why.into());
+        move |errno| VolumeError::Device { path, why, errno }
+    }
+
+    fn stuck(&self, why: impl Into<String>) -> impl FnOnce(Option<std::io::Error>) -> VolumeError {
+        let (path, why) = (self.path.clone(), why.into());
+        move |errno| VolumeError::Growth { path, why, errno }
+    }
+
+    /// Mounts the device on `data` in the volume's directory, unless it is there. Returns its top.
+    fn mount(
+        &self,
+        top: &Handle,
+        dir: &Path,
+        (fs_type, read_only, options): (Option<&str>, bool, &[String]),
+    ) -> Result<Handle, VolumeError> {
+        let (sys, name, path) = (self.sys, OsStr::new(DATA), dir.join(DATA));
+        let data = ensure_dir(sys, top, name, PRIVATE).map_err(failed("create", &path))?;
+        // After a reboot nothing is mounted. A second mount over that of an earlier try would never be undone.
+        if sys.stat(&data).map_err(failed("read", &path))?.mount_root {
+            return Ok(data);
+        }
+        let kind = self.filesystem(fs_type, read_only)?;
+        let mount = DeviceMount { kind: &kind, read_only, options };
+        let tried = if options.is_empty() { String::new() } else { format!(" with mount options {}", options.join(",")) };
+        let why = format!("mounting its {kind} filesystem{tried} failed; the kernel log on this node says why");
+        sys.mount_device(self.device, &data, &mount).map_err(|e| self.unusable(why)(Some(e)))?;
+        sys.open_at(top, Path::new(name), Reach::Plain).map_err(failed("open", &path))
+    }
+
+    /// The filesystem on the device, made if the device is empty.
+    fn filesystem(&self, wanted: Option<&str>, read_only: bool) -> Result<String, VolumeError> {
+        if let Some(other) = wanted.filter(|w| !FILESYSTEMS.contains(w)) {
+            let known = FILESYSTEMS.join(", ");
+            return Err(self.unusable(format!("fsType {other:?} is none of {known}; change the persistent volume"))(None));
+        }
+        let is_ext = |kind: &str| kind.starts_with("ext");
+        match self.sys.probe_device(self.device).map_err(failed("read", self.path))?.content {
+            DeviceContent::Filesystem(found) => match wanted {
+                // One driver serves all of the family.
+                Some(wanted) if wanted == found || (is_ext(wanted) && is_ext(&found)) => Ok(wanted.to_owned()),
+                None => Ok(found),
+                Some(wanted) => {
+                    let why = format!("failed to mount the volume as {wanted:?}, it already contains {found}");
+                    Err(self.unusable(format!("{why}; change fsType, or wipe the device"))(None))
+                }
+            },
+            DeviceContent::Empty if read_only => {
+                let why = "cannot mount unformatted disk as we are manipulating it in read-only mode";
+                Err(self.unusable(format!("{why}; let a pod that may write use it first"))(None))
+            }
+            DeviceContent::Empty => {
+                let kind = wanted.unwrap_or(DEFAULT_FILESYSTEM);
+                let made = self.sys.make_filesystem(self.device, kind);
+                let why = format!("it is empty, and making an {kind} filesystem on it failed");
+                made.map_err(|e| self.unusable(why)(Some(e)))?;
+                Ok(kind.to_owned())
+            }
+            DeviceContent::Other => {
+                let why = "it holds data, but none of the filesystems known here, and is left as it is; wipe its \
+                           beginning if the data is of no use";
+                Err(self.unusable(why)(None))
+            }
+        }
+    }
+
+    fn grow(&self, dir: &Path, bytes: u64) -> Result<Growth, VolumeError> {
+        let sys = self.sys;
+        let device = sys.probe_device(self.device).map_err(failed("read", self.path))?;
+        if device.bytes < bytes {
+            let why = format!(
+                "the device has {} bytes, which is less than the {bytes} that are asked for; enlarge the device, or ask \
+                 for less in the claim",
+                device.bytes
+            );
+            return Err(self.stuck(why)(None));
+        }
+        let path = dir.join(DATA);
+        let data = if_found(sys.open(&path)).map_err(failed("open", &path))?;
+        let mounted = match &data {
+            Some(data) => sys.stat(data).map_err(failed("read", &path))?.mount_root,
+            None => false,
+        };
+        let grown = match (data.filter(|_| mounted), device.content) {
+            (Some(data), _) => sys.grow_filesystem(self.device, &data).map(|()| Growth::Done),
+            (None, DeviceContent::Filesystem(kind)) => sys
+                .grow_unmounted(self.device, &kind)
+                .map(|done| if done { Growth::Done } else { Growth::NotSetUp }),
+            (None, _) => Ok(Growth::NotSetUp),
+        };
+        grown.map_err(|errno| {
+            let is = |e: Errno| errno.raw_os_error() == Some(e.raw_os_error());
+            let why = if is(Errno::PERM) {
+                "the kernel grows it in use only for a process with CAP_SYS_RESOURCE, which this node has not got; end \
+                 the pods that use it here, and it is grown when the next one starts"
+            } else if is(Errno::OPNOTSUPP) {
+                "its filesystem cannot be grown"
+            } else {
+                "growing its filesystem failed; the kernel log on this node says why"
+            };
+            self.stuck(why)(Some(errno))
+        })
     }
 }
