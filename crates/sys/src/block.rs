@@ -85,7 +85,8 @@ fn run(program: &str, arguments: &[&str], device: &Handle, good: &[i32]) -> io::
     let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
     dirs.extend(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
     let found = dirs.into_iter().map(|dir| dir.join(program)).find(|file| file.is_file());
-    let program = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{program} is not installed")))?;
+    let program =
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{program} is not installed")))?;
     let ran = Command::new(&program).args(arguments).arg(&device).stdin(Stdio::null()).output()?;
     match ran.status.code() {
         Some(code) if good.contains(&code) => Ok(()),

@@ -10,8 +10,8 @@ use std::{
 
 use sys::{FakeSys, FileKind, Handle, Reach, Sys, When};
 use volumes::{
-    FileEntry, Growth, HostPathType, Medium, Ownership, PLUGINS, PodVolumes, Ready, Reclaiming, Resolved, Source, VolumeError,
-    plugin_for,
+    FileEntry, Growth, HostPathType, Medium, Ownership, PLUGINS, PodVolumes, Ready, Reclaiming, Resolved, Source,
+    VolumeError, plugin_for,
 };
 
 const POD: &str = "3f0c7e5e-0f3e-4f5e-9f51-0d4c5a1f2b3c";

@@ -125,7 +125,8 @@ impl BlockDevice<'_> {
         }
         let kind = self.filesystem(fs_type, read_only)?;
         let mount = DeviceMount { kind: &kind, read_only, options };
-        let tried = if options.is_empty() { String::new() } else { format!(" with mount options {}", options.join(",")) };
+        let tried =
+            if options.is_empty() { String::new() } else { format!(" with mount options {}", options.join(",")) };
         let why = format!("mounting its {kind} filesystem{tried} failed; the kernel log on this node says why");
         sys.mount_device(self.device, &data, &mount).map_err(|e| self.unusable(why)(Some(e)))?;
         sys.open_at(top, Path::new(name), Reach::Plain).map_err(failed("open", &path))
@@ -135,7 +136,9 @@ impl BlockDevice<'_> {
     fn filesystem(&self, wanted: Option<&str>, read_only: bool) -> Result<String, VolumeError> {
         if let Some(other) = wanted.filter(|w| !FILESYSTEMS.contains(w)) {
             let known = FILESYSTEMS.join(", ");
-            return Err(self.unusable(format!("fsType {other:?} is none of {known}; change the persistent volume"))(None));
+            return Err(self.unusable(format!("fsType {other:?} is none of {known}; change the persistent volume"))(
+                None,
+            ));
         }
         let is_ext = |kind: &str| kind.starts_with("ext");
         match self.sys.probe_device(self.device).map_err(failed("read", self.path))?.content {
@@ -186,9 +189,9 @@ impl BlockDevice<'_> {
         };
         let grown = match (data.filter(|_| mounted), device.content) {
             (Some(data), _) => sys.grow_filesystem(self.device, &data).map(|()| Growth::Done),
-            (None, DeviceContent::Filesystem(kind)) => sys
-                .grow_unmounted(self.device, &kind)
-                .map(|done| if done { Growth::Done } else { Growth::NotSetUp }),
+            (None, DeviceContent::Filesystem(kind)) => {
+                sys.grow_unmounted(self.device, &kind).map(|done| if done { Growth::Done } else { Growth::NotSetUp })
+            }
             (None, _) => Ok(Growth::NotSetUp),
         };
         grown.map_err(|errno| {
