@@ -60,6 +60,29 @@ pub fn reaches(volume: &PersistentVolume, node: &Node) -> bool {
     affinity.and_then(|a| a.required.as_ref()).is_none_or(|selector| node_matches(selector, node))
 }
 
+/// Labels by which volumes without node affinity say where they are, and the names that replaced the first two.
+const ZONES: [(&str, &str); 4] = [
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("topology.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ("topology.kubernetes.io/region", "topology.kubernetes.io/region"),
+];
+
+/// Whether a node is in the zone and region that a volume's labels name (`a__b` names two). A node that names none
+/// is in all of them; a malformed label says nothing.
+pub fn in_zone(volume: &PersistentVolume, node: &Node) -> bool {
+    let of_node = |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key));
+    if ZONES.iter().all(|(key, _)| of_node(key).is_none()) {
+        return true;
+    }
+    ZONES.iter().all(|(key, today)| {
+        let Some(label) = volume.metadata.labels.as_ref().and_then(|l| l.get(*key)) else { return true };
+        let zones: Vec<&str> = label.split("__").map(str::trim).collect();
+        zones.contains(&"")
+            || of_node(key).or_else(|| of_node(today)).is_some_and(|zone| zones.contains(&zone.as_str()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, from_value, json};
@@ -99,5 +122,35 @@ mod tests {
         assert!(!matches(json!([{"matchExpressions": [one("zone", "Gt", json!(["1"]))]}])));
         assert!(matches(json!([{"matchFields": [one("metadata.name", "In", json!(["n"]))]}])));
         assert!(!matches(json!([{"matchFields": [one("metadata.name", "NotIn", json!(["n"]))]}])));
+    }
+    #[test]
+    fn zones_of_volumes() {
+        let (old_zone, zone) = ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+        let (old_region, region) = ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region");
+        let table = [
+            (json!({old_zone: "a"}), json!({}), true),
+            (json!({old_zone: "a"}), json!({"other": "b"}), true),
+            (json!({old_zone: "a"}), json!({old_zone: "a"}), true),
+            (json!({old_zone: "a"}), json!({old_zone: "b"}), false),
+            (json!({old_region: "r"}), json!({old_region: "r"}), true),
+            (json!({old_region: "r"}), json!({old_region: "s"}), false),
+            (json!({zone: "a"}), json!({zone: "a"}), true),
+            (json!({zone: "a"}), json!({zone: "b"}), false),
+            (json!({region: "r"}), json!({region: "r"}), true),
+            (json!({region: "r"}), json!({region: "s"}), false),
+            (json!({zone: "a", region: "a"}), json!({zone: "a"}), false),
+            (json!({zone: "a"}), json!({old_zone: "a"}), false),
+            (json!({old_zone: "a"}), json!({zone: "a"}), true),
+            (json!({old_zone: "a"}), json!({zone: "b"}), false),
+            (json!({zone: "a__b"}), json!({zone: "b"}), true),
+            (json!({zone: "a__b"}), json!({zone: "c"}), false),
+            (json!({zone: "a__"}), json!({zone: "c"}), true),
+            (json!({}), json!({zone: "c"}), true),
+        ];
+        for (of_volume, of_node, expected) in table {
+            let volume = from_value(json!({ "metadata": { "labels": of_volume } })).unwrap();
+            let node = from_value(json!({ "metadata": { "labels": of_node } })).unwrap();
+            assert_eq!(in_zone(&volume, &node), expected, "{of_volume} {of_node}");
+        }
     }
 }

@@ -9,13 +9,14 @@
 //!
 //! Absent on purpose: provisioning itself, the choice of a node (see `scheduler`), reclaiming (see `volume`).
 //! Source: Kubernetes 1.36, `pkg/controller/volume/persistentvolume`.
+use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::{Map, Value, json};
 
 use crate::{
     claim::{
         BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of,
-        class_of, class_of_volume, default_class, is_free, is_reserved_for, is_terminated, mismatch, node_of,
+        class_of, class_of_volume, default_class, driver_in_place_of, is_free, is_reserved_for, is_terminated, mismatch, node_of,
         reserved_for, says_class, volume_of,
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
@@ -190,6 +191,7 @@ fn waiting_for_consumer((meta, _): Claim<'_>, world: &World) -> Note {
 
 /// Asks the provisioner of the claim's class for a volume; that is somebody else's program.
 fn provision(claim: Claim<'_>, world: &World) -> Decision {
+    // The first is for provisioners of old.
     const ASKED: [&str; 2] =
         ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
     let (meta, object) = claim;
@@ -198,11 +200,12 @@ fn provision(claim: Claim<'_>, world: &World) -> Decision {
     let Some((_, class)) = world.class(name) else {
         return failed(format!("storageclass.storage.k8s.io {name:?} not found"));
     };
-    let provisioner = &class.provisioner;
+    let provisioner = class.provisioner.as_str();
+    let provisioner = driver_in_place_of(provisioner).unwrap_or(provisioner);
     if provisioner.starts_with("kubernetes.io/") {
         return failed(format!("no volume plugin matched name: {provisioner}"));
     }
-    if ASKED.iter().any(|a| annotation(&object.metadata, a) != Some(provisioner)) {
+    if annotation(&object.metadata, ASKED[1]) != Some(provisioner) {
         let asked: Map<String, Value> = ASKED.iter().map(|a| ((*a).to_owned(), json!(provisioner))).collect();
         return Decision::act(Action::patch(meta, json!({ "metadata": { "annotations": asked } })));
     }
@@ -330,7 +333,10 @@ fn claim_status((meta, claim): Claim<'_>, phase: &str, volume: Option<&Persisten
                 patch.insert("accessModes".into(), json!(spec.access_modes));
             }
             // Later the size of the file system may differ from that of the volume on purpose.
-            let before_growth = volume.and_then(|v| annotation(&v.metadata, PRE_RESIZE_CAPACITY));
+            // People can write anything there.
+            let before_growth = volume
+                .and_then(|v| annotation(&v.metadata, PRE_RESIZE_CAPACITY))
+                .filter(|size| size.parse::<Quantity>().is_ok_and(|size| size.sign() >= 0));
             if let Some(size) = before_growth.filter(|_| changes) {
                 patch.insert("capacity".into(), json!({ "storage": size }));
             } else if changes && status.capacity != spec.capacity {

@@ -116,6 +116,11 @@ impl Action {
     pub(crate) fn status(meta: &Meta, status: Value) -> Self {
         Self::Patch { target: meta.target(), subresource: Some("status"), patch: json!({ "status": status }) }
     }
+    /// Puts one finalizer on.
+    pub(crate) fn add_finalizer(meta: &Meta, name: &str) -> Self {
+        let all: Vec<_> = meta.finalizers.iter().map(String::as_str).chain([name]).collect();
+        Self::patch(meta, json!({ "metadata": { "finalizers": all } }))
+    }
     /// Takes one finalizer off.
     pub(crate) fn drop_finalizer(meta: &Meta, name: &str) -> Self {
         let left: Vec<_> = meta.finalizers.iter().filter(|f| *f != name).collect();
@@ -148,6 +153,8 @@ pub struct Decision {
     pub action: Option<Action>,
     /// Told once the action, if there is one, succeeded.
     pub notes: Vec<Note>,
+    /// Told where the server refuses the action, with its reason at the end.
+    pub refused: Option<Note>,
     /// Decide again after this time even if nothing changes.
     pub again: Option<Duration>,
     /// The action uses up what decisions about other keys count on too (a free volume, room on a node): of these, one

@@ -1,6 +1,6 @@
-//! Protection of what is in use: takes the finalizers of claims and volumes off once nothing uses them.
+//! Protection of what is in use: keeps the finalizers of claims and volumes on, and takes them off once nothing uses them.
 //!
-//! In: one claim or volume. Out: the patch that takes the finalizer off, after a look past the caches.
+//! In: one claim or volume. Out: the patch that puts the finalizer on, or takes it off after a look past the caches.
 //! - A claim that a scheduled pod names keeps its finalizer.   - A Bound volume keeps its finalizer.
 use k8s_openapi::api::core::v1::Pod;
 
@@ -15,12 +15,18 @@ const VOLUME: &str = "kubernetes.io/pv-protection";
 
 pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
     if let Some((meta, volume)) = world.volume(&key.name).filter(|_| key.kind == "PersistentVolume") {
+        if unprotected(meta, VOLUME) {
+            return Decision::act(Action::add_finalizer(meta, VOLUME));
+        }
         let free = meta.deleting.is_some() && meta.has_finalizer(VOLUME) && volume_phase(volume) != "Bound";
         return free.then(|| Action::drop_finalizer(meta, VOLUME)).into();
     }
     let Some((meta, _)) = world.claim(&key.namespace, &key.name).filter(|_| key.kind == "PersistentVolumeClaim") else {
         return Decision::settled();
     };
+    if unprotected(meta, CLAIM) {
+        return Decision::act(Action::add_finalizer(meta, CLAIM));
+    }
     let candidate = meta.deleting.is_some() && meta.has_finalizer(CLAIM);
     let mut pods = world.pods_naming(&key.namespace, &key.name);
     if !candidate || pods.any(|(pod_meta, pod)| uses(pod, &pod_meta.uid, meta)) {
@@ -35,6 +41,11 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         },
         then: Box::new(Action::drop_finalizer(meta, CLAIM)),
     })
+}
+
+/// Whether somebody took the protection off, or made the object where nobody put it on.
+fn unprotected(meta: &Meta, finalizer: &str) -> bool {
+    meta.deleting.is_none() && !meta.has_finalizer(finalizer)
 }
 
 /// Whether a pod keeps a claim from going: only scheduled ones count, for a node starts no pod whose claim is going.

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota},
-    storage::v1::StorageClass,
+    storage::v1::{CSINode, StorageClass, VolumeAttachment},
 };
 
 use crate::{
@@ -28,6 +28,8 @@ pub enum Object {
     Node(Arc<Node>),
     Namespace(Arc<Namespace>),
     Quota(Arc<ResourceQuota>),
+    CsiNode(Arc<CSINode>),
+    Attachment(Arc<VolumeAttachment>),
     /// The certificates in a namespace's `kube-root-ca.crt`.
     RootCa(Arc<str>),
     /// Metadata is enough.
@@ -100,6 +102,8 @@ impl World {
     getter!(node_in, nodes, "Node", Node, Node);
     getter!(namespace_in, namespaces, "Namespace", Namespace, Namespace);
     getter!(quota, quotas, "ResourceQuota", Quota, ResourceQuota);
+    getter!(csi_node_in, csi_nodes, "CSINode", CsiNode, CSINode);
+    getter!(attachment, attachments, "VolumeAttachment", Attachment, VolumeAttachment);
 
     pub fn volume(&self, name: &str) -> Option<(&Meta, &PersistentVolume)> {
         self.volume_in("", name)
@@ -109,6 +113,10 @@ impl World {
     }
     pub fn node(&self, name: &str) -> Option<(&Meta, &Node)> {
         self.node_in("", name)
+    }
+    /// What storage plugins say about a node.
+    pub fn csi_node(&self, name: &str) -> Option<(&Meta, &CSINode)> {
+        self.csi_node_in("", name)
     }
     pub fn namespace(&self, name: &str) -> Option<(&Meta, &Namespace)> {
         self.namespace_in("", name)

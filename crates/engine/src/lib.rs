@@ -65,6 +65,15 @@ impl EngineError {
             _ => None,
         }
     }
+    /// The server's sentence, where it refused for good and not because it was busy.
+    fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Request { source: kube::Error::Api(status), .. } if (400..500).contains(&status.code) => {
+                Some(&status.message)
+            }
+            _ => None,
+        }
+    }
     /// Reason in the answer: `AlreadyExists`, `Conflict`, ...
     fn reason(&self) -> &str {
         match self {

@@ -383,7 +383,13 @@ async fn step(core: &Arc<Core>, job: &Job) -> (Option<Outcome>, Option<Duration>
             }
         }
         Outcome::Stale => drop(count(&counters.conflicts)),
-        Outcome::Failed(_) => drop(count(&counters.failures)),
+        Outcome::Failed(error) => {
+            count(&counters.failures);
+            if let (Some(note), Some(reason)) = (decision.refused, error.refusal()) {
+                let message = format!("{}: {reason}", note.message);
+                core.tell(job, vec![Note { message, ..note }]);
+            }
+        }
     }
     (Some(outcome), None)
 }

@@ -6,7 +6,7 @@ use controllers::{Entry, Key, Meta, Object, is_root_ca};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota},
-        storage::v1::StorageClass,
+        storage::v1::{CSINode, StorageClass, VolumeAttachment},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -80,6 +80,8 @@ pub(crate) fn entry(kind: &'static str, text: &str) -> Result<Entry, EngineError
         "Node" => read(kind, text, |o: &mut Node| &mut o.metadata, Object::Node),
         "Namespace" => read(kind, text, |o: &mut Namespace| &mut o.metadata, Object::Namespace),
         "ResourceQuota" => read(kind, text, |o: &mut ResourceQuota| &mut o.metadata, Object::Quota),
+        "CSINode" => read(kind, text, |o: &mut CSINode| &mut o.metadata, Object::CsiNode),
+        "VolumeAttachment" => read(kind, text, |o: &mut VolumeAttachment| &mut o.metadata, Object::Attachment),
         _ => {
             let bare: Bare = parse(kind, text)?;
             let name = bare.metadata.name.as_deref().unwrap_or_default();

@@ -1,18 +1,13 @@
 //! Who makes the volumes of a class, and whether it is alive.
+use controllers::rules::driver_in_place_of;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use crate::facts::{Facts, name_of, namespace_of};
 
-/// In-tree provisioners that Kubernetes no longer has, and the CSI driver that does their work, if there is one.
+/// In-tree provisioners that went without a trace, and the CSI driver for such storage, if there is one. Those that
+/// Kubernetes still translates are known to the controllers.
 const REMOVED: &[(&str, &str)] = &[
-    ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
-    ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
-    ("kubernetes.io/azure-file", "file.csi.azure.com"),
-    ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
-    ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
-    ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
-    ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
     ("kubernetes.io/rbd", "rbd.csi.ceph.com"),
     ("kubernetes.io/cephfs", "cephfs.csi.ceph.com"),
     ("kubernetes.io/flocker", ""),
@@ -24,7 +19,8 @@ const REMOVED: &[(&str, &str)] = &[
 
 /// The CSI driver in place of a removed in-tree provisioner; empty where there is none.
 pub(crate) fn successor(provisioner: &str) -> Option<&'static str> {
-    REMOVED.iter().find(|(name, _)| *name == provisioner).map(|(_, driver)| *driver)
+    let gone = || REMOVED.iter().find(|(name, _)| *name == provisioner).map(|(_, driver)| *driver);
+    driver_in_place_of(provisioner).or_else(gone)
 }
 
 /// What is known of a provisioner.

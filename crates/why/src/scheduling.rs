@@ -1,5 +1,5 @@
 //! Pods that no node was found for, and claims that wait for one.
-use controllers::rules::{NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, node_of, reaches, volume_of};
+use controllers::rules::{NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, in_zone, node_of, reaches, volume_of};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
@@ -217,7 +217,7 @@ fn out_of_reach(facts: &Facts, pod: &Pod) -> Option<Answer> {
     }
     let label = label(pod);
     bound_volumes(facts, pod).into_iter().find_map(|(volume, pv)| {
-        let near: Vec<_> = facts.nodes.iter().filter(|n| reaches(pv, n)).collect();
+        let near: Vec<_> = facts.nodes.iter().filter(|n| reaches(pv, n) && in_zone(pv, n)).collect();
         let pv_name = name_of(&pv.metadata);
         if near.is_empty() {
             let wanted = affinity(pv);
@@ -256,7 +256,11 @@ fn affinity(volume: &PersistentVolume) -> String {
             .collect::<Vec<_>>()
             .join(" and ")
     });
-    terms.collect::<Vec<_>>().join(" or ")
+    let terms = terms.collect::<Vec<_>>().join(" or ");
+    let zones = volume.metadata.labels.iter().flatten();
+    let zones = zones.filter(|(key, _)| key.ends_with("kubernetes.io/zone") || key.ends_with("kubernetes.io/region"));
+    let zones = zones.map(|(key, value)| format!("{key} In {}", value.replace("__", ",")));
+    (!terms.is_empty()).then_some(terms).into_iter().chain(zones).collect::<Vec<_>>().join(" and ")
 }
 
 fn exclusive(facts: &Facts, pod: &Pod) -> Option<Answer> {
@@ -286,7 +290,7 @@ fn exclusive(facts: &Facts, pod: &Pod) -> Option<Answer> {
 /// Where a pod finds no room: whether its volumes leave it only one node.
 fn pinned(facts: &Facts, pod: &Pod, answer: Answer) -> Answer {
     let pin = bound_volumes(facts, pod).into_iter().find_map(|(volume, pv)| {
-        let near: Vec<_> = facts.nodes.iter().filter(|n| reaches(pv, n)).collect();
+        let near: Vec<_> = facts.nodes.iter().filter(|n| reaches(pv, n) && in_zone(pv, n)).collect();
         let [only] = near[..] else { return None };
         (facts.nodes.len() > 1).then(|| (volume, name_of(&only.metadata)))
     });

@@ -6,6 +6,7 @@
 //!
 //! Absent on purpose: affinity between pods, spreading, preemption, priorities.
 //! Source: Kubernetes 1.36, `pkg/scheduler`.
+mod attach;
 mod fit;
 mod volumes;
 
@@ -58,7 +59,7 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
     let mut best: Option<(i64, &Node, Vec<volumes::Place<'_>>)> = None;
     for node in &nodes {
         let found = fit::obstacles(world, pod, node);
-        let found = if found.is_empty() { claims.place(world, node) } else { Err(found) };
+        let found = if found.is_empty() { claims.place(world, meta, pod, node) } else { Err(found) };
         match found {
             Err(found) => obstacles.push(found),
             Ok(places) => {
@@ -160,7 +161,7 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
             let pods = world.pods_naming(&change.key.namespace, &change.key.name);
             pods.filter(|(_, pod)| node_of(pod).is_empty()).for_each(|(m, _)| wake(m.key.clone()));
         }
-        "PersistentVolume" | "StorageClass" => {
+        "PersistentVolume" | "StorageClass" | "CSINode" | "VolumeAttachment" => {
             let with_claims = world.unscheduled().filter(|k| {
                 world.pod(&k.namespace, &k.name).is_some_and(|(_, pod)| !crate::claim::claims_of(pod).is_empty())
             });

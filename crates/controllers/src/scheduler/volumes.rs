@@ -5,7 +5,7 @@ use k8s_openapi::api::{
 };
 use serde_json::json;
 
-use super::Obstacle;
+use super::{Obstacle, attach};
 use crate::{
     binder,
     claim::{
@@ -13,7 +13,7 @@ use crate::{
         is_made_for, is_terminated, requested, volume_of,
     },
     decision::{Action, Key, Meta, annotation},
-    select::reaches,
+    select::{in_zone, reaches},
     world::World,
 };
 
@@ -85,6 +85,10 @@ impl<'a> Claims<'a> {
                 _ => return Err("pod has unbound immediate PersistentVolumeClaims".into()),
             }
         }
+        let gone = claims.bound.iter().map(|(_, c)| volume_of(c)).find(|name| world.volume(name).is_none());
+        if let Some(name) = gone {
+            return Err(format!("persistentvolume {name:?} not found"));
+        }
         // The small ones choose first, so that they leave the large volumes to the others.
         claims.waiting.sort_by_key(|((_, claim), _)| requested(claim));
         Ok(claims)
@@ -98,30 +102,50 @@ impl<'a> Claims<'a> {
     /// What the waiting claims would get on a node.
     ///
     /// # Errors
-    /// What keeps the pod off it.
-    pub(crate) fn place(&self, world: &'a World, node: &Node) -> Result<Vec<Place<'a>>, Vec<Obstacle>> {
+    /// What keeps the pod off it: the first filter's objections, in upstream's order of filters.
+    pub(crate) fn place(
+        &self,
+        world: &'a World,
+        meta: &Meta,
+        pod: &Pod,
+        node: &Node,
+    ) -> Result<Vec<Place<'a>>, Vec<Obstacle>> {
+        let refused = |reason: &str| Err(vec![Obstacle::by_pods(reason)]);
+        if attach::disk_taken(world, pod, node) {
+            return refused("node(s) had no available disk");
+        }
         if self.exclusive {
-            return Err(vec![Obstacle::by_pods(
+            return refused(
                 "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by \
                  another pod",
-            )]);
+            );
         }
-        for (_, claim) in &self.bound {
-            let Some((_, volume)) = world.volume(volume_of(claim)) else {
-                let reason = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
-                return Err(vec![Obstacle::fixed(reason)]);
-            };
-            if !reaches(volume, node) {
-                return Err(vec![Obstacle::fixed("node(s) didn't match PersistentVolume's node affinity")]);
-            }
+        if attach::too_many(world, meta, pod, node) {
+            return refused("node(s) exceed max volume count");
         }
-        let none = || vec![Obstacle::fixed("node(s) didn't find available persistent volumes to bind")];
+        let volumes = || self.bound.iter().filter_map(|(_, claim)| world.volume(volume_of(claim)));
+        let mut found = Vec::new();
+        if !volumes().all(|(_, volume)| reaches(volume, node)) {
+            found.push(Obstacle::fixed("node(s) didn't match PersistentVolume's node affinity"));
+        }
+        let places = self.choose(world, node);
+        if places.is_none() {
+            found.push(Obstacle::fixed("node(s) didn't find available persistent volumes to bind"));
+        }
+        if found.is_empty() && !volumes().all(|(_, volume)| in_zone(volume, node)) {
+            found.push(Obstacle::fixed("node(s) had no available volume zone"));
+        }
+        if found.is_empty() { Ok(places.unwrap_or_default()) } else { Err(found) }
+    }
+
+    /// A volume, or a place to make one, for each waiting claim.
+    fn choose(&self, world: &'a World, node: &Node) -> Option<Vec<Place<'a>>> {
         let mut places = Vec::new();
         let mut taken = Vec::new();
         for (claim, class) in &self.waiting {
             let selected = annotation(&claim.1.metadata, SELECTED_NODE);
             if selected.is_some_and(|name| Some(name) != node.metadata.name.as_deref()) {
-                return Err(none());
+                return None;
             }
             let volume = best_volume(world, *claim, claim::Place::On(node), &taken);
             if let Some(volume) = volume.filter(|_| selected.is_none()) {
@@ -130,10 +154,10 @@ impl<'a> Claims<'a> {
             } else if class.provisioner != NO_PROVISIONER && allowed(class, node) {
                 places.push(Place::Provision(*claim));
             } else {
-                return Err(none());
+                return None;
             }
         }
-        Ok(places)
+        Some(places)
     }
 }
 

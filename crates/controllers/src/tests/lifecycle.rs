@@ -188,3 +188,21 @@ fn quotas_show_what_is_used() {
     cluster.settle();
     assert_eq!(used(&cluster)["requests.storage"], "2Gi");
 }
+
+#[test]
+fn protection_comes_back_to_what_lives() {
+    let mut cluster = Cluster::new();
+    let volume = cluster.make(pv("v", "1Gi", json!({})));
+    let claim = cluster.make(pvc("c", "1Gi", json!({})));
+    cluster.settle();
+    for key in [&volume, &claim] {
+        cluster.edit(key, json!({ "metadata": { "finalizers": ["example.com/mine"] } }));
+        cluster.settle();
+        let finalizers = &cluster.get(key)["metadata"]["finalizers"];
+        assert_eq!(finalizers.as_array().map(Vec::len), Some(2), "{finalizers}");
+        cluster.edit(key, json!({ "metadata": { "finalizers": ["example.com/mine"] } }));
+        cluster.delete(key, None);
+        cluster.settle();
+        assert_eq!(cluster.get(key)["metadata"]["finalizers"], json!(["example.com/mine"]), "it is going");
+    }
+}

@@ -1,6 +1,7 @@
 //! Controllers run against a small API server of the tests: all of them, over all objects, until nothing is left to do.
 mod binding;
 mod candidates;
+mod handshake;
 mod lifecycle;
 mod placement;
 mod sharing;
@@ -61,6 +62,8 @@ fn entry(object: &Value) -> Entry {
         "Node" => Object::Node(from_value(object).map(Arc::new).unwrap()),
         "Namespace" => Object::Namespace(from_value(object).map(Arc::new).unwrap()),
         "ResourceQuota" => Object::Quota(from_value(object).map(Arc::new).unwrap()),
+        "CSINode" => Object::CsiNode(from_value(object).map(Arc::new).unwrap()),
+        "VolumeAttachment" => Object::Attachment(from_value(object).map(Arc::new).unwrap()),
         "ConfigMap" => Object::RootCa(object["data"]["ca.crt"].as_str().unwrap_or_default().into()),
         _ => Object::Other,
     };

@@ -216,3 +216,158 @@ fn other_schedulers_pods_are_left_alone() {
     cluster.settle();
     assert_eq!((scheduled(&cluster, &mine), scheduled(&cluster, &gated)), (String::new(), String::new()));
 }
+
+/// A pod with claims, on one node beside what else there is: where it goes, or why not.
+fn verdict(more: impl FnOnce(&mut Cluster), on_node: Value, in_pod: Value) -> String {
+    let mut cluster = Cluster::new();
+    cluster.make(class("late", "kubernetes.io/no-provisioner", true));
+    cluster.make(node("n", on_node));
+    more(&mut cluster);
+    cluster.settle();
+    let pod = cluster.make(pod("p", in_pod));
+    cluster.settle();
+    match scheduled(&cluster, &pod) {
+        node if node.is_empty() => {
+            let told = told(&cluster, &pod);
+            let told = told.strip_prefix("0/1 nodes are available: ").unwrap();
+            told.split(". preemption").next().unwrap().to_owned()
+        }
+        node => node,
+    }
+}
+
+fn claiming_all(claims: &[&str]) -> Value {
+    let volumes: Vec<_> =
+        claims.iter().map(|c| json!({ "name": c, "persistentVolumeClaim": { "claimName": c } })).collect();
+    json!({ "spec": { "volumes": volumes } })
+}
+
+fn pair(cluster: &mut Cluster, name: &str, in_volume: Value) {
+    let mut volume = pv(name, "1Gi", in_volume);
+    volume["spec"]["claimRef"] = json!({ "namespace": "ns", "name": name });
+    cluster.make(volume);
+    cluster.make(pvc(name, "1Gi", json!({})));
+}
+
+#[test]
+fn every_claim_of_a_pod_has_a_say() {
+    let (far, none) = (
+        "1 node(s) didn't match PersistentVolume's node affinity",
+        "1 node(s) didn't find available persistent volumes to bind",
+    );
+    let late = |name: &str| pvc(name, "1Gi", json!({ "spec": { "storageClassName": "late" } }));
+    let both = |first: bool, second: bool| {
+        verdict(
+            |cluster| {
+                pair(cluster, "a", if first { json!({}) } else { on_host("elsewhere") });
+                if second {
+                    cluster.make(pv("b", "1Gi", json!({ "spec": { "storageClassName": "late" } })));
+                }
+                cluster.make(late("b"));
+            },
+            json!({}),
+            claiming_all(&["a", "b"]),
+        )
+    };
+    assert_eq!(both(true, true), "n");
+    assert_eq!(both(true, false), none);
+    assert_eq!(both(false, true), far);
+    assert_eq!(both(false, false), format!("{none}, {far}"));
+    let two_of_one = |cluster: &mut Cluster| {
+        cluster.make(pv("v", "1Gi", json!({ "spec": { "storageClassName": "late" } })));
+        cluster.make(late("a"));
+        cluster.make(late("b"));
+    };
+    assert_eq!(verdict(two_of_one, json!({}), claiming_all(&["a", "b"])), none);
+    let named = |cluster: &mut Cluster| {
+        cluster.make(pvc("a", "1Gi", json!({ "spec": { "storageClassName": "late", "volumeName": "none" } })));
+    };
+    assert_eq!(verdict(named, json!({}), claiming("a")), "pod has unbound immediate PersistentVolumeClaims");
+    let lost = |cluster: &mut Cluster| {
+        let more = json!({ "metadata": { "annotations": { "pv.kubernetes.io/bind-completed": "yes" } },
+            "spec": { "volumeName": "gone" } });
+        cluster.make(pvc("a", "1Gi", more));
+    };
+    let gone = "persistentvolumeclaim \"a\" bound to non-existent persistentvolume \"gone\"";
+    assert_eq!(verdict(lost, json!({}), claiming("a")), gone);
+}
+
+#[test]
+fn a_volume_in_a_zone_keeps_its_pod_there() {
+    let table = [("a", "n"), ("b__a", "n"), ("b", "1 node(s) had no available volume zone")];
+    for (zone, expected) in table {
+        let labels = |zone: &str| json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": zone } } });
+        let is = verdict(|cluster| pair(cluster, "c", labels(zone)), labels("a"), claiming("c"));
+        assert_eq!(is, expected, "{zone}");
+    }
+}
+
+#[test]
+fn a_disk_that_one_pod_writes_to_is_for_one_pod() {
+    let iscsi = |iqn: &str, read: bool| json!({ "iscsi": { "iqn": iqn, "readOnly": read } });
+    let rbd = |monitor: &str, read: bool| json!({ "rbd": { "monitors": [monitor, "m"], "image": "i", "readOnly": read } });
+    let taken = "1 node(s) had no available disk";
+    let table = [
+        (iscsi("a", false), iscsi("a", false), taken),
+        (iscsi("a", false), iscsi("a", true), taken),
+        (iscsi("a", true), iscsi("a", true), "n"),
+        (iscsi("a", false), iscsi("b", false), "n"),
+        (rbd("x", false), rbd("y", false), taken),
+        (rbd("x", true), rbd("y", true), "n"),
+        (json!({ "gcePersistentDisk": { "pdName": "d" } }), json!({ "gcePersistentDisk": { "pdName": "d" } }), taken),
+        (
+            json!({ "awsElasticBlockStore": { "volumeID": "d", "readOnly": true } }),
+            json!({ "awsElasticBlockStore": { "volumeID": "d", "readOnly": true } }),
+            taken,
+        ),
+        (iscsi("a", false), rbd("x", false), "n"),
+    ];
+    for (mut theirs, mut ours, expected) in table {
+        for volume in [&mut theirs, &mut ours] {
+            volume["name"] = json!("v");
+            if let Some(iscsi) = volume.get_mut("iscsi") {
+                iscsi["targetPortal"] = json!("p");
+                iscsi["lun"] = json!(0);
+            }
+        }
+        let other = pod("other", json!({ "spec": { "nodeName": "n", "volumes": [theirs] } }));
+        let is = verdict(|c| drop(c.make(other)), json!({}), json!({ "spec": { "volumes": [ours] } }));
+        assert_eq!(is, expected, "{theirs} {ours}");
+    }
+}
+
+#[test]
+fn a_node_takes_as_many_csi_volumes_as_its_drivers_hold() {
+    let beyond = "1 node(s) exceed max volume count";
+    let csi = |handle: &str| json!({ "spec": { "hostPath": null, "csi": { "driver": "d", "volumeHandle": handle } } });
+    let verdict_with = |most: Value, claims: &[&str], attachment: bool| {
+        verdict(
+            |cluster| {
+                cluster.make(json!({
+                    "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": { "name": "n" },
+                    "spec": { "drivers": [{ "name": "d", "nodeID": "i", "allocatable": { "count": most } }] },
+                }));
+                ["a", "b", "c", "e"].iter().for_each(|name| pair(cluster, name, csi(name)));
+                pair(cluster, "same", csi("a"));
+                pair(cluster, "plain", json!({}));
+                let mut other = claiming("a");
+                other["spec"]["nodeName"] = json!("n");
+                cluster.make(pod("other", other));
+                if attachment {
+                    cluster.make(json!({
+                        "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": { "name": "x" },
+                        "spec": { "attacher": "d", "nodeName": "n", "source": { "persistentVolumeName": "e" } },
+                    }));
+                }
+            },
+            json!({}),
+            claiming_all(claims),
+        )
+    };
+    assert_eq!(verdict_with(json!(2), &["b"], false), "n");
+    assert_eq!(verdict_with(json!(2), &["b", "c"], false), beyond);
+    assert_eq!(verdict_with(json!(2), &["b"], true), beyond);
+    assert_eq!(verdict_with(json!(1), &["same", "plain"], false), "n", "what is there already needs no room");
+    assert_eq!(verdict_with(json!(0), &["b"], false), beyond);
+    assert_eq!(verdict_with(Value::Null, &["b", "c"], false), "n", "no limit is known");
+}
