@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     claim::{
         BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of,
-        class_of, class_of_volume, default_class, driver_in_place_of, is_free, is_reserved_for, is_terminated, mismatch, node_of,
-        reserved_for, says_class, volume_of,
+        class_of, class_of_volume, default_class, driver_in_place_of, is_free, is_reserved_for, is_terminated,
+        mismatch, node_of, reserved_for, says_class, volume_of,
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     volume,

@@ -46,8 +46,7 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         copy("labels", given.and_then(|m| m.labels.as_ref()).map(|l| json!(l)));
         copy("annotations", given.and_then(|m| m.annotations.as_ref()).map(|a| json!(a)));
         let refused = Note::warning(meta, "FailedBinding", format!("ephemeral volume {volume}: create PVC {claim}"));
-        let create =
-            Action::Create { key: Key::new("PersistentVolumeClaim", &key.namespace, &claim), object };
+        let create = Action::Create { key: Key::new("PersistentVolumeClaim", &key.namespace, &claim), object };
         return Decision { refused: Some(refused), ..Decision::act(create) };
     }
     Decision::settled()

@@ -1,5 +1,7 @@
 //! Pods that no node was found for, and claims that wait for one.
-use controllers::rules::{NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, in_zone, node_of, reaches, volume_of};
+use controllers::rules::{
+    NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, in_zone, node_of, reaches, volume_of,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},

@@ -305,7 +305,8 @@ fn a_volume_in_a_zone_keeps_its_pod_there() {
 #[test]
 fn a_disk_that_one_pod_writes_to_is_for_one_pod() {
     let iscsi = |iqn: &str, read: bool| json!({ "iscsi": { "iqn": iqn, "readOnly": read } });
-    let rbd = |monitor: &str, read: bool| json!({ "rbd": { "monitors": [monitor, "m"], "image": "i", "readOnly": read } });
+    let rbd =
+        |monitor: &str, read: bool| json!({ "rbd": { "monitors": [monitor, "m"], "image": "i", "readOnly": read } });
     let taken = "1 node(s) had no available disk";
     let table = [
         (iscsi("a", false), iscsi("a", false), taken),
