@@ -6,6 +6,7 @@ mod check;
 pub mod contract;
 pub mod downward;
 pub mod field;
+pub mod growth;
 pub mod kinds;
 pub mod limit_range;
 pub mod meta;

@@ -9,7 +9,7 @@
 //!
 //! Absent on purpose: provisioning itself, the choice of a node (see `scheduler`), reclaiming (see `volume`).
 //! Source: Kubernetes 1.36, `pkg/controller/volume/persistentvolume`.
-use api::quantity::Quantity;
+use api::{growth::PRE_RESIZE_CAPACITY, quantity::Quantity};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::{Map, Value, json};
 
@@ -23,9 +23,6 @@ use crate::{
     volume,
     world::{Change, Object, World},
 };
-
-/// On a volume that grew before its file system did: the size that the file system has.
-const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 
 type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
 type Volume<'a> = (&'a Meta, &'a PersistentVolume);
@@ -241,26 +238,9 @@ fn decide_bound(claim: Claim<'_>, world: &World) -> Decision {
         volume.1.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).map(|r| r.uid.as_deref().unwrap_or_default());
     match holder {
         None => bind(claim, volume).into(),
-        Some(uid) if uid == meta.uid => match bind(claim, volume) {
-            Some(action) => Decision::act(action),
-            None => growth(claim, volume, world),
-        },
+        Some(uid) if uid == meta.uid => bind(claim, volume).into(),
         Some(_) => lost("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly"),
     }
-}
-
-/// Says who has to grow the volume of a claim that asks for more than it has.
-fn growth((meta, object): Claim<'_>, (_, volume): Volume<'_>, world: &World) -> Decision {
-    let amount = |q: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| q.map(crate::amount::amount);
-    let resources = object.spec.as_ref().and_then(|s| s.resources.as_ref());
-    let wants = amount(resources.and_then(|r| r.requests.as_ref()).and_then(|r| r.get("storage")));
-    let has = amount(object.status.as_ref().and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage")));
-    let may = world.class(class_of(object)).is_some_and(|(_, c)| c.allow_volume_expansion == Some(true));
-    if wants > has && may && volume.spec.as_ref().is_some_and(|s| s.csi.is_some()) {
-        let message = "waiting for an external controller to expand this PVC";
-        return Decision::wait(Note::normal(meta, "ExternalExpanding", message));
-    }
-    Decision::settled()
 }
 
 /// The next write that is missing for the two to be bound to each other; `None` when all is done.

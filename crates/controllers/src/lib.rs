@@ -12,6 +12,7 @@ mod candidate;
 mod claim;
 mod decision;
 mod ephemeral;
+mod expand;
 mod free;
 mod garbage;
 mod namespace;
@@ -70,6 +71,7 @@ pub static CONTROLLERS: &[Controller] = &[
         decide: binder::decide,
     },
     Controller { name: "ephemeral", component: "ephemeral_volume", wakes: ephemeral::wakes, decide: ephemeral::decide },
+    Controller { name: "expand", component: "volume_expand", wakes: expand::wakes, decide: expand::decide },
     Controller {
         name: "garbage",
         component: "garbage-collector-controller",

@@ -266,8 +266,11 @@ impl Rules for PersistentVolumeClaim {
         }
         let list = at.field("allocatedResources");
         for (resource, size) in status.allocated_resources.iter().flatten() {
+            let before = e.len();
             resource_key(&list, resource, e);
-            e.quantity_not_negative(&list.key(resource), size);
+            if e.len() == before {
+                e.quantity_not_negative(&list.key(resource), size);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Controllers run against a small API server of the tests: all of them, over all objects, until nothing is left to do.
 mod binding;
 mod candidates;
+mod growth;
 mod handshake;
 mod lifecycle;
 mod placement;

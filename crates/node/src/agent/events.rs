@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use base::Clock;
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Event, EventSource, Node, ObjectReference, PersistentVolume, Pod},
+    api::core::v1::{Event, EventSource, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -78,6 +78,20 @@ impl Recorder {
             // Upstream uses the name here too, so `kubectl describe node` looks for it.
             uid: Some(name.clone()),
             name: Some(name),
+            ..ObjectReference::default()
+        };
+        self.send(about, COMPONENT, warning, reason, message);
+    }
+
+    /// About a claim that a pod here uses.
+    pub fn claim(&self, claim: &PersistentVolumeClaim, warning: bool, reason: &str, message: String) {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("PersistentVolumeClaim".into()),
+            name: claim.metadata.name.clone(),
+            namespace: claim.metadata.namespace.clone(),
+            uid: claim.metadata.uid.clone(),
+            resource_version: claim.metadata.resource_version.clone(),
             ..ObjectReference::default()
         };
         self.send(about, COMPONENT, warning, reason, message);

@@ -1,6 +1,7 @@
 //! The effects: watching the API, driving the runtime and the volumes, telling the API what happened.
 pub mod events;
 pub mod evict;
+pub mod growth;
 pub mod grpc_health;
 pub mod holders;
 pub mod hooks;
@@ -22,8 +23,9 @@ pub mod worker;
 use std::sync::Arc;
 
 use base::Clock;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use runtime::Runtime;
+use serde_json::{Value, json};
 use volumes::PodVolumes;
 
 use crate::{Config, machine::Capacity};
@@ -55,6 +57,13 @@ impl Shared {
     {
         kube::Api::namespaced(self.client.clone(), namespace)
     }
+}
+
+/// Makes a merge patch hold for the state of the object that was read, and no other.
+fn pinned(meta: &ObjectMeta, mut patch: Value) -> Value {
+    patch["metadata"]["resourceVersion"] = json!(meta.resource_version);
+    patch["metadata"]["uid"] = json!(meta.uid);
+    patch
 }
 
 /// Name, namespace and UID of a pod's object.

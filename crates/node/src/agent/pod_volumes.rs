@@ -21,6 +21,7 @@ use volumes::{Hold, Inputs, Need, Next, Ready, Resolved, VolumeError, needs, res
 
 use super::{
     Shared,
+    growth::{Growths, Pair},
     holders::{Wish, alone},
     identity,
     objects::{Known, Watched},
@@ -66,6 +67,7 @@ struct Keeper {
     told: BTreeMap<String, String>,
     backoff: Backoff,
     retry_at: Option<Instant>,
+    growths: Growths,
 }
 
 /// Runs until cancelled; what is being set up is finished first, so that a tear-down may follow.
@@ -86,6 +88,7 @@ pub async fn keep(
         told: BTreeMap::new(),
         backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
         retry_at: None,
+        growths: Growths::default(),
     };
     loop {
         let pod = keeper.pods.borrow_and_update().clone();
@@ -94,7 +97,7 @@ pub async fn keep(
             return;
         }
         let token = keeper.tokens.values().map(|t| t.renew_at).min();
-        let wake = [keeper.retry_at, token].into_iter().flatten().min();
+        let wake = [keeper.retry_at, keeper.growths.wake(), token].into_iter().flatten().min();
         let timer = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -142,8 +145,32 @@ impl Keeper {
         }
         let (todo, refused) = self.take(pod, &list, &inputs, todo);
         failures.extend(refused);
-        failures.extend(self.set_up(pod, todo).await);
+        // Some can only be grown before they are mounted.
+        let about_to: Vec<_> = todo.iter().map(|(name, resolved, _)| (name.clone(), resolved.clone())).collect();
+        self.grow(pod, &list, &inputs, about_to).await;
+        let (made, failed) = self.set_up(pod, todo).await;
+        failures.extend(failed);
+        let new = made.iter().map(|(name, resolved, _)| (name.clone(), resolved.clone()));
+        let mounted = self.done.clone().into_iter().chain(new).collect();
+        self.grow(pod, &list, &inputs, mounted).await;
+        for (name, resolved, ready) in made {
+            self.done.insert(name.clone(), resolved);
+            self.view.send_modify(|v| {
+                v.ready.insert(name, ready);
+            });
+        }
         self.conclude(pod, &list, failures);
+    }
+
+    /// Lets volumes have what their claims were promised.
+    async fn grow(&mut self, pod: &Pod, list: &[Volume], inputs: &Inputs, volumes: Vec<(String, Resolved)>) {
+        for (name, resolved) in volumes {
+            let pair = list.iter().find(|v| v.name == name).and_then(|volume| pair_of(pod, volume, inputs));
+            if let Some((claim, volume)) = pair {
+                let pair = Pair { claim: claim.clone(), volume: volume.clone() };
+                self.growths.see(&self.shared, pod, &name, &resolved, &pair).await;
+            }
+        }
     }
 
     /// Fills in what the watches know; gives back what they do not know yet.
@@ -229,21 +256,16 @@ impl Keeper {
         todo: Vec<(String, Resolved)>,
     ) -> (Vec<Todo>, Vec<Failure>) {
         let (name, namespace, uid) = identity(pod);
-        let claim_of = |volume: &Volume| {
-            needs(pod, volume).into_iter().find_map(|need| match need {
-                Need::Claim(name) => Some(name),
-                _ => None,
-            })
-        };
         let is_known = |v: &Volume| self.done.contains_key(&v.name) || todo.iter().any(|(name, _)| *name == v.name);
         // Two pods that each had one of two volumes, because the other one was bound later, would wait for ever.
-        let incomplete = list.iter().any(|v| claim_of(v).is_some() && !is_known(v));
+        let incomplete = list.iter().any(|v| claim_of(pod, v).is_some() && !is_known(v));
         let may_take = |wish: &Wish| wish.alone.is_none() || !incomplete;
         let wish = |volume: &str| {
-            let claim = claim_of(list.iter().find(|v| v.name == volume)?)?;
-            let object = inputs.claims.get(&claim)?.as_ref()?;
-            let bound = object.spec.as_ref()?.volume_name.clone()?;
-            let alone = alone(object, inputs.volumes.get(&bound)?.as_ref()?, self.shared.config.rwo_scope);
+            let volume = list.iter().find(|v| v.name == volume)?;
+            let claim = claim_of(pod, volume)?;
+            let (object, bound) = pair_of(pod, volume, inputs)?;
+            let alone = alone(object, bound, self.shared.config.rwo_scope);
+            let bound = bound.metadata.name.clone()?;
             let hold = Hold { pod_uid: uid.to_owned(), pod: format!("{namespace}/{name}"), volume: bound };
             Some((format!("{namespace}/{claim}"), Wish { hold, alone }))
         };
@@ -270,7 +292,7 @@ impl Keeper {
     }
 
     /// Sets volumes up, all at once.
-    async fn set_up(&mut self, pod: &Pod, todo: Vec<Todo>) -> Vec<Failure> {
+    async fn set_up(&self, pod: &Pod, todo: Vec<Todo>) -> (Vec<(String, Resolved, Ready)>, Vec<Failure>) {
         let own = ownership(pod);
         let uid = identity(pod).2.to_owned();
         let jobs = todo.into_iter().map(|(name, resolved, hold)| {
@@ -284,22 +306,17 @@ impl Keeper {
                 job.await
             }
         });
-        let mut failures = Vec::new();
+        let (mut made, mut failures) = (Vec::new(), Vec::new());
         for done in join_all(jobs).await {
             match done {
-                Ok((name, resolved, Ok(ready))) => {
-                    self.done.insert(name.clone(), resolved);
-                    self.view.send_modify(|v| {
-                        v.ready.insert(name, ready);
-                    });
-                }
+                Ok((name, resolved, Ok(ready))) => made.push((name, resolved, ready)),
                 Ok((name, _, Err(error))) => failures.push(failure(&name, &error)),
                 Err(error) => {
                     tracing::error!(%error, "setting up a volume broke off; this is a bug in the volume's code")
                 }
             }
         }
-        failures
+        (made, failures)
     }
 
     /// Tells about failures, plans the retry, publishes.
@@ -334,6 +351,25 @@ impl Keeper {
         }
         self.told.insert(volume, message);
     }
+}
+
+/// The name of the claim that a pod's volume is.
+fn claim_of(pod: &Pod, volume: &Volume) -> Option<String> {
+    needs(pod, volume).into_iter().find_map(|need| match need {
+        Need::Claim(name) => Some(name),
+        _ => None,
+    })
+}
+
+/// The claim that a pod's volume is, and the volume that it names.
+fn pair_of<'a>(
+    pod: &Pod,
+    volume: &Volume,
+    inputs: &'a Inputs,
+) -> Option<(&'a PersistentVolumeClaim, &'a PersistentVolume)> {
+    let claim = inputs.claims.get(&claim_of(pod, volume)?)?.as_ref()?;
+    let bound = claim.spec.as_ref()?.volume_name.as_ref()?;
+    Some((claim, inputs.volumes.get(bound)?.as_ref()?))
 }
 
 /// A volume to be set up: its name, what it is made of, and the mark that the pod has it.

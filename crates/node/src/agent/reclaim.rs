@@ -17,11 +17,11 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{task::JoinSet, time::Instant};
 use volumes::{Need, Reclaiming, Source, needs, source_of};
 
-use super::Shared;
+use super::{Shared, pinned};
 
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
@@ -325,7 +325,7 @@ async fn finish(
     let result = match how {
         Reclaiming::Recycle => {
             shared.events.volume(volume, false, "VolumeRecycled", "Volume recycled".into());
-            let patch = pinned(volume, unbinding(volume));
+            let patch = pinned(&volume.metadata, unbinding(volume));
             volumes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
         }
         Reclaiming::Delete => delete_object(volumes, volume, name).await,
@@ -345,7 +345,7 @@ async fn delete_object(
     let finalizers = volume.metadata.finalizers.as_deref().unwrap_or_default();
     if finalizers.iter().any(|f| f == IN_TREE_FINALIZER) {
         let left: Vec<&String> = finalizers.iter().filter(|f| *f != IN_TREE_FINALIZER).collect();
-        let patch = pinned(volume, json!({ "metadata": { "finalizers": left } }));
+        let patch = pinned(&volume.metadata, json!({ "metadata": { "finalizers": left } }));
         volumes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
     let same = Preconditions { uid: volume.metadata.uid.clone(), ..Preconditions::default() };
@@ -367,17 +367,10 @@ async fn fail(
     let known = volume.status.as_ref();
     let said = known.is_some_and(|s| s.phase.as_deref() == Some("Failed") && s.message.as_ref() == Some(&message));
     if !said {
-        let patch = pinned(volume, json!({ "status": { "phase": "Failed", "message": message } }));
+        let patch = pinned(&volume.metadata, json!({ "status": { "phase": "Failed", "message": message } }));
         let name = volume.metadata.name.as_deref().unwrap_or_default();
         volumes.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         shared.events.volume(volume, true, failure(how), message);
     }
     Ok(Outcome::Retry)
-}
-
-/// Makes a patch hold for the state of the volume that was read, and no other.
-fn pinned(volume: &PersistentVolume, mut patch: Value) -> Value {
-    patch["metadata"]["resourceVersion"] = json!(volume.metadata.resource_version);
-    patch["metadata"]["uid"] = json!(volume.metadata.uid);
-    patch
 }

@@ -1,0 +1,56 @@
+//! Expansion: a bound claim that asks for more than it has.
+//!
+//! In: one claim with its volume. Out: the patches that ask the node for it, where this program grows such volumes and the
+//! volume object says that there is more; else a word that somebody else has to. What comes of it, the node writes.
+//! - X1: a claim that is being grown is asked for again only after that failed and the claim wants another size.
+//!
+//! Absent on purpose: enlarging what is behind a volume (its administrator or provisioner does that).
+//! Source: Kubernetes 1.36, `pkg/controller/volume/expand`.
+use api::growth::{PRE_RESIZE_CAPACITY, Step, asked, step};
+use serde_json::json;
+
+use crate::{
+    claim::{claim_phase, reserved_for, volume_of},
+    decision::{Action, Context, Decision, Key, Note, annotated},
+    world::{Change, Object, World},
+};
+
+pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
+    let Some((meta, claim)) = world.claim(&key.namespace, &key.name).filter(|(_, c)| claim_phase(c) == "Bound") else {
+        return Decision::settled();
+    };
+    let Some((volume_meta, volume)) = world.volume(volume_of(claim)) else { return Decision::settled() };
+    let holder = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).and_then(|r| r.uid.as_deref());
+    if holder != Some(&meta.uid) {
+        return Decision::settled();
+    }
+    // Kept while the file system is smaller than the volume, for the volume's next claim would else be told a lie.
+    let noted = annotated(&volume.metadata, PRE_RESIZE_CAPACITY);
+    let note = |size: serde_json::Value| {
+        let patch = json!({ "metadata": { "annotations": { PRE_RESIZE_CAPACITY: size } } });
+        Decision::act(Action::patch(volume_meta, patch))
+    };
+    match step(claim, volume) {
+        Step::Complete if noted => note(json!(null)),
+        Step::Settled | Step::Complete => Decision::settled(),
+        Step::External => {
+            let message = "waiting for an external controller to expand this PVC";
+            Decision::wait(Note::normal(meta, "ExternalExpanding", message))
+        }
+        Step::Ask { has } if !noted => note(json!(has)),
+        Step::Ask { .. } => Decision::act(Action::status(meta, asked(claim, context.now))),
+    }
+}
+
+pub(crate) fn wakes(_: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    match change.key.kind {
+        "PersistentVolumeClaim" => wake(change.key.clone()),
+        "PersistentVolume" => {
+            let Some(Object::Volume(volume)) = change.new.as_ref().map(|e| &e.object) else { return };
+            if let Some((namespace, name)) = reserved_for(volume) {
+                wake(Key::new("PersistentVolumeClaim", namespace, name));
+            }
+        }
+        _ => {}
+    }
+}
