@@ -212,6 +212,16 @@ impl Errors {
         Some(q)
     }
 
+    /// A quantity that an amount of a resource can be: at least zero. Says whether it is.
+    pub(crate) fn basic_resource(&mut self, at: &Path<'_>, text: &Text) -> bool {
+        let Some(q) = self.quantity(at, text) else { return false };
+        let negative = q.value() < 0;
+        if negative {
+            self.invalid(at, &q.value(), "must be a valid resource quantity");
+        }
+        !negative
+    }
+
     /// A quantity above zero.
     pub(crate) fn quantity_positive(&mut self, at: &Path<'_>, text: &Text) -> Option<Quantity> {
         let q = self.quantity(at, text)?;
@@ -272,8 +282,15 @@ pub(crate) fn is_extended_resource(resource: &str) -> bool {
     !is_native_resource(resource) && !resource.starts_with("requests.")
 }
 
-/// The path without `.` and doubled slashes, as text.
+/// Whether a path leads to the root, by its text alone.
 pub(crate) fn is_root(path: &str) -> bool {
-    path.starts_with('/')
-        && FilePath::new(path).components().all(|c| matches!(c, Component::RootDir | Component::CurDir))
+    let mut depth = 0_usize;
+    for part in FilePath::new(path).components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    path.starts_with('/') && depth == 0
 }

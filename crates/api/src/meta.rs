@@ -1,7 +1,7 @@
 //! Metadata: what is valid in every object, and the form of names per kind.
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::check::{IMMUTABLE, items, text};
 use crate::contract::{FieldError, Kind, Scope};
@@ -86,9 +86,11 @@ fn name(kind: &Kind, meta: &ObjectMeta, e: &mut Errors) {
     match text(&meta.name) {
         "" => e.required(&at.field("name"), "name or generateName is required"),
         name => {
-            let segment = names::path_segment(name);
             // One mistake is told once.
-            let problems = if segment.is_empty() { rule(name) } else { segment };
+            let mut problems = rule(name);
+            if problems.is_empty() {
+                problems = names::path_segment(name);
+            }
             e.invalid_all(&at.field("name"), &name, problems);
         }
     }
@@ -129,7 +131,11 @@ fn owners(at: &Path<'_>, owners: &[OwnerReference], e: &mut Errors) {
     let mut controller = None;
     for owner in owners {
         // Upstream names the list, not the item.
-        let (group, version) = owner.api_version.rsplit_once('/').unwrap_or(("", &owner.api_version));
+        let (group, version) = match owner.api_version.split_once('/') {
+            None => ("", owner.api_version.as_str()),
+            // With two slashes it is no version at all.
+            Some((group, version)) => (group, if version.contains('/') { "" } else { version }),
+        };
         if version.is_empty() {
             e.invalid(&at.field("apiVersion"), &owner.api_version, "version must not be empty");
         }
@@ -139,7 +145,7 @@ fn owners(at: &Path<'_>, owners: &[OwnerReference], e: &mut Errors) {
             }
         }
         if (group, version, owner.kind.as_str()) == ("", "v1", "Event") {
-            e.invalid(at, owner, "/v1, Kind=Event is disallowed from being an owner");
+            e.invalid(at, &shown(owner), "/v1, Kind=Event is disallowed from being an owner");
         }
         if owner.controller == Some(true) {
             let this = format!("{}/{}", owner.kind, owner.name);
@@ -148,7 +154,7 @@ fn owners(at: &Path<'_>, owners: &[OwnerReference], e: &mut Errors) {
                     let detail = format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                     );
-                    e.invalid(at, &owners, &detail);
+                    e.invalid(at, &owners.iter().map(shown).collect::<Vec<_>>(), &detail);
                 }
                 None => controller = Some(this),
             }
@@ -156,11 +162,21 @@ fn owners(at: &Path<'_>, owners: &[OwnerReference], e: &mut Errors) {
     }
 }
 
+/// An owner with its fields in upstream's order.
+fn shown(owner: &OwnerReference) -> Value {
+    let mut shown = json!({"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid});
+    for (field, set) in [("controller", owner.controller), ("blockOwnerDeletion", owner.block_owner_deletion)] {
+        if let Some(set) = set {
+            shown[field] = set.into();
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::find;
-    use serde_json::json;
 
     fn check(plural: &str, metadata: Value, want: &[(&str, &str)]) {
         let kind = find("", "v1", plural).expect("known");

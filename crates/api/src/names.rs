@@ -15,6 +15,11 @@ fn too_long(max: usize) -> String {
     format!("must be no more than {max} characters")
 }
 
+/// As `too_long`, in the words that upstream has for labels and their keys.
+fn too_many_bytes(max: usize) -> String {
+    format!("must be no more than {max} bytes")
+}
+
 /// Upstream's way to explain a pattern.
 fn pattern(says: &str, regex: &str, examples: &[&str]) -> String {
     let examples: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
@@ -67,14 +72,18 @@ pub fn dns_subdomain(value: &str) -> Vec<String> {
     if value.len() > SUBDOMAIN_MAX {
         errors.push(too_long(SUBDOMAIN_MAX));
     }
-    if !subdomain_like(value) {
-        errors.push(pattern(
+    errors.extend(subdomain_form(value));
+    errors
+}
+
+fn subdomain_form(value: &str) -> Option<String> {
+    (!subdomain_like(value)).then(|| {
+        pattern(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
             SUBDOMAIN,
             &["example.com"],
-        ));
-    }
-    errors
+        )
+    })
 }
 
 /// A DNS label that starts with a letter: Services.
@@ -108,7 +117,8 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errors.extend(dns_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
+                let long = (prefix.len() > SUBDOMAIN_MAX).then(|| too_many_bytes(SUBDOMAIN_MAX));
+                errors.extend(long.into_iter().chain(subdomain_form(prefix)).map(|e| format!("prefix part {e}")));
             }
             name
         }
@@ -120,7 +130,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".to_owned());
     } else if name.len() > LABEL_MAX {
-        errors.push(format!("name part {}", too_long(LABEL_MAX)));
+        errors.push(format!("name part {}", too_many_bytes(LABEL_MAX)));
     }
     if !qualified_like(name) {
         errors.push(pattern(&format!("name part {QUALIFIED_SAYS}"), QUALIFIED, examples));
@@ -132,7 +142,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > LABEL_MAX {
-        errors.push(too_long(LABEL_MAX));
+        errors.push(too_many_bytes(LABEL_MAX));
     }
     if !value.is_empty() && !qualified_like(value) {
         errors.push(pattern(

@@ -63,21 +63,7 @@ impl Quantity {
     /// # Errors
     /// `QuantityError` where the text does not have the form of a number and a known suffix.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
-        let (negative, unsigned) = match text.as_bytes().first() {
-            Some(b'-') => (true, &text[1..]),
-            Some(b'+') => (false, &text[1..]),
-            _ => (false, text),
-        };
-        let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
-        let (number, suffix) = unsigned.split_at(end);
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
-            return Err(QuantityError::Format);
-        }
-        if !suffix_shaped(suffix) {
-            return Err(QuantityError::Format);
-        }
-        let (base, exponent, format) = read_suffix(suffix).ok_or(QuantityError::Suffix)?;
+        let Parts { negative, whole, fraction, base, exponent, format } = Parts::of(text)?;
         let digits = format!("{whole}{fraction}");
         let magnitude = scaled(&digits, fraction.len(), base, exponent);
         let magnitude = if format == Format::Binary { magnitude.min(BINARY_MAX) } else { magnitude };
@@ -165,6 +151,52 @@ impl Quantity {
     }
 }
 
+/// A quantity's text, taken apart.
+struct Parts<'t> {
+    negative: bool,
+    whole: &'t str,
+    fraction: &'t str,
+    base: i128,
+    exponent: i32,
+    format: Format,
+}
+
+impl<'t> Parts<'t> {
+    fn of(text: &'t str) -> Result<Self, QuantityError> {
+        let (negative, unsigned) = match text.as_bytes().first() {
+            Some(b'-') => (true, &text[1..]),
+            Some(b'+') => (false, &text[1..]),
+            _ => (false, text),
+        };
+        let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+        let (number, suffix) = unsigned.split_at(end);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) || !suffix_shaped(suffix) {
+            return Err(QuantityError::Format);
+        }
+        let (base, exponent, format) = read_suffix(suffix).ok_or(QuantityError::Suffix)?;
+        Ok(Self { negative, whole, fraction, base, exponent, format })
+    }
+
+    /// Whether upstream takes the text for canonical and keeps it. It looks at length and last digits only, so that
+    /// a few texts pass that are not: `+1Gi`, `1E3`, `1.500`.
+    fn kept(&self, finest: i32) -> bool {
+        let whole = self.whole.trim_start_matches('0');
+        let length = |text: &str| i32::try_from(text.len()).unwrap_or(i32::MAX);
+        let size = length(whole).saturating_add(length(self.fraction));
+        if whole.is_empty() {
+            return false;
+        }
+        if self.format == Format::Binary {
+            let odd = whole.parse::<u64>().is_ok_and(|value| value & 7 != 0);
+            return odd && self.fraction.is_empty() && size + self.exponent * 3 / 10 < 15;
+        }
+        let scale = self.exponent.saturating_sub(length(self.fraction));
+        let zeros = if self.fraction.is_empty() { whole } else { self.fraction };
+        size <= 18 && scale >= finest && scale % 3 == 0 && !zeros.ends_with("000")
+    }
+}
+
 /// Whether a suffix has the shape that upstream's scanner lets through: letters, a sign, digits.
 fn suffix_shaped(suffix: &str) -> bool {
     let rest = suffix.trim_start_matches(|c: char| "eEinumkKMGTP".contains(c));
@@ -203,7 +235,7 @@ fn read_suffix(suffix: &str) -> Option<(i128, i32, Format)> {
 /// `digits` with `decimals` of them behind the point, times `base^exponent`, in billionths; rounded up, capped.
 fn scaled(digits: &str, decimals: usize, base: i128, exponent: i32) -> i128 {
     /// Beyond any magnitude that matters, and still safe to negate.
-    const CAP: i128 = i128::MAX / 2;
+    const CAP: i128 = 10_i128.pow(37);
     let digits = digits.trim_start_matches('0');
     let mut mantissa: i128 = 0;
     for digit in digits.bytes() {
@@ -251,7 +283,8 @@ impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let small = self.nano.abs() < 1024 * NANO;
         match self.format {
-            Format::Binary if !small => self.write_binary(f),
+            // What binary suffixes can't express exactly has decimal ones.
+            Format::Binary if !small && self.is_whole() => self.write_binary(f),
             _ => self.write_decimal(f),
         }
     }
@@ -313,7 +346,9 @@ impl std::ops::Sub for Quantity {
 
 /// Rewrites a quantity in canonical form; leaves what is none for validation to refuse.
 pub(crate) fn canonical(text: &mut Text) {
-    if let Ok(q) = Quantity::parse(&text.0) {
+    if let Ok(q) = Quantity::parse(&text.0)
+        && !Parts::of(&text.0).is_ok_and(|parts| parts.kept(-9))
+    {
         text.0 = q.to_string();
     }
 }
@@ -325,7 +360,9 @@ pub(crate) fn canonical_option(text: &mut Option<Text>) {
 /// As `canonical`, for the values of a resource list, which are also rounded up to thousandths.
 pub(crate) fn canonical_map(map: &mut Option<BTreeMap<String, Text>>) {
     for text in map.iter_mut().flat_map(BTreeMap::values_mut) {
-        if let Ok(q) = Quantity::parse(&text.0) {
+        if let Ok(q) = Quantity::parse(&text.0)
+            && !Parts::of(&text.0).is_ok_and(|parts| parts.kept(-3))
+        {
             text.0 = q.rounded_to_milli().to_string();
         }
     }
@@ -349,7 +386,7 @@ mod tests {
             ("1000Ki", "1000Ki"),
             ("0.5Ki", "512"),
             ("0.0005Ki", "512m"),
-            ("1.3Ki", "1332"),
+            ("1.3Ki", "1331200m"),
             ("1000m", "1"),
             ("1500m", "1500m"),
             ("0.1", "100m"),

@@ -86,7 +86,7 @@ impl<T: Rules> Typed<T> {
 
     fn write(object: &mut Value, typed: &T) {
         let Ok(mut value) = serde_json::to_value(typed) else { return };
-        drop_empty_lists(&mut value);
+        drop_empty(&mut value);
         *object = value;
     }
 
@@ -102,14 +102,17 @@ impl<T: Rules> Typed<T> {
     }
 }
 
-/// Upstream never writes empty lists; `null` and absent mean the same.
-fn drop_empty_lists(value: &mut Value) {
+/// Upstream never writes empty lists, nor the name of a reference that has none; `null` and absent mean the same.
+fn drop_empty(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, v| !matches!(v, Value::Array(a) if a.is_empty()));
-            map.values_mut().for_each(drop_empty_lists);
+            if map.len() == 1 && map.get("name").and_then(Value::as_str) == Some("") {
+                map.clear();
+            }
+            map.values_mut().for_each(drop_empty);
         }
-        Value::Array(items) => items.iter_mut().for_each(drop_empty_lists),
+        Value::Array(items) => items.iter_mut().for_each(drop_empty),
         _ => {}
     }
 }

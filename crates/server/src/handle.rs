@@ -369,6 +369,13 @@ impl<'a> Call<'a> {
         let mut change = |old: &Value| {
             let (object, found) = patch.apply(&at, old, options.validation)?;
             problems = found;
+            // In a whole object a UID is a condition, in a patch it is a change.
+            let uid = object::meta(&object, "uid");
+            if !uid.is_empty() && uid != object::meta(old, "uid") {
+                let message = format!("Invalid value: {uid:?}: field is immutable");
+                let field = "metadata.uid".to_owned();
+                return Err(at.invalid(&[api::FieldError { field, reason: "FieldValueInvalid", message }]));
+            }
             Ok(object)
         };
         let (written, warnings) = self.server.inner().update(&at, part, options.dry_run, &mut change).await?;

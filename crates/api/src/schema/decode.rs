@@ -173,7 +173,11 @@ impl Context {
         let names: Vec<&str> = self
             .path
             .iter()
-            .filter_map(|step| if let Step::Field(_, name) = step { Some(*name) } else { None })
+            .filter_map(
+                |step| if let Step::Field(of, name) = step { Some([inlined(of, name), Some(*name)]) } else { None },
+            )
+            .flatten()
+            .flatten()
             .collect();
         let owner = self.path.iter().rev().find_map(|step| match step {
             Step::Field(owner, _) => Some(owner.short_name()),
@@ -185,6 +189,25 @@ impl Context {
             }
             None => format!("json: cannot unmarshal {got} into Go value of type {go}"),
         });
+    }
+}
+
+/// The type that upstream embeds in a type for this field, where it does.
+fn inlined(of: &Definition, field: &str) -> Option<&'static str> {
+    let own = |fields: &[&str], inner: &'static str| (!fields.contains(&field)).then_some(inner);
+    match of.short_name() {
+        "Volume" => own(&["name"], "VolumeSource"),
+        "PersistentVolumeSpec" => own(crate::types::volume::NOT_SOURCES, "PersistentVolumeSource"),
+        "EphemeralContainer" => own(&["targetContainerName"], "EphemeralContainerCommon"),
+        "Probe" => ["exec", "httpGet", "tcpSocket", "grpc"].contains(&field).then_some("ProbeHandler"),
+        "ConfigMapEnvSource"
+        | "ConfigMapKeySelector"
+        | "ConfigMapProjection"
+        | "ConfigMapVolumeSource"
+        | "SecretEnvSource"
+        | "SecretKeySelector"
+        | "SecretProjection" => (field == "name").then_some("LocalObjectReference"),
+        _ => None,
     }
 }
 

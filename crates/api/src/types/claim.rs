@@ -106,10 +106,11 @@ fn data_sources(at: &Path<'_>, spec: &PersistentVolumeClaimSpec, e: &mut Errors)
         e.dns_label(&at.field("namespace"), namespace);
     }
     let Some(s) = &spec.data_source else { return };
-    let shown = at.field("dataSource").to_string();
+    // Upstream shows a path as the value, of which nothing is visible.
+    let shown = serde_json::json!({});
     if !namespace.is_empty() {
         e.invalid(at, &shown, "may not be specified when dataSourceRef.namespace is specified");
-    } else if (text(&s.api_group), &s.kind, &s.name) != (text(&r.api_group), &r.kind, &r.name) {
+    } else if (&s.api_group, &s.kind, &s.name) != (&r.api_group, &r.kind, &r.name) {
         e.invalid(at, &shown, "must match dataSourceRef");
     }
 }
@@ -231,12 +232,17 @@ impl Rules for PersistentVolumeClaim {
 
     fn prepare_create(&mut self) {
         self.status = Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });
-        complete_data_sources(self.spec.get_or_insert_default(), true);
+        let spec = self.spec.get_or_insert_default();
+        drop_other_namespaces(spec);
+        complete_data_sources(spec, true);
     }
 
     fn prepare_update(&mut self, old: &Self) {
         let had = old.spec.as_ref().is_some_and(|s| s.data_source.is_some() || s.data_source_ref.is_some());
         if let Some(spec) = &mut self.spec {
+            if old.spec.as_ref().is_none_or(|s| s.data_source_ref.is_none()) {
+                drop_other_namespaces(spec);
+            }
             complete_data_sources(spec, !had);
         }
     }
@@ -255,7 +261,7 @@ impl Rules for PersistentVolumeClaim {
         let at = Path::top("status");
         let list = at.field("capacity");
         for (resource, size) in status.capacity.iter().flatten() {
-            e.quantity_not_negative(&list.key(resource), size);
+            e.basic_resource(&list.key(resource), size);
         }
         let list = at.field("allocatedResourceStatuses");
         for (resource, state) in status.allocated_resource_statuses.iter().flatten() {
@@ -269,7 +275,7 @@ impl Rules for PersistentVolumeClaim {
             let before = e.len();
             resource_key(&list, resource, e);
             if e.len() == before {
-                e.quantity_not_negative(&list.key(resource), size);
+                e.basic_resource(&list.key(resource), size);
             }
         }
     }
@@ -282,17 +288,8 @@ impl Rules for PersistentVolumeClaim {
                 "metadata.annotations[{BETA_STORAGE_CLASS}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
             ));
         }
-        let resources = self.spec.as_ref().and_then(|s| s.resources.as_ref());
-        for (field, amounts) in [
-            ("requests", resources.and_then(|r| r.requests.as_ref())),
-            ("limits", resources.and_then(|r| r.limits.as_ref())),
-        ] {
-            let size = amounts.and_then(|a| a.get("storage")).and_then(|t| Quantity::try_from(t).ok());
-            if let Some(size) = size.filter(|s| !s.is_whole()) {
-                warnings.push(format!(
-                    "spec.resources.{field}[storage]: fractional byte value \"{size}\" is invalid, must be an integer"
-                ));
-            }
+        if let Some(spec) = &self.spec {
+            fractions("spec", spec, &mut warnings);
         }
         warnings
     }
@@ -318,6 +315,29 @@ impl Rules for PersistentVolumeClaim {
 
     fn selectable(&self) -> SelectableFields {
         vec![("name", self.metadata.name.clone().unwrap_or_default())]
+    }
+}
+
+/// Warnings about sizes that are no whole number of bytes, in the spec at the path `at`.
+pub(super) fn fractions(at: &str, spec: &PersistentVolumeClaimSpec, out: &mut Vec<String>) {
+    let resources = spec.resources.as_ref();
+    for (field, amounts) in [
+        ("requests", resources.and_then(|r| r.requests.as_ref())),
+        ("limits", resources.and_then(|r| r.limits.as_ref())),
+    ] {
+        let size = amounts.and_then(|a| a.get("storage")).and_then(|t| Quantity::try_from(t).ok());
+        if let Some(size) = size.filter(|s| !s.is_whole()) {
+            out.push(format!(
+                "{at}.resources.{field}[storage]: fractional byte value \"{size}\" is invalid, must be an integer"
+            ));
+        }
+    }
+}
+
+/// Data from other namespaces is upstream's alpha: switched off, a reference to it counts as not given.
+fn drop_other_namespaces(spec: &mut PersistentVolumeClaimSpec) {
+    if spec.data_source_ref.as_ref().is_some_and(|r| !text(&r.namespace).is_empty()) {
+        spec.data_source_ref = None;
     }
 }
 

@@ -138,7 +138,10 @@ pub(crate) fn field_selector(at: &Path<'_>, selector: &core::ObjectFieldSelector
     match base {
         "metadata.annotations" => e.label_key(at, &key.to_lowercase()),
         "metadata.labels" => e.label_key(at, key),
-        _ => e.invalid(&path_at, &path, "error converting fieldPath: field label does not support subscript"),
+        _ => {
+            let detail = format!("error converting fieldPath: field label does not support subscript: {path}");
+            e.invalid(&path_at, &path, &detail);
+        }
     }
 }
 

@@ -24,6 +24,11 @@ pub(super) fn deprecated(label: &str) -> Option<&'static str> {
     })
 }
 
+/// The name that a renamed label has now.
+pub(super) fn successor(label: &str) -> Option<&'static str> {
+    Some(deprecated(label)?.split_once("use \"")?.1.split_once('"')?.0)
+}
+
 /// Warnings about a term at the path `at`; a term that only prefers may have values that no label can have.
 pub(super) fn term(at: &str, term: &NodeSelectorTerm, prefers: bool, out: &mut Vec<String>) {
     for (i, expression) in items(&term.match_expressions).enumerate() {

@@ -162,6 +162,8 @@ fn volume(v: &mut core::Volume) {
             if let Some(token) = &mut source.service_account_token {
                 token.expiration_seconds.get_or_insert(3600);
             }
+            // Upstream's beta, off unless asked for: as if not given.
+            (source.cluster_trust_bundle, source.pod_certificate) = (None, None);
         }
     }
     if let Some(s) = &mut v.iscsi {
@@ -180,6 +182,7 @@ fn volume(v: &mut core::Volume) {
         or(&mut s.fs_type, "xfs");
     }
     if let Some(template) = v.ephemeral.as_mut().and_then(|s| s.volume_claim_template.as_mut()) {
+        template.metadata.get_or_insert_default();
         super::claim::default_spec(&mut template.spec);
     }
     if let Some(s) = &mut v.image

@@ -145,6 +145,10 @@ fn volumes(spec: &PodSpec, out: &mut Vec<String>) {
                 out.push(format!("spec.volumes[{i}].{field}: {says}"));
             }
         }
+        if let Some(template) = v.ephemeral.as_ref().and_then(|s| s.volume_claim_template.as_ref()) {
+            let at = format!("spec.volumes[{i}].ephemeral.volumeClaimTemplate.spec");
+            super::claim::fractions(&at, &template.spec, out);
+        }
     }
 }
 

@@ -117,6 +117,7 @@ pub(crate) fn persistent_volume(
     e: &mut Errors,
 ) {
     let mut count = 0;
+    let spec_at = at;
     sources! { at, e, count;
         v.host_path, "hostPath", "hostPath", host_path;
         v.gce_persistent_disk, "gcePersistentDisk", "persistentDisk", gce_disk;
@@ -170,6 +171,9 @@ pub(crate) fn persistent_volume(
             if e.need(&at.field("path"), &s.path) {
                 e.no_backsteps(&at.field("path"), &s.path);
             }
+            if !has_affinity {
+                e.required(&spec_at.field("nodeAffinity"), "Local volume requires node affinity");
+            }
         };
         v.storageos, "storageos", "storageos", |at: &Path<'_>, s: &core::StorageOSPersistentVolumeSource, e: &mut Errors| {
             storage_os(at, text(&s.volume_name), text(&s.volume_namespace), e);
@@ -179,9 +183,6 @@ pub(crate) fn persistent_volume(
             }
         };
         v.csi, "csi", "csi", csi_persistent;
-    }
-    if v.local.is_some() && !has_affinity {
-        e.required(&at.field("nodeAffinity"), "Local volume requires node affinity");
     }
     if count == 0 {
         e.required(at, "must specify a volume type");
@@ -346,11 +347,25 @@ fn quobyte(at: &Path<'_>, s: &core::QuobyteVolumeSource, e: &mut Errors) {
     } else if text(&s.tenant).len() >= 65 {
         e.required(&at.field("tenant"), "must be a UUID and may not exceed a length of 64 characters");
     } else {
-        for _ in s.registry.split(',').filter(|pair| !pair.contains(':')) {
+        for _ in s.registry.split(',').filter(|pair| !is_host_and_port(pair)) {
             e.invalid(&at.field("registry"), &s.registry, PAIRS);
         }
     }
     e.need(&at.field("volume"), &s.volume);
+}
+
+/// `host:port`, where an IPv6 address is in brackets.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let host = match host.strip_prefix('[') {
+        Some(rest) => match rest.strip_suffix(']') {
+            Some(host) => host,
+            None => return false,
+        },
+        None if host.contains(':') => return false,
+        None => host,
+    };
+    !host.contains(['[', ']']) && !port.contains(['[', ']'])
 }
 
 fn fibre_channel(at: &Path<'_>, s: &core::FCVolumeSource, e: &mut Errors) {
@@ -455,11 +470,20 @@ fn ephemeral(at: &Path<'_>, s: &core::EphemeralVolumeSource, e: &mut Errors) {
         e.annotations(&at.field("annotations"), &meta.annotations);
         e.labels(&at.field("labels"), &meta.labels);
         for (name, set) in [
-            ("name", meta.name.is_some()),
-            ("generateName", meta.generate_name.is_some()),
-            ("namespace", meta.namespace.is_some()),
-            ("finalizers", meta.finalizers.is_some()),
+            ("name", !text(&meta.name).is_empty()),
+            ("generateName", !text(&meta.generate_name).is_empty()),
+            ("namespace", !text(&meta.namespace).is_empty()),
+            ("selfLink", !text(&meta.self_link).is_empty()),
+            // Upstream's spelling.
+            ("uID", !text(&meta.uid).is_empty()),
+            ("resourceVersion", !text(&meta.resource_version).is_empty()),
+            ("generation", meta.generation.unwrap_or(0) != 0),
+            ("creationTimestamp", meta.creation_timestamp.is_some()),
+            ("deletionTimestamp", meta.deletion_timestamp.is_some()),
+            ("deletionGracePeriodSeconds", meta.deletion_grace_period_seconds.is_some()),
             ("ownerReferences", meta.owner_references.is_some()),
+            ("finalizers", meta.finalizers.is_some()),
+            ("managedFields", meta.managed_fields.is_some()),
         ] {
             if set {
                 e.forbidden(&at.field(name), "cannot be set");
@@ -556,47 +580,7 @@ fn projection<'s>(
             e.not_reserved(&whole.field("path"), &token.path);
         }
     }
-    count += credentials(at, source, &mut claim, e);
     if count > 1 {
         e.forbidden(at, "may not specify more than 1 volume type per source");
     }
-}
-
-/// The sources that only signers fill: trust bundles and certificates. Says how many of them are set.
-fn credentials<'s>(
-    at: &Path<'_>,
-    source: &'s core::VolumeProjection,
-    claim: &mut impl FnMut(&'s str, &str, &mut Errors),
-    e: &mut Errors,
-) -> usize {
-    let mut count = 0;
-    if let Some(bundle) = &source.cluster_trust_bundle {
-        count += 1;
-        let at = at.field("clusterTrustBundle");
-        match (&bundle.name, &bundle.signer_name) {
-            (Some(_), Some(_)) => e.invalid(&at, bundle, "only one of name and signerName may be used"),
-            (None, None) => e.required(&at, "either name or signerName must be specified"),
-            _ => {}
-        }
-        e.need(&at.field("path"), &bundle.path);
-        e.not_reserved(&at.field("path"), &bundle.path);
-        claim(&bundle.path, &bundle.path, e);
-    }
-    if let Some(certificate) = &source.pod_certificate {
-        count += 1;
-        let at = at.field("podCertificate");
-        let paths = [
-            ("credentialBundlePath", &certificate.credential_bundle_path),
-            ("keyPath", &certificate.key_path),
-            ("certificateChainPath", &certificate.certificate_chain_path),
-        ];
-        if paths.iter().all(|(_, path)| text(path).is_empty()) {
-            e.required(&at, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath");
-        }
-        for (name, path) in paths {
-            e.not_reserved(&at.field(name), text(path));
-            claim(text(path), text(path), e);
-        }
-    }
-    count
 }

@@ -103,10 +103,11 @@ impl Rules for StorageClass {
         for (i, term) in items(&self.allowed_topologies).enumerate() {
             let at = list.index(i);
             topology(&at, term, e);
-            let meaning = items(&term.match_label_expressions)
+            let meaning: BTreeMap<_, _> = items(&term.match_label_expressions)
                 .map(|r| (r.key.as_str(), r.values.iter().map(String::as_str).collect()))
                 .collect();
-            if seen.contains(&meaning) {
+            // A term that asks for nothing is as good as written twice.
+            if meaning.is_empty() || seen.contains(&meaning) {
                 e.duplicate(&at.field("matchLabelExpressions"), &"");
             }
             seen.push(meaning);
@@ -114,6 +115,7 @@ impl Rules for StorageClass {
     }
 
     fn validate_update(&self, old: &Self, e: &mut Errors) {
+        self.validate(e);
         e.same(&Path::top("parameters"), &self.parameters, &old.parameters);
         e.same(&Path::top("provisioner"), &self.provisioner, &old.provisioner);
         e.same(&Path::top("reclaimPolicy"), &self.reclaim_policy, &old.reclaim_policy);

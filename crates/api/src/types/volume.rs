@@ -1,17 +1,23 @@
 //! PersistentVolumes.
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus};
+use k8s_openapi::api::core::v1::{
+    NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus,
+    VolumeNodeAffinity,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::claim::{VOLUME_MODES, access_modes, class_of, modes_in_short};
+use super::claim::{BETA_STORAGE_CLASS, VOLUME_MODES, access_modes, class_of, modes_in_short};
 use super::{AGE, NAME, col, wide};
 use crate::age::age;
-use crate::check::{IMMUTABLE, is_empty, is_root, text};
+use crate::check::{IMMUTABLE, is_empty, is_root, items, text};
 use crate::contract::{Column, SelectableFields};
 use crate::field::{Errors, Path};
 use crate::quantity::canonical_map;
 use crate::typed::Rules;
+
+/// Annotation that had the mount options before the field did.
+const BETA_MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 
 /// Fields of the spec that are not the volume's source.
 pub const NOT_SOURCES: &[&str] = &[
@@ -64,6 +70,7 @@ fn validate_spec(at: &Path<'_>, spec: &PersistentVolumeSpec, name: &str, e: &mut
         e.not_supported(&capacity_at, &spec.capacity, &["storage"]);
     }
     for (resource, size) in &capacity {
+        e.basic_resource(&capacity_at.key(resource), size);
         e.quantity_positive(&capacity_at.key(resource), size);
     }
     let policy = text(&spec.persistent_volume_reclaim_policy);
@@ -125,12 +132,76 @@ fn validate_change(new: &PersistentVolumeSpec, old: &PersistentVolumeSpec, e: &m
         e.forbidden(&spec_at.field("persistentvolumesource"), &detail);
     }
     e.same(&Path::top("volumeMode"), &new.volume_mode, &old.volume_mode);
-    if old.node_affinity.is_some() && old.node_affinity != new.node_affinity {
+    if let Some(was) = &old.node_affinity
+        && !same_but_renewed(was, new.node_affinity.as_ref())
+    {
         let detail = format!("{IMMUTABLE}, except for updating from beta label to GA");
-        e.invalid(&Path::top("nodeAffinity"), &new.node_affinity, &detail);
+        let shown = new.node_affinity.as_ref().map(in_inner_notation);
+        e.invalid(&Path::top("nodeAffinity"), &shown, &detail);
     }
     if old.volume_attributes_class_name.is_some() && new.volume_attributes_class_name.is_none() {
         e.forbidden(&spec_at.field("volumeAttributesClassName"), "update from non-nil value to nil is forbidden");
+    }
+}
+
+/// Whether two affinities are the same, but for labels that have their new names now.
+fn same_but_renewed(old: &VolumeNodeAffinity, new: Option<&VolumeNodeAffinity>) -> bool {
+    let Some(new) = new else { return false };
+    let mut old = old.clone();
+    let terms = |a: &VolumeNodeAffinity| a.required.as_ref().map(|r| r.node_selector_terms.clone()).unwrap_or_default();
+    let all = |t: &NodeSelectorTerm| {
+        [&t.match_expressions, &t.match_fields].map(|list| items(list).cloned().collect::<Vec<_>>())
+    };
+    for (old, new) in old.required.iter_mut().flat_map(|r| &mut r.node_selector_terms).zip(terms(new)) {
+        for (list, new) in [&mut old.match_expressions, &mut old.match_fields].into_iter().zip(all(&new)) {
+            for (old, new) in list.iter_mut().flatten().zip(new) {
+                if super::node_labels::successor(&old.key) == Some(&new.key) {
+                    old.key = new.key;
+                }
+            }
+        }
+    }
+    old == *new
+}
+
+/// An affinity as upstream shows it in a refusal: by its inner names, with what is not set.
+fn in_inner_notation(affinity: &VolumeNodeAffinity) -> Value {
+    let requirements = |list: &Option<Vec<NodeSelectorRequirement>>| {
+        list.as_ref().map(|list| {
+            let one = |r: &NodeSelectorRequirement| json!({"Key": r.key, "Operator": r.operator, "Values": r.values});
+            list.iter().map(one).collect::<Vec<_>>()
+        })
+    };
+    let required = affinity.required.as_ref().map(|required| {
+        let term = |t: &NodeSelectorTerm| {
+            json!({"MatchExpressions": requirements(&t.match_expressions), "MatchFields": requirements(&t.match_fields)})
+        };
+        json!({"NodeSelectorTerms": required.node_selector_terms.iter().map(term).collect::<Vec<_>>()})
+    });
+    json!({"Required": required})
+}
+
+/// Mount options were an annotation once, for the types that have options.
+fn old_mount_options(volume: &PersistentVolume, e: &mut Errors) {
+    let Some(spec) = &volume.spec else { return };
+    let has_options = spec.gce_persistent_disk.is_some()
+        || spec.aws_elastic_block_store.is_some()
+        || spec.glusterfs.is_some()
+        || spec.nfs.is_some()
+        || spec.rbd.is_some()
+        || spec.quobyte.is_some()
+        || spec.iscsi.is_some()
+        || spec.cinder.is_some()
+        || spec.cephfs.is_some()
+        || spec.azure_file.is_some()
+        || spec.vsphere_volume.is_some()
+        || spec.azure_disk.is_some()
+        || spec.photon_persistent_disk.is_some();
+    let annotated = volume.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(BETA_MOUNT_OPTIONS));
+    if annotated && !has_options {
+        let at = Path::top("metadata");
+        let at = at.field("annotations");
+        e.forbidden(&at.field(BETA_MOUNT_OPTIONS), "may not specify mount options for this volume type");
     }
 }
 
@@ -182,6 +253,7 @@ impl Rules for PersistentVolume {
     fn validate(&self, e: &mut Errors) {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         validate_spec(&Path::top("spec"), self.spec.as_ref().unwrap_or(&PersistentVolumeSpec::default()), name, e);
+        old_mount_options(self, e);
     }
 
     fn validate_update(&self, old: &Self, e: &mut Errors) {
@@ -194,14 +266,8 @@ impl Rules for PersistentVolume {
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for (key, instead) in [
-            (
-                "volume.beta.kubernetes.io/storage-class",
-                "deprecated since v1.8; use \"storageClassName\" attribute instead",
-            ),
-            (
-                "volume.beta.kubernetes.io/mount-options",
-                "deprecated since v1.31; use \"mountOptions\" attribute instead",
-            ),
+            (BETA_STORAGE_CLASS, "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+            (BETA_MOUNT_OPTIONS, "deprecated since v1.31; use \"mountOptions\" attribute instead"),
         ] {
             if self.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(key)) {
                 warnings.push(format!("metadata.annotations[{key}]: {instead}"));

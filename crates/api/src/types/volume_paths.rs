@@ -49,9 +49,6 @@ fn projected(source: &VolumeProjection) -> Vec<File> {
         files.extend(fields(&s.items, "DownwardAPI"));
     } else if let Some(s) = &source.service_account_token {
         files.push(File::new(&s.path, "ServiceAccountToken"));
-    } else if let Some(s) = &source.cluster_trust_bundle {
-        let name = s.name.as_deref().unwrap_or(text(&s.signer_name));
-        files.push(File::new(&s.path, &format!("ClusterTrustBundle {name:?}")));
     }
     files
 }

@@ -531,7 +531,14 @@ async fn the_server_owns_its_part_of_metadata() {
     assert_eq!(changed["metadata"]["creationTimestamp"], m["creationTimestamp"]);
     assert_eq!(changed["data"], json!({"a": "1", "b": "2"}));
     let stranger = json!({"metadata": {"uid": "other"}});
-    assert!(c.fails("PATCH", &path, stranger).await.starts_with("409 Conflict: "));
+    let refused = c.fails("PATCH", &path, stranger).await;
+    assert_eq!(
+        refused,
+        "422 Invalid: ConfigMap \"m\" is invalid: metadata.uid: Invalid value: \"other\": field is immutable"
+    );
+    let mut stranger = made.clone();
+    stranger["metadata"]["uid"] = json!("other");
+    assert!(c.fails("PUT", &path, stranger).await.starts_with("409 Conflict: "));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 mod admission;
 mod api;
 mod auth;
+mod upstream;
 mod watches;
 
 use axum::body::{Body, BodyDataStream};
