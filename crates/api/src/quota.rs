@@ -205,6 +205,19 @@ pub fn hard(spec: &ResourceQuotaSpec) -> Amounts {
     amounts(spec.hard.as_ref())
 }
 
+/// Whether limits may be about objects of a kind; cheaper than to count one.
+pub fn may_bound(hard: &Amounts, kind: &Kind) -> bool {
+    let counted = |name: &str| match name.strip_prefix("count/") {
+        Some(rest) => rest.strip_prefix(kind.plural).is_some_and(|rest| match rest.strip_prefix('.') {
+            Some(group) => group == kind.group,
+            None => rest.is_empty() && kind.group.is_empty(),
+        }),
+        None => kind.group.is_empty() && name == kind.plural,
+    };
+    let sized = kind.group.is_empty() && matches!(kind.plural, "pods" | "persistentvolumeclaims" | "services");
+    sized || hard.keys().any(|name| counted(name))
+}
+
 /// Why `more` does not fit beside what is `used`; upstream's sentence. Only names that `hard` bounds and `more` has matter.
 pub fn exceeded(quota: &str, hard: &Amounts, used: &Amounts, more: &Amounts) -> Option<String> {
     let used_of = |name: &str| used.get(name).copied().unwrap_or(Quantity::ZERO);

@@ -21,7 +21,7 @@ use crate::{
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     volume,
-    world::{Change, Object, World},
+    world::{Change, Entry, Object, World},
 };
 
 type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
@@ -50,6 +50,9 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
         "PersistentVolumeClaim" => {
             wake(change.key.clone());
             world.volumes_reserved_for(&change.key.namespace, &change.key.name).for_each(|(m, _)| wake(m.key.clone()));
+            if let Some(class) = left_in_class(world, change) {
+                wake(Key::new("StorageClass", "", class));
+            }
             for entry in states() {
                 if let Object::Claim(claim) = &entry.object
                     && !volume_of(claim).is_empty()
@@ -92,6 +95,23 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
         }
         _ => {}
     }
+}
+
+/// The class whose volumes a claim needs no longer, without having taken one of them: it may have been told of one that
+/// others can have now.
+fn left_in_class<'a>(world: &World, change: &'a Change) -> Option<&'a str> {
+    let claim = |entry: &'a Option<Entry>| match entry.as_ref().map(|e| &e.object) {
+        Some(Object::Claim(claim)) => Some(claim),
+        _ => None,
+    };
+    let old = claim(&change.old).filter(|c| volume_of(c).is_empty())?;
+    let class = class_of(old);
+    let chosen_here = |name| world.volume(name).is_some_and(|(_, v)| annotated(&v.metadata, BOUND_BY_CONTROLLER));
+    let left = claim(&change.new).is_none_or(|new| match volume_of(new) {
+        "" => class_of(new) != class,
+        name => !chosen_here(name),
+    });
+    (left && world.count_free(class) > 0 && world.unbound_claims(class).next().is_some()).then_some(class)
 }
 
 fn decide_unbound(claim: Claim<'_>, world: &World) -> Decision {

@@ -260,6 +260,13 @@ pub(crate) fn is_made_for(claim: &Meta, pod_uid: &str) -> bool {
     claim.owners.iter().any(|o| o.controller == Some(true) && o.kind == "Pod" && o.uid == pod_uid)
 }
 
+/// Whether a pod that has a node, and has not ended, names a claim as such.
+pub fn runs_with(pod: &Pod, claim: &str) -> bool {
+    !node_of(pod).is_empty()
+        && !is_terminated(pod)
+        && claims_of(pod).iter().any(|(_, name, ephemeral)| name == claim && !ephemeral)
+}
+
 /// Whether a pod ran to its end.
 pub fn is_terminated(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))

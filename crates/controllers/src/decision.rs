@@ -103,6 +103,8 @@ pub enum Unless {
     Exists(Vec<(Key, String)>),
     /// One of these incarnations is gone or being deleted.
     Going(Vec<(Key, String)>),
+    /// A pod other than the one of this UID runs with one of the claims.
+    Had { namespace: String, claims: Vec<String>, but: String },
     /// A pod uses the claim (see [`crate::protection::uses`]).
     Used { namespace: String, claim: String, claim_uid: String },
 }

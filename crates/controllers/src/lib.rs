@@ -38,8 +38,8 @@ pub mod rules {
         candidate::{Difference, differences},
         claim::{
             NO_PROVISIONER, SELECTED_NODE, binds_late, claim_phase, claims_of, class_of, class_of_volume,
-            driver_in_place_of, is_bound, is_default, is_terminated, mismatch, node_of, reserved_for, says_class,
-            volume_of, volume_phase,
+            driver_in_place_of, is_bound, is_default, is_terminated, mismatch, node_of, reserved_for, runs_with,
+            says_class, volume_of, volume_phase,
         },
         select::{in_zone, reaches},
     };

@@ -2,10 +2,10 @@
 //!
 //! In: one claim or volume. Out: the patch that puts the finalizer on, or takes it off after a look past the caches.
 //! - A claim that a scheduled pod names keeps its finalizer.   - A Bound volume keeps its finalizer.
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
 use crate::{
-    claim::{claims_of, is_made_for, node_of, volume_phase},
+    claim::{claims_of, is_bound, is_made_for, is_reserved_for, node_of, reserved_for, volume_of, volume_phase},
     decision::{Action, Context, Decision, Key, Meta, Unless},
     world::{Change, Object, World},
 };
@@ -18,7 +18,7 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         if unprotected(meta, VOLUME) {
             return Decision::act(Action::add_finalizer(meta, VOLUME));
         }
-        let free = meta.deleting.is_some() && meta.has_finalizer(VOLUME) && volume_phase(volume) != "Bound";
+        let free = meta.deleting.is_some() && meta.has_finalizer(VOLUME) && !is_held(world, volume);
         return free.then(|| Action::drop_finalizer(meta, VOLUME)).into();
     }
     let Some((meta, _)) = world.claim(&key.namespace, &key.name).filter(|_| key.kind == "PersistentVolumeClaim") else {
@@ -41,6 +41,17 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         },
         then: Box::new(Action::drop_finalizer(meta, CLAIM)),
     })
+}
+
+/// Whether a volume is bound, or its claim counts on it while it says otherwise.
+fn is_held(world: &World, volume: &PersistentVolume) -> bool {
+    let holds = |meta: &Meta, claim: &PersistentVolumeClaim| {
+        Some(volume_of(claim)) == volume.metadata.name.as_deref() && is_reserved_for(volume, meta)
+    };
+    volume_phase(volume) == "Bound"
+        || reserved_for(volume)
+            .and_then(|(namespace, name)| world.claim(namespace, name))
+            .is_some_and(|(meta, claim)| is_bound(claim) && holds(meta, claim))
 }
 
 /// Whether somebody took the protection off, or made the object where nobody put it on.

@@ -2,7 +2,7 @@
 use api::{
     KINDS, Quantity, Scope,
     pod::Amounts,
-    quota::{Counted, hard},
+    quota::{Counted, hard, may_bound},
 };
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaSpec};
 use serde_json::{Map, Value, json};
@@ -52,8 +52,7 @@ fn used(namespace: &str, spec: &ResourceQuotaSpec, world: &World) -> Amounts {
     let hard = hard(spec);
     let mut used: Amounts = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
     for kind in KINDS.iter().filter(|k| k.scope == Scope::Namespace && k.face_of.is_none()) {
-        let sized = matches!(kind.kind, "Pod" | "PersistentVolumeClaim");
-        if !sized && Counted::one(kind.group, kind.plural).amounts.keys().all(|name| !hard.contains_key(name)) {
+        if !may_bound(&hard, kind) {
             continue;
         }
         for entry in world.of_namespace(kind.kind, namespace) {

@@ -1,7 +1,7 @@
 //! Performing actions: one request each, conditional on what the decision saw.
 use std::sync::Arc;
 
-use controllers::{Action, Entry, Key, Meta, Object, Target, Unless, namespaced_kinds, protection};
+use controllers::{Action, Entry, Key, Meta, Object, Target, Unless, namespaced_kinds, protection, rules};
 use futures::future::join_all;
 use http::Request;
 use k8s_openapi::api::core::v1::Pod;
@@ -198,18 +198,30 @@ async fn forbidden(core: &Arc<Core>, unless: &Unless) -> Result<bool, EngineErro
         Unless::Used { namespace, claim, claim_uid } => {
             let key = Key::new("PersistentVolumeClaim", namespace, claim);
             let Some(found) = core.get(&key).await?.filter(|e| e.meta.uid == *claim_uid) else { return Ok(true) };
-            let text = core.request("GET", &wire::collection(wire::row("Pod"), namespace), None).await?;
-            let page: wire::Page = wire::parse("Pod", &text)?;
-            for item in page.items.iter().flatten() {
-                let entry = wire::entry("Pod", item.get())?;
-                if uses(&entry, &found.meta) {
-                    core.learn(entry);
-                    return Ok(true);
-                }
-            }
-            Ok(false)
+            any_pod(core, namespace, |pod| uses(pod, &found.meta)).await
+        }
+        Unless::Had { namespace, claims, but } => {
+            any_pod(core, namespace, |pod| pod.meta.uid != *but && has_one(pod, claims)).await
         }
     }
+}
+
+/// Looks at the server for a pod in a namespace; one that is found is known from then on.
+async fn any_pod(core: &Arc<Core>, namespace: &str, is: impl Fn(&Entry) -> bool) -> Result<bool, EngineError> {
+    let text = core.request("GET", &wire::collection(wire::row("Pod"), namespace), None).await?;
+    let page: wire::Page = wire::parse("Pod", &text)?;
+    for item in page.items.iter().flatten() {
+        let entry = wire::entry("Pod", item.get())?;
+        if is(&entry) {
+            core.learn(entry);
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn has_one(pod: &Entry, claims: &[String]) -> bool {
+    matches!(&pod.object, Object::Pod(object) if claims.iter().any(|claim| rules::runs_with(object, claim)))
 }
 
 fn uses(pod: &Entry, claim: &Meta) -> bool {

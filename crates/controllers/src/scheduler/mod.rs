@@ -79,6 +79,14 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
         volumes::Step::Done => {
             let message = format!("Successfully assigned {}/{} to {name}", key.namespace, key.name);
             let bind = Action::Bind { pod: meta.target(), node: name };
+            // Another pod may have been bound without an answer.
+            let bind = match claims.for_one_pod() {
+                alone if alone.is_empty() => bind,
+                alone => Action::Checked {
+                    unless: Unless::Had { namespace: key.namespace.to_string(), claims: alone, but: meta.uid.clone() },
+                    then: Box::new(bind),
+                },
+            };
             // A claim may have been deleted before the pod was made, and the news of that come later.
             let action = match claims.incarnations() {
                 claims if claims.is_empty() => bind,

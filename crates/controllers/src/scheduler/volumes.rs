@@ -10,7 +10,7 @@ use crate::{
     binder,
     claim::{
         self, NO_PROVISIONER, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of, class_of, is_bound,
-        is_made_for, is_terminated, requested, volume_of,
+        is_made_for, requested, volume_of,
     },
     decision::{Action, Key, Meta, annotation},
     select::{in_zone, reaches},
@@ -72,7 +72,10 @@ impl<'a> Claims<'a> {
                     "PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"
                 ));
             }
-            found.push(claim);
+            // Two volumes of a pod may be one claim, which needs one volume.
+            if found.iter().all(|(other, _): &Claim<'_>| other.key != claim.0.key) {
+                found.push(claim);
+            }
         }
         for claim in found {
             claims.exclusive |= has_other_user(world, meta, claim);
@@ -97,6 +100,11 @@ impl<'a> Claims<'a> {
     /// The claims that are bound.
     pub(crate) fn incarnations(&self) -> Vec<(Key, String)> {
         self.bound.iter().map(|(meta, _)| (meta.key.clone(), meta.uid.clone())).collect()
+    }
+
+    /// Of the claims, those that are for one pod alone.
+    pub(crate) fn for_one_pod(&self) -> Vec<String> {
+        self.bound.iter().filter(|c| is_for_one_pod(c.1)).map(|(meta, _)| meta.key.name.to_string()).collect()
     }
 
     /// What the waiting claims would get on a node.
@@ -161,12 +169,16 @@ impl<'a> Claims<'a> {
     }
 }
 
-fn has_other_user(world: &World, pod: &Meta, (meta, claim): Claim<'_>) -> bool {
+fn is_for_one_pod(claim: &PersistentVolumeClaim) -> bool {
     let modes = claim.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
     modes.iter().any(|m| m == "ReadWriteOncePod")
+}
+
+fn has_other_user(world: &World, pod: &Meta, (meta, claim): Claim<'_>) -> bool {
+    is_for_one_pod(claim)
         && world
             .pods_naming(&meta.key.namespace, &meta.key.name)
-            .any(|(m, p)| m.uid != pod.uid && !claim::node_of(p).is_empty() && !is_terminated(p))
+            .any(|(m, p)| m.uid != pod.uid && claim::runs_with(p, &meta.key.name))
 }
 
 /// Whether a class lets its provisioner make volumes for a node.

@@ -17,7 +17,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, from_value, json};
 
-use crate::{Action, CONTROLLERS, Change, Context, Entry, Key, Meta, Note, Object, Target, Unless, World, protection};
+use crate::{
+    Action, CONTROLLERS, Change, Context, Entry, Key, Meta, Note, Object, Target, Unless, World, protection, rules,
+};
 
 /// What happens to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,6 +243,13 @@ impl Cluster {
                 let meta = &self.get(key)["metadata"];
                 meta["uid"] != json!(uid) || !meta["deletionTimestamp"].is_null()
             }),
+            Unless::Had { namespace, claims, but } => {
+                self.objects.iter().filter(|(k, _)| k.kind == "Pod" && *k.namespace == **namespace).any(|(_, o)| {
+                    let pod = entry(o);
+                    pod.meta.uid != *but
+                        && matches!(&pod.object, Object::Pod(p) if claims.iter().any(|c| rules::runs_with(p, c)))
+                })
+            }
             Unless::Used { namespace, claim, .. } => {
                 let Some(claim) = self.objects.get(&Key::new("PersistentVolumeClaim", namespace, claim)).map(entry)
                 else {

@@ -5,7 +5,10 @@
 mod people;
 mod rules;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use super::*;
 
@@ -56,6 +59,12 @@ struct Sim {
     seen: BTreeMap<&'static str, usize>,
     due: BTreeSet<Job>,
     flights: Vec<Flight>,
+    /// Jobs that asked to be looked at again, and when by `uptime`.
+    alarms: BTreeMap<Job, Duration>,
+    /// Time as it passes, whatever the clock on the wall says.
+    uptime: Duration,
+    /// Classes that were a default at some time.
+    defaults: BTreeSet<String>,
     /// Volumes whose `claimRef` somebody cleared while it was in use: their claims may end up Lost.
     meddled: BTreeSet<String>,
     faults: bool,
@@ -73,20 +82,27 @@ impl Sim {
             seen: BTreeMap::new(),
             due: BTreeSet::new(),
             flights: Vec::new(),
+            alarms: BTreeMap::new(),
+            uptime: Duration::ZERO,
+            defaults: BTreeSet::new(),
             meddled: BTreeSet::new(),
             faults: true,
             news: 20,
             trace,
         };
         sim.news = 5 + sim.rng.below(25);
-        let mut default = class("k", "kubernetes.io/no-provisioner", false);
-        default["metadata"]["annotations"] =
-            json!({ "storageclass.kubernetes.io/is-default-class": sim.rng.one_in(3).to_string() });
-        sim.api.make(default);
+        sim.api.make(class("k", "kubernetes.io/no-provisioner", false));
+        if sim.rng.one_in(3) {
+            sim.make_default("k", true);
+        }
         sim.api.make(class("late", "kubernetes.io/no-provisioner", true));
         sim.api.make(class("csi", "csi.example.com", false));
         sim.api.make(class("latecsi", "csi.example.com", true));
         sim.api.make(node("n0", json!({})));
+        // It writes with every change: not in every life.
+        if sim.rng.one_in(4) {
+            sim.change_quota();
+        }
         sim
     }
 
@@ -159,6 +175,7 @@ impl Sim {
         self.world = World::default();
         self.seen.clear();
         self.due.clear();
+        self.alarms.clear();
         for kind in self.undelivered() {
             self.list(kind);
         }
@@ -183,9 +200,13 @@ impl Sim {
             return;
         }
         self.due.remove(&job);
+        self.alarms.remove(&job);
         self.due.extend(decision.wake.iter().map(|key| (job.0, key.clone())));
         let held = decision.holds().cloned();
-        let Some(action) = decision.action else { return };
+        let Some(action) = decision.action else {
+            self.alarms.extend(decision.again.map(|after| (job, self.uptime + after)));
+            return;
+        };
         held.iter().for_each(|volume| self.world.hold(volume.clone()));
         self.flights.push(Flight { job, action, takes: decision.takes, held });
         if !self.faults || self.rng.one_in(2) {
@@ -226,8 +247,8 @@ impl Sim {
         if done {
             rules::after_write(self, CONTROLLERS[job.0].name, &key, &before, deletes);
         }
-        let after = self.api.objects.get(&key)?;
-        (done && !deletes).then(|| entry(after))
+        let newest = self.api.events.get(key.kind)?.last()?;
+        (done && !deletes).then(|| newest.1.new.clone()).flatten()
     }
 
     fn step(&mut self) {
@@ -253,9 +274,21 @@ impl Sim {
                     self.deliver(kind);
                 }
             }
+            95 => {
+                let time = Duration::from_secs(self.rng.next() % 100);
+                self.pass(time);
+            }
             60.. => self.interfere(),
             _ => {}
         }
+    }
+
+    /// Lets time go by.
+    fn pass(&mut self, time: Duration) {
+        self.uptime += time;
+        self.api.now += time;
+        let uptime = self.uptime;
+        self.due.extend(self.alarms.extract_if(.., |_, at| *at <= uptime).map(|(job, _)| job));
     }
 
     /// Nobody interferes, nothing is lost: until nothing is left to do.
@@ -270,7 +303,8 @@ impl Sim {
             if !self.flights.is_empty() {
                 self.land(0);
             } else if self.due.is_empty() {
-                return;
+                let Some(next) = self.alarms.values().min() else { return };
+                self.pass(*next - self.uptime);
             } else {
                 let at = self.rng.below(self.due.len());
                 self.decide(at);
@@ -301,6 +335,26 @@ fn written(action: &Action) -> &Key {
         Action::Checked { then, .. } => written(then),
         Action::Empty { .. } | Action::Finalize { .. } => panic!("there are no namespaces here: {action:?}"),
     }
+}
+
+/// Pods that all want the claim that is for one pod alone; who has it may end.
+fn rivals(seed: u64, trace: bool) {
+    let mut sim = Sim::new(seed, trace);
+    sim.api.make(pv("v0", "1Gi", json!({ "spec": { "accessModes": ["ReadWriteOncePod"] } })));
+    sim.api.make(pvc("c0", "1Gi", json!({ "spec": { "accessModes": ["ReadWriteOncePod"] } })));
+    sim.settle();
+    sim.faults = true;
+    let pods: Vec<Key> = (0..3).map(|i| sim.api.make(pod(&format!("p{i}"), claiming("c0")))).collect();
+    for _ in 0..120 {
+        sim.work();
+        if sim.rng.one_in(30) {
+            let pod = &pods[sim.rng.below(3)];
+            if !sim.api.get(pod)["spec"]["nodeName"].is_null() {
+                sim.api.edit(pod, json!({ "status": { "phase": "Succeeded" } }));
+            }
+        }
+    }
+    sim.judge();
 }
 
 /// One cluster's life.
@@ -384,6 +438,7 @@ shards! {
     lives_5: live 6750..8100;
     orders_0: volumes_first 0..1000;
     orders_1: volumes_first 1000..2000;
+    rivalries: rivals 0..500;
 }
 
 /// Without the variable there is nothing to replay.
@@ -393,5 +448,6 @@ fn a_seed_can_be_replayed() {
         let seed = seed.parse().expect("a seed is a number");
         live(seed, true);
         volumes_first(seed, true);
+        rivals(seed, true);
     }
 }

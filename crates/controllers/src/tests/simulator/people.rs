@@ -3,7 +3,7 @@ use super::*;
 
 const CLAIM: &str = "PersistentVolumeClaim";
 const VOLUME: &str = "PersistentVolume";
-const CLASSES: [&str; 7] = ["", "k", "k", "k", "late", "late", "csi"];
+const CLASSES: [&str; 8] = ["", "k", "k", "k", "late", "late", "csi", "latecsi"];
 const MODES: [&[&str]; 4] =
     [&["ReadWriteOnce"], &["ReadWriteOnce"], &["ReadWriteOnce", "ReadWriteMany"], &["ReadWriteOncePod"]];
 
@@ -15,9 +15,13 @@ impl Sim {
 
     /// One thing that somebody does; nothing where it makes no sense.
     pub(super) fn interfere(&mut self) {
-        let claim = self.named(CLAIM, "c", 4);
+        let mut claim = self.named(CLAIM, "c", 4);
+        if self.rng.one_in(12) {
+            // The claim that is made for a pod, or somebody else's that is in its way.
+            claim = Key::new(CLAIM, "ns", &format!("p{}-v{}", self.rng.below(3), self.rng.below(3)));
+        }
         let volume = self.named(VOLUME, "v", 5);
-        let what = self.rng.below(20);
+        let what = self.rng.below(22);
         self.say(|| format!("somebody does {what} with {claim}, {volume}"));
         match what {
             0..5 if self.api.get(&claim).is_null() => self.make_claim(&claim),
@@ -28,17 +32,58 @@ impl Sim {
             11 | 12 => self.patch_volume(&volume),
             13 => self.change_class(),
             14..17 => self.change_pod(&claim),
-            17 => {
-                let node_key = self.named("Node", "n", 2);
-                match self.api.get(&node_key).is_null() {
-                    true => drop(self.api.make(node(&node_key.name, json!({})))),
-                    false if self.rng.one_in(2) => self.api.delete(&node_key, None),
-                    false => {}
-                }
-            }
-            18 | 19 => self.provision(&claim),
+            17 => self.change_node(),
+            18 | 19 => self.provision(),
+            20 if self.rng.one_in(4) => self.change_quota(),
+            // Somebody sets the clock.
+            21 => self.api.now += jiff::SignedDuration::from_secs(self.rng.pick(&[-3600, -1, 1, 90_000])),
             _ => {}
         }
+    }
+
+    /// A node comes, goes, is closed to pods, or goes and comes back as another one of that name.
+    fn change_node(&mut self) {
+        let key = self.named("Node", "n", 2);
+        let there = !self.api.get(&key).is_null();
+        match self.rng.below(4) {
+            0 if there => self.api.delete(&key, None),
+            1 if there => {
+                self.api.delete(&key, None);
+                self.api.make(node(&key.name, json!({})));
+            }
+            2 if there => {
+                let closed = self.rng.one_in(2);
+                self.api.edit(&key, json!({ "spec": { "unschedulable": closed } }));
+            }
+            _ if !there => drop(self.api.make(node(&key.name, json!({})))),
+            _ => {}
+        }
+    }
+
+    pub(super) fn change_quota(&mut self) {
+        let key = Key::new("ResourceQuota", "ns", "q");
+        let hard = json!({
+            "persistentvolumeclaims": self.rng.below(9).to_string(), "requests.storage": "9Gi",
+            "k.storageclass.storage.k8s.io/requests.storage": "5Gi", "count/pods": "3",
+        });
+        if self.api.get(&key).is_null() {
+            self.api.make(json!({
+                "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "q" }, "spec": { "hard": hard },
+            }));
+        } else if self.rng.one_in(3) {
+            self.api.delete(&key, None);
+        } else {
+            self.api.edit(&key, json!({ "spec": { "hard": hard } }));
+        }
+    }
+
+    pub(super) fn make_default(&mut self, name: &str, default: bool) {
+        let annotation = "storageclass.kubernetes.io/is-default-class";
+        if default {
+            self.defaults.insert(name.to_owned());
+        }
+        let key = Key::new("StorageClass", "", name);
+        self.api.edit(&key, json!({ "metadata": { "annotations": { annotation: default.to_string() } } }));
     }
 
     fn choose_class(&mut self, spec: &mut Value) {
@@ -134,7 +179,6 @@ impl Sim {
     fn change_class(&mut self) {
         let name = self.rng.pick(&["k", "late", "csi"]);
         let key = Key::new("StorageClass", "", name);
-        let default = "storageclass.kubernetes.io/is-default-class";
         match self.api.get(&key).is_null() {
             true => {
                 let provisioner = if name == "csi" { "csi.example.com" } else { "kubernetes.io/no-provisioner" };
@@ -142,8 +186,8 @@ impl Sim {
             }
             false if self.rng.one_in(3) => self.api.delete(&key, None),
             false => {
-                let value = self.rng.pick(&["true", "false"]);
-                self.api.edit(&key, json!({ "metadata": { "annotations": { default: value } } }));
+                let default = self.rng.one_in(2);
+                self.make_default(name, default);
             }
         }
     }
@@ -152,7 +196,17 @@ impl Sim {
         let key = self.named("Pod", "p", 3);
         let there = self.api.get(&key).clone();
         if there.is_null() {
-            let mut more = claiming(&claim.name);
+            let mut more = json!({ "spec": { "volumes": [] } });
+            let wanted = 1 + self.rng.below(3).min(self.rng.below(3));
+            for i in 0..wanted {
+                let volume = match (i, self.rng.one_in(4)) {
+                    (_, true) => self.ephemeral(),
+                    (0, _) => json!({ "persistentVolumeClaim": { "claimName": &*claim.name } }),
+                    _ => json!({ "persistentVolumeClaim": { "claimName": &*self.named(CLAIM, "c", 4).name } }),
+                };
+                more["spec"]["volumes"].as_array_mut().unwrap().push(volume);
+                more["spec"]["volumes"][i]["name"] = json!(format!("v{i}"));
+            }
             if self.rng.one_in(5) {
                 more["spec"]["nodeName"] = json!("n0");
             }
@@ -164,13 +218,38 @@ impl Sim {
         }
     }
 
-    /// An external provisioner: makes a volume where it is asked to, deletes what is released.
-    fn provision(&mut self, claim: &Key) {
+    fn ephemeral(&mut self) -> Value {
+        let mut template = json!({});
+        self.choose_class(&mut template);
+        let size = format!("{}Gi", 1 + self.rng.below(3));
+        let whole = pvc("template", &size, template);
+        json!({ "ephemeral": { "volumeClaimTemplate": {
+            "metadata": { "annotations": whole["metadata"]["annotations"] }, "spec": whole["spec"],
+        } } })
+    }
+
+    /// An external provisioner: makes a volume where it is asked to, or asks for another node; deletes what is released.
+    fn provision(&mut self) {
+        let asks = |v: &Value| {
+            v["metadata"]["annotations"]["volume.kubernetes.io/storage-provisioner"] == "csi.example.com"
+                && v["spec"]["volumeName"].is_null()
+        };
+        let asked: Vec<Key> =
+            self.api.objects.iter().filter(|(k, v)| k.kind == CLAIM && asks(v)).map(|(k, _)| k.clone()).collect();
+        let claim = match asked.len() {
+            0 => Key::new(CLAIM, "ns", "nobody's"),
+            n => asked[self.rng.below(n)].clone(),
+        };
+        let claim = &claim;
         let object = self.api.get(claim).clone();
+        let node = object["metadata"]["annotations"][rules::SELECTED].clone();
+        if !node.is_null() && self.rng.one_in(4) {
+            self.api.edit(claim, json!({ "metadata": { "annotations": { rules::SELECTED: null } } }));
+            return;
+        }
         let volume = Key::new(VOLUME, "", &format!("made-{}", self.rng.below(2)));
         let there = self.api.get(&volume);
-        let asked = &object["metadata"]["annotations"]["volume.kubernetes.io/storage-provisioner"];
-        if there.is_null() && asked == "csi.example.com" {
+        if there.is_null() && !object.is_null() {
             let mut made = json!({
                 "metadata": { "annotations": { "pv.kubernetes.io/provisioned-by": "csi.example.com" } },
                 "spec": {
@@ -183,6 +262,9 @@ impl Sim {
                 made["spec"][field] = object["spec"][field].clone();
             }
             made["spec"]["storageClassName"] = json!(rules::class_of(&object));
+            if let Some(node) = node.as_str() {
+                json_patch::merge(&mut made, &on_host(node));
+            }
             self.api.make(pv(&volume.name, object["spec"]["resources"]["requests"]["storage"].as_str().unwrap(), made));
         } else if self.api.phase(&volume) == "Released" && there["spec"]["persistentVolumeReclaimPolicy"] == "Delete" {
             self.api.delete(&volume, None);

@@ -6,6 +6,8 @@ const CLAIM: &str = "PersistentVolumeClaim";
 const VOLUME: &str = "PersistentVolume";
 /// A node that never is.
 pub(super) const NOWHERE: &str = "nowhere";
+/// By this a claim says for which node its volume is to be made.
+pub(super) const SELECTED: &str = "volume.kubernetes.io/selected-node";
 const LEGACY: &str = "volume.beta.kubernetes.io/storage-class";
 
 fn text(value: &Value) -> &str {
@@ -69,8 +71,51 @@ fn volume<'a>(sim: &'a Sim, name: &str) -> &'a Value {
     sim.api.get(&Key::new(VOLUME, "", name))
 }
 
-fn claims_of_pod<'a>(sim: &'a Sim, pod: &Value) -> &'a Value {
-    sim.api.get(&Key::new(CLAIM, "ns", text(&pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"])))
+/// A claim as one volume of a pod names it.
+struct Named<'a> {
+    claim: &'a Value,
+    /// Made for the pod, as the pod says.
+    ephemeral: bool,
+}
+
+fn claims_of_pod<'a>(sim: &'a Sim, pod: &Value) -> Vec<Named<'a>> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let named = volumes.map(|v| {
+        let ephemeral = !v["ephemeral"].is_null();
+        let name = match ephemeral {
+            true => format!("{}-{}", text(&pod["metadata"]["name"]), text(&v["name"])),
+            false => text(&v["persistentVolumeClaim"]["claimName"]).to_owned(),
+        };
+        Named { claim: sim.api.get(&Key::new(CLAIM, "ns", &name)), ephemeral }
+    });
+    named.collect()
+}
+/// The pod that a claim was made for.
+fn owner(claim: &Value) -> &Value {
+    &claim["metadata"]["ownerReferences"][0]["uid"]
+}
+impl Named<'_> {
+    fn is_for(&self, pod: &Value) -> bool {
+        !self.ephemeral || *owner(self.claim) == pod["metadata"]["uid"]
+    }
+}
+/// Whether a pod that has a node counts on a claim.
+fn uses(sim: &Sim, pod: &Value, claim: &Value) -> bool {
+    !pod["spec"]["nodeName"].is_null()
+        && claims_of_pod(sim, pod)
+            .iter()
+            .any(|n| n.claim["metadata"]["uid"] == claim["metadata"]["uid"] && n.is_for(pod))
+}
+fn ended(pod: &Value) -> bool {
+    matches!(text(&pod["status"]["phase"]), "Succeeded" | "Failed")
+}
+/// Another pod that runs with a claim that is for one pod alone.
+fn has_rival(sim: &Sim, pod: &Value, named: &Named) -> bool {
+    let alone = named.claim["spec"]["accessModes"].as_array().unwrap().iter().any(|m| m == "ReadWriteOncePod");
+    alone
+        && of(sim, "Pod").any(|(_, other)| {
+            other["metadata"]["uid"] != pod["metadata"]["uid"] && !ended(other) && uses(sim, other, named.claim)
+        })
 }
 
 /// After a controller wrote an object.
@@ -82,7 +127,7 @@ pub(super) fn after_write(sim: &Sim, who: &str, key: &Key, before: &Value, delet
             volume_written(sim, key, before, after, deletes);
             volume_reserved(sim, who, key, before, after);
         }
-        "Pod" if !deletes => pod_written(sim, before, after),
+        "Pod" if !deletes => pod_written(sim, key, before, after),
         _ => {}
     }
     let mut holders = BTreeMap::new();
@@ -97,13 +142,18 @@ pub(super) fn after_write(sim: &Sim, who: &str, key: &Key, before: &Value, delet
 fn claim_written(sim: &Sim, key: &Key, before: &Value, after: &Value) {
     let name = text(&before["spec"]["volumeName"]);
     if after.is_null() {
-        let uses = |p: &Value| p["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == *key.name;
-        let user = of(sim, "Pod").find(|(_, p)| !p["spec"]["nodeName"].is_null() && uses(p));
+        let named = |p: &Value| {
+            let volumes = p["spec"]["volumes"].as_array().into_iter().flatten();
+            let direct = |v: &Value| v["persistentVolumeClaim"]["claimName"] == *key.name;
+            !p["spec"]["nodeName"].is_null() && (volumes.clone().any(direct) || *owner(before) == p["metadata"]["uid"])
+        };
+        let user = of(sim, "Pod").find(|(_, p)| named(p));
         assert_eq!(user.map(|(k, _)| k), None, "{key} is gone though a pod uses it");
         assert!(going(before), "{key} is gone though nobody deleted it");
         return;
     }
     assert!(name.is_empty() || after["spec"]["volumeName"] == name, "{key} left {name}");
+    class_given(sim, key, before, after);
     if bound_to(before).is_some() || bound_to(after).is_none() {
         return;
     }
@@ -125,6 +175,18 @@ fn claim_written(sim: &Sim, key: &Key, before: &Value, after: &Value) {
         (false, false) => Ok(()),
     };
     assert_eq!(why, Ok(()), "{key} got {name}: {after:#} {got:#}");
+}
+
+/// A class that a claim did not ask for is a default one, and is given once.
+fn class_given(sim: &Sim, key: &Key, before: &Value, after: &Value) {
+    let (old, new) = (&before["spec"]["storageClassName"], &after["spec"]["storageClassName"]);
+    if before.is_null() || old == new {
+        return;
+    }
+    let silent = old.is_null() && before["metadata"]["annotations"][LEGACY].is_null();
+    assert!(silent, "{key} asked for a class and got another");
+    assert!(bound_to(before).is_none(), "{key} is bound and changes its class");
+    assert!(sim.defaults.contains(text(new)), "{key} got class {new}, which never was a default");
 }
 
 fn volume_written(sim: &Sim, key: &Key, before: &Value, after: &Value, deletes: bool) {
@@ -159,15 +221,20 @@ fn volume_reserved(sim: &Sim, who: &str, key: &Key, before: &Value, after: &Valu
     assert!(who != "scheduler" || !affine || !reaches(after, NOWHERE), "{key} is out of reach of every node");
 }
 
-fn pod_written(sim: &Sim, before: &Value, after: &Value) {
+fn pod_written(sim: &Sim, key: &Key, before: &Value, after: &Value) {
     let node = text(&after["spec"]["nodeName"]);
     if node.is_empty() || before["spec"]["nodeName"] == node {
         return;
     }
-    let claim = claims_of_pod(sim, after);
-    let name = bound_to(claim).unwrap_or_else(|| panic!("a pod runs whose claim is not bound: {claim:#}"));
-    let volume = volume(sim, name);
-    assert!(volume.is_null() || reaches(volume, node), "a pod runs on {node}, which cannot reach {name}");
+    for named in claims_of_pod(sim, after) {
+        let claim = named.claim;
+        let name = bound_to(claim).unwrap_or_else(|| panic!("{key} runs with a claim that is not bound: {claim:#}"));
+        let volume = volume(sim, name);
+        assert!(volume.is_null() || reaches(volume, node), "{key} runs on {node}, which cannot reach {name}");
+        assert!(!going(claim), "{key} runs with a claim that is being deleted: {claim:#}");
+        assert!(named.is_for(after), "{key} runs with a claim that was made for another pod: {claim:#}");
+        assert!(!has_rival(sim, after, &named), "{key} runs with a claim that another pod has for itself: {claim:#}");
+    }
 }
 
 /// Once nothing is left to do.
@@ -178,9 +245,42 @@ pub(super) fn at_rest(sim: &Sim) {
     for (key, volume) in of(sim, VOLUME) {
         volume_at_rest(sim, key, volume);
     }
-    for (key, pod) in of(sim, "Pod").filter(|(_, p)| p["spec"]["nodeName"].is_null()) {
-        pod_at_rest(sim, key, pod);
+    for (key, pod) in of(sim, "Pod") {
+        // The first that somebody else has keeps the next from being made.
+        let mut made = claims_of_pod(sim, pod).into_iter().filter(|n| n.ephemeral);
+        let stopped = made.find(|n| n.claim.is_null() || !n.is_for(pod));
+        assert!(stopped.is_none_or(|n| !n.claim.is_null()), "{key} has no claim for its ephemeral volume");
+        let node = &pod["spec"]["nodeName"];
+        match node.as_str() {
+            None => pod_at_rest(sim, key, pod),
+            Some(node) => {
+                assert!(!sim.api.get(&Key::new("Node", "", node)).is_null(), "{key} outlives its node {node}");
+            }
+        }
     }
+    for (key, quota) in of(sim, "ResourceQuota") {
+        quota_at_rest(sim, key, quota);
+    }
+}
+
+/// What a quota shows is what there is.
+fn quota_at_rest(sim: &Sim, key: &Key, quota: &Value) {
+    let sum = |class: Option<&str>| -> usize {
+        let of_class = |c: &Value| class.is_none_or(|class| class_of(c) == class);
+        let claims = of(sim, CLAIM).filter(|(_, c)| of_class(c));
+        claims.map(|(_, c)| size(&c["spec"]["resources"]["requests"]["storage"])).sum()
+    };
+    let shown = |name: &str| text(&quota["status"]["used"][name]).trim_end_matches("Gi").parse::<usize>().ok();
+    let there = [
+        ("persistentvolumeclaims", of(sim, CLAIM).count()),
+        ("count/pods", of(sim, "Pod").count()),
+        ("requests.storage", sum(None)),
+        ("k.storageclass.storage.k8s.io/requests.storage", sum(Some("k"))),
+    ];
+    for (name, there) in there {
+        assert_eq!(shown(name), Some(there), "{key} shows something else of {name}: {quota:#}");
+    }
+    assert_eq!(quota["status"]["hard"], quota["spec"]["hard"], "{key}");
 }
 
 fn is_for(volume: &Value, claim: &Value) -> bool {
@@ -206,6 +306,10 @@ fn claim_at_rest(sim: &Sim, key: &Key, claim: &Value) {
         assert!(!free && !is_for(volume, claim), "{key} waits for {named}, which it could have");
     } else {
         assert_eq!(phase, "Pending", "{key}");
+        let says = !claim["spec"]["storageClassName"].is_null() || !claim["metadata"]["annotations"][LEGACY].is_null();
+        let default = of(sim, "StorageClass")
+            .find(|(_, c)| c["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true");
+        assert!(says || default.is_none(), "{key} has no class though there is a default: {default:?}");
         let class = sim.api.get(&Key::new("StorageClass", "", class_of(claim)));
         let late = class["volumeBindingMode"] == "WaitForFirstConsumer";
         for (other, volume) in of(sim, VOLUME).filter(|(_, v)| !going(v)) {
@@ -214,10 +318,11 @@ fn claim_at_rest(sim: &Sim, key: &Key, claim: &Value) {
             assert!(!(reserved || free), "{key} waits, and {other} would do");
         }
     }
-    let used = of(sim, "Pod").any(|(_, p)| {
-        !p["spec"]["nodeName"].is_null() && p["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == *key.name
-    });
+    let used = of(sim, "Pod").any(|(_, p)| uses(sim, p, claim));
     assert!(!going(claim) || used, "{key} was deleted, nobody uses it, and it is still there");
+    let owner = owner(claim);
+    let owned = owner.is_null() || of(sim, "Pod").any(|(_, p)| p["metadata"]["uid"] == *owner);
+    assert!(owned || going(claim), "{key} outlives the pod that it was made for");
 }
 
 fn volume_at_rest(sim: &Sim, key: &Key, volume: &Value) {
@@ -244,27 +349,76 @@ fn volume_at_rest(sim: &Sim, key: &Key, volume: &Value) {
 }
 
 fn pod_at_rest(sim: &Sim, key: &Key, pod: &Value) {
-    let claim = claims_of_pod(sim, pod);
-    let alone = claim["spec"]["accessModes"][0] == "ReadWriteOncePod";
-    if claim.is_null() || going(claim) || going(pod) || alone || sim.api.phase(&key.clone()) == "Succeeded" {
+    let claims = claims_of_pod(sim, pod);
+    let hopeless = |n: &Named| {
+        n.claim.is_null()
+            || going(n.claim)
+            || !n.is_for(pod)
+            || n.claim["status"]["phase"] == "Lost"
+            || has_rival(sim, pod, n)
+    };
+    if going(pod) || ended(pod) || claims.iter().any(hopeless) {
         return;
     }
-    let class = sim.api.get(&Key::new("StorageClass", "", class_of(claim)));
-    let late = class["volumeBindingMode"] == "WaitForFirstConsumer";
-    let asked = !claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"].is_null();
-    for (node, _) in of(sim, "Node") {
-        let runs = match bound_to(claim) {
-            Some(name) => text(&claim["status"]["phase"]) == "Bound" && reaches(volume(sim, name), &node.name),
-            None => {
-                late && !asked
-                    && claim["spec"]["volumeName"].is_null()
-                    && of(sim, VOLUME).any(|(_, v)| {
-                        let free = v["spec"]["claimRef"].is_null() && !going(v);
-                        free && suits(claim, v).is_ok() && reaches(v, &node.name)
-                    })
-            }
-        };
-        assert!(!runs, "{key} waits though it could run on {node}");
+    // A claim may be named twice.
+    let claims: BTreeMap<&str, &Value> = claims.iter().map(|n| (text(&n.claim["metadata"]["name"]), n.claim)).collect();
+    let claims: Vec<&Value> = claims.into_values().collect();
+    for (node, object) in of(sim, "Node").filter(|(_, n)| n["spec"]["unschedulable"] != true) {
+        assert!(!could_run(sim, &claims, &node.name), "{key} waits though it could run on {node}: {object:#}");
+    }
+}
+
+/// Whether nothing that is to be awaited keeps claims from all being had on a node.
+fn could_run(sim: &Sim, claims: &[&Value], node: &str) -> bool {
+    let (bound, waiting): (Vec<&Value>, Vec<&Value>) = claims.iter().partition(|c| bound_to(c).is_some());
+    let in_reach = |c: &&Value| {
+        let volume = volume(sim, bound_to(c).unwrap());
+        text(&c["status"]["phase"]) == "Bound" && !volume.is_null() && reaches(volume, node)
+    };
+    if !bound.iter().all(in_reach) {
+        return false;
+    }
+    let mut sizes = Vec::new();
+    let mut to_make = 0;
+    for claim in &waiting {
+        let class = sim.api.get(&Key::new("StorageClass", "", class_of(claim)));
+        let asked = !claim["metadata"]["annotations"][SELECTED].is_null();
+        let reserved = of(sim, VOLUME).any(|(_, v)| is_for(v, claim));
+        let late = class["volumeBindingMode"] == "WaitForFirstConsumer";
+        // One that was asked for, or is reserved, is somebody else's move; where it ends is known then only.
+        if !late || asked || reserved || !claim["spec"]["volumeName"].is_null() {
+            return false;
+        }
+        match class["provisioner"] == "csi.example.com" {
+            true => to_make += 1,
+            false => sizes.push(size(&claim["spec"]["resources"]["requests"]["storage"])),
+        }
+    }
+    let free = |claim: &Value| -> Vec<usize> {
+        let free = of(sim, VOLUME).filter(|(_, v)| {
+            v["spec"]["claimRef"].is_null() && !going(v) && suits(claim, v).is_ok() && reaches(v, node)
+        });
+        free.map(|(_, v)| size(&v["spec"]["capacity"]["storage"])).collect()
+    };
+    if to_make > 0 {
+        // With others that take volumes it depends on which are left; alone they are asked for at once.
+        return to_make == waiting.len();
+    }
+    // Which volume goes to which of several claims is known where the claims differ in nothing but size.
+    let alike = |c: &&Value| {
+        let mut spec = c["spec"].clone();
+        spec["resources"] = Value::Null;
+        (spec, class_of(c).to_owned())
+    };
+    match &waiting[..] {
+        [] => true,
+        [one] => !free(one).is_empty(),
+        [first, rest @ ..] if rest.iter().all(|c| alike(c) == alike(first)) => {
+            let mut least: Vec<&&Value> = waiting.iter().collect();
+            least.sort_by_key(|c| size(&c["spec"]["resources"]["requests"]["storage"]));
+            most_pairs(free(least[0]), sizes.clone()) == sizes.len()
+        }
+        _ => false,
     }
 }
 
