@@ -82,6 +82,17 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
                 world.unbound_claims(class).for_each(|k| wake(k.clone()));
             }
         }
+        "Node" => {
+            // Which volumes it reaches, and whether it does.
+            let looks = |entry: &Option<Entry>| match entry.as_ref().map(|e| &e.object) {
+                Some(Object::Node(node)) => Some((volume::is_at_work(node), node.metadata.labels.clone())),
+                _ => None,
+            };
+            if looks(&change.old) != looks(&change.new) {
+                let waiting = world.volumes().filter(|(_, v)| volume::waits_for_node(v));
+                waiting.for_each(|(m, _)| wake(m.key.clone()));
+            }
+        }
         "Pod" => {
             // Only what a claim waiting for its first consumer is told depends on pods.
             for entry in states() {

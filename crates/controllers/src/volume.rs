@@ -1,13 +1,19 @@
 //! The life of one volume: Available, Bound, Released, Failed, and what its reclaim policy asks for.
 //!
 //! Absent on purpose: emptying and deleting what is behind a volume (nodes and provisioners do that).
-use api::reclaim::{Reclaim, reclaim, unbinding};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use api::{
+    reclaim::{IN_TREE_FINALIZER, Reclaim, reclaim, unbinding},
+    select::reaches,
+};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use crate::{
-    claim::{BOUND_BY_CONTROLLER, PROVISIONED_BY, keeps, modes_differ, reserved_for, volume_of, volume_phase},
-    decision::{Action, Decision, Meta, Note, Unless, annotated},
+    claim::{
+        BOUND_BY_CONTROLLER, PROVISIONED_BY, driver_in_place_of, keeps, modes_differ, reserved_for, volume_of,
+        volume_phase,
+    },
+    decision::{Action, Decision, Meta, Note, Unless, annotated, annotation},
     world::World,
 };
 
@@ -15,6 +21,9 @@ type Volume<'a> = (&'a Meta, &'a PersistentVolume);
 
 pub(crate) fn decide(volume: Volume<'_>, world: &World) -> Decision {
     let (meta, object) = volume;
+    if let Some(action) = finalizers(volume) {
+        return Decision::act(action);
+    }
     let reference = object.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
     let uid = reference.and_then(|r| r.uid.as_deref()).unwrap_or_default();
     let (Some((namespace, name)), false) = (reserved_for(object), uid.is_empty()) else {
@@ -22,12 +31,12 @@ pub(crate) fn decide(volume: Volume<'_>, world: &World) -> Decision {
         return phase(volume, "Available", "").into();
     };
     let claim = world.claim(namespace, name).filter(|(m, _)| m.uid == uid);
-    let Some(claim) = claim else { return release(volume, uid) };
+    let Some(claim) = claim else { return release(volume, uid, world) };
     match volume_of(claim.1) {
         "" => unfinished(volume, claim),
         bound if bound == &*meta.key.name => phase(volume, "Bound", "").into(),
         // The claim got another volume.
-        _ if annotated(&object.metadata, PROVISIONED_BY) && policy(object) == "Delete" => release(volume, uid),
+        _ if annotated(&object.metadata, PROVISIONED_BY) && policy(object) == "Delete" => release(volume, uid, world),
         _ => unbind(volume),
     }
 }
@@ -60,7 +69,7 @@ fn unfinished(volume: Volume<'_>, (claim_meta, claim): (&Meta, &PersistentVolume
 }
 
 /// The claim is gone: first say so, then follow the policy.
-fn release(volume: Volume<'_>, claim_uid: &str) -> Decision {
+fn release(volume: Volume<'_>, claim_uid: &str, world: &World) -> Decision {
     let (meta, object) = volume;
     if !matches!(volume_phase(object), "Released" | "Failed") {
         let Some((namespace, name)) = reserved_for(object) else { return Decision::settled() };
@@ -76,13 +85,62 @@ fn release(volume: Volume<'_>, claim_uid: &str) -> Decision {
         };
     }
     match reclaim(object) {
-        // Where a node does the work, it also tells how it went.
-        Reclaim::Keep | Reclaim::Elsewhere | Reclaim::Recycle | Reclaim::Delete => Decision::settled(),
+        Reclaim::Keep | Reclaim::Elsewhere => Decision::settled(),
+        Reclaim::Recycle => unreached(volume, world, "VolumeFailedRecycle", "empties it"),
+        Reclaim::Delete => unreached(volume, world, "VolumeFailedDelete", "deletes what is behind it"),
         Reclaim::Impossible { .. } if volume_phase(object) == "Failed" => Decision::settled(),
         Reclaim::Impossible { reason, message } => {
             Decision::from(phase(volume, "Failed", &message)).with(Note::warning(meta, reason, message))
         }
     }
+}
+
+/// Where a node does the work, it also tells how it went; where there is none, somebody has to say so.
+fn unreached(volume: Volume<'_>, world: &World, reason: &'static str, does: &str) -> Decision {
+    const BEGINNING: &str = "the volume stays Released until a node that reaches it";
+    let (meta, object) = volume;
+    if volume_phase(object) != "Released" {
+        return Decision::settled();
+    }
+    let said = object.status.as_ref().and_then(|s| s.message.as_deref());
+    if world.nodes().any(|(_, n)| is_at_work(n) && reaches(object, n)) {
+        let outdated = said.is_some_and(|m| m.starts_with(BEGINNING));
+        return outdated.then(|| Action::status(meta, json!({ "message": null }))).into();
+    }
+    let message = format!("{BEGINNING} {does}, and there is no such node");
+    let action = (said != Some(&message)).then(|| Action::status(meta, json!({ "message": message })));
+    Decision::from(action).with(Note::warning(meta, reason, message))
+}
+
+/// Whether a node is not known to be down.
+pub(crate) fn is_at_work(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().find(|c| c.type_ == "Ready").is_none_or(|c| c.status == "True")
+}
+
+/// Whether the controllers will say that a node has to come before a volume is reclaimed, or take that back.
+pub(crate) fn waits_for_node(volume: &PersistentVolume) -> bool {
+    volume_phase(volume) == "Released" && matches!(reclaim(volume), Reclaim::Recycle | Reclaim::Delete)
+}
+
+/// The volume object outlives what an in-tree provisioner has made, as long as that is to be deleted with it: upstream's
+/// rule. Only volumes that say who made them are concerned.
+fn finalizers((meta, object): Volume<'_>) -> Option<Action> {
+    const EXTERNAL: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+    let maker = annotation(&object.metadata, PROVISIONED_BY).filter(|m| m.starts_with("kubernetes.io/"))?;
+    let keep = |name: &str, dropped: &[&str]| !dropped.contains(&name);
+    let migrated = driver_in_place_of(maker).is_some();
+    let dropped: &[&str] = match policy(object) {
+        _ if migrated => &[IN_TREE_FINALIZER],
+        "Delete" => &[EXTERNAL],
+        _ => &[IN_TREE_FINALIZER, EXTERNAL],
+    };
+    let mut wanted: Vec<&str> = meta.finalizers.iter().map(String::as_str).filter(|f| keep(f, dropped)).collect();
+    // The server takes no new finalizer for an object that is going.
+    if !migrated && policy(object) == "Delete" && meta.deleting.is_none() && !wanted.contains(&IN_TREE_FINALIZER) {
+        wanted.push(IN_TREE_FINALIZER);
+    }
+    (wanted != meta.finalizers).then(|| Action::patch(meta, json!({ "metadata": { "finalizers": wanted } })))
 }
 
 /// Gives up a reservation that came to nothing.

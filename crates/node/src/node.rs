@@ -31,6 +31,7 @@ use volumes::PodVolumes;
 use crate::{
     agent::{
         Shared,
+        attach::{self, Attachments},
         events::Recorder,
         evict,
         holders::{Holders, RwoScope},
@@ -150,6 +151,7 @@ impl Node {
             objects: Objects::new(client.clone()),
             images: Images::default(),
             holders: Holders::default(),
+            attachments: Attachments::default(),
             config,
             client,
             runtime,
@@ -218,7 +220,10 @@ impl Node {
     async fn adopt_holders(&self) {
         let volumes = self.shared.volumes.clone();
         match tokio::task::spawn_blocking(move || volumes.holds()).await {
-            Ok(Ok(holds)) => self.shared.holders.adopt(holds),
+            Ok(Ok(holds)) => {
+                holds.iter().for_each(|h| self.shared.attachments.adopt(&h.volume, &h.pod_uid));
+                self.shared.holders.adopt(holds);
+            }
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "could not read which pods have which volumes"),
             Err(error) => tracing::error!(%error, "reading who has which volume broke off; this is a bug"),
         }
@@ -374,14 +379,14 @@ async fn sweep(shared: Arc<Shared>, listed: BTreeSet<String>) {
     }
 }
 
-async fn remove_orphan(shared: &Shared, uid: &PodUid) {
+async fn remove_orphan(shared: &Arc<Shared>, uid: &PodUid) {
     if let Err(error) = shared.runtime.remove_sandbox(uid).await {
         tracing::warn!(error = chain(&error), uid = uid.0, "could not remove a sandbox that was left behind");
         return;
     }
     let (volumes, pod) = (shared.volumes.clone(), uid.0.clone());
     match tokio::task::spawn_blocking(move || volumes.tear_down(&pod)).await {
-        Ok(Ok(())) => shared.holders.release(&uid.0),
+        Ok(Ok(())) => attach::release(shared, &uid.0),
         Ok(Err(error)) => {
             tracing::warn!(error = chain(&error), "could not remove volumes that were left behind");
         }

@@ -455,3 +455,89 @@ async fn a_pod_takes_all_its_volumes_or_none() {
     w.event("VolumeFailedRecycle: Volume is used by pods: ns/p").await;
     assert!(w.dir.path().join("behind/v/kept").exists());
 }
+
+fn put_node(w: &World, name: &str) -> String {
+    let path = format!("/api/v1/nodes/{name}");
+    w.api.put(&path, json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}));
+    path
+}
+
+#[tokio::test]
+async fn a_volume_for_one_node_is_had_by_one_node() {
+    const OTHER: &str = "/api/v1/namespaces/ns/pods/q";
+    let mut w = World::new();
+    w.start();
+    let node = put_node(&w, "m");
+    let data = tempfile::tempdir().expect("a directory");
+    let modes = json!(["ReadWriteOnce"]);
+    w.api.put(VOLUME, json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v", "uid": "v-uid"},
+        "spec": {"accessModes": modes, "hostPath": {"path": data.path()}, "claimRef": {"namespace": "ns", "name": "c", "uid": "c"}},
+        "status": {"phase": "Bound"}}));
+    w.api.put(
+        CLAIM,
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "c", "namespace": "ns", "uid": "c"},
+        "spec": {"accessModes": modes, "volumeName": "v"}, "status": {"phase": "Bound"}}),
+    );
+    let volumes = json!([{"name": "one", "persistentVolumeClaim": {"claimName": "c"}}]);
+    let other = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "q", "namespace": "ns", "uid": "q"},
+        "spec": {"nodeName": "m", "volumes": volumes, "containers": []}, "status": {"phase": "Running"}});
+    w.api.put(OTHER, other.clone());
+    w.pod(json!({"volumes": volumes}));
+    w.event("FailedAttachVolume: Multi-Attach error for volume \"v\" Volume is already used by pod(s) q").await;
+    assert!(!w.dir.path().join("pods/pod-uid/holds").exists());
+    let holder = |api: &FakeApi, key: &str| api.get(VOLUME).expect("there")["metadata"]["annotations"][key].clone();
+    assert_eq!(holder(&w.api, "holdfast.dev/held-by"), Value::Null);
+
+    w.api.remove(OTHER);
+    w.phase("Running").await;
+    assert_eq!(holder(&w.api, "holdfast.dev/held-by"), "n");
+    w.mark_deleted();
+    w.gone().await;
+    let free = |api: &FakeApi| (holder(api, "holdfast.dev/last-held-by") == "n").then_some(());
+    w.api.until("the volume is let go", free).await;
+    assert_eq!(holder(&w.api, "holdfast.dev/held-by"), Value::Null);
+
+    // Whose object is deleted, has nothing.
+    w.api.put(OTHER, other);
+    w.pod(json!({"volumes": volumes}));
+    w.event("Multi-Attach error").await;
+    w.api.remove(&node);
+    w.phase("Running").await;
+}
+
+#[tokio::test]
+async fn one_of_several_nodes_reclaims() {
+    let mut w = World::new();
+    let node = put_node(&w, "m");
+    put_node(&w, "n");
+    let annotate = |key: &str| {
+        let mut volume = w.api.get(VOLUME).expect("there");
+        volume["metadata"]["annotations"][key] = json!("m");
+        w.api.put(VOLUME, volume);
+    };
+    // The other node had it, or began.
+    let mut spared = Vec::new();
+    for key in ["holdfast.dev/last-held-by", "holdfast.dev/reclaimed-by"] {
+        spared.push(released(&w, json!({})));
+        annotate(key);
+    }
+    w.start();
+    let path = "/api/v1/persistentvolumes/free";
+    let mut second = w.api.get(VOLUME).expect("there");
+    let data = tempfile::tempdir().expect("a directory");
+    std::fs::write(data.path().join("old"), "").expect("written");
+    second["metadata"] = json!({"name": "free", "uid": "free-uid"});
+    second["spec"]["hostPath"]["path"] = json!(data.path());
+    w.api.put(path, second);
+    let done = |api: &FakeApi| api.get(path).filter(|v| v["spec"]["claimRef"]["uid"].is_null());
+    let free = w.api.until("the free one is emptied", done).await;
+    assert_eq!(free["metadata"]["annotations"], json!({}), "nothing of its past");
+    assert!(spared.iter().all(old) && !old(&data));
+    // Who took it will not come back.
+    w.api.remove(&node);
+    let volume = w.api.get(VOLUME).expect("there");
+    w.api.put(VOLUME, volume);
+    w.event("VolumeRecycled: Volume recycled").await;
+    w.api.until("taken over", |_| (!old(&spared[1])).then_some(())).await;
+}

@@ -38,7 +38,12 @@ pub(crate) fn explain(facts: &Facts, volume: &PersistentVolume) -> Answer {
                 facts.latest("PersistentVolume", &volume.metadata, &["VolumeFailedDelete", "VolumeFailedRecycle"]);
             let state =
                 format!("volume {name} is Released: claim {claim} is gone, and policy {policy} is to be carried out");
+            let message = volume.status.as_ref().and_then(|s| s.message.clone());
             match told {
+                // Written by the controller where no node is there to do it.
+                _ if message.is_some() => Answer::waiting("no-node", state, "a node that reaches the volume")
+                    .since(since)
+                    .detail(message.unwrap_or_default()),
                 Some(told) => {
                     Answer::retrying("reclaim-failed", format!("{state}: {}", told.message)).since(told.first)
                 }

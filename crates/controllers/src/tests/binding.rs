@@ -253,6 +253,7 @@ fn the_end_of_a_claim_releases_its_volume() {
     ];
     for (policy, more, phase, message) in table {
         let mut cluster = Cluster::new();
+        cluster.make(node("n", json!({})));
         let mut volume = pv("v", "1Gi", more);
         volume["spec"]["persistentVolumeReclaimPolicy"] = json!(policy);
         let volume = cluster.make(volume);

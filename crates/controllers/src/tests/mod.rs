@@ -5,6 +5,7 @@ mod growth;
 mod handshake;
 mod lifecycle;
 mod placement;
+mod reclaiming;
 mod sharing;
 mod simulator;
 

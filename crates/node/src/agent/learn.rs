@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 use base::chain;
 
 use super::{
-    identity, status_writer,
+    attach, identity, status_writer,
     worker::{Outcome, Worker},
 };
 use crate::{
@@ -49,7 +49,7 @@ impl Worker {
             Outcome::Stopped | Outcome::Removed => {}
             Outcome::TornDown(Ok(())) => {
                 self.memory.torn_down = true;
-                self.shared.holders.release(identity(&self.pod).2);
+                attach::release(&self.shared, identity(&self.pod).2);
                 self.end_backoff.reset();
             }
             Outcome::TornDown(Err(why)) | Outcome::Deleted(Err(why)) => {

@@ -1,4 +1,5 @@
 //! The effects: watching the API, driving the runtime and the volumes, telling the API what happened.
+pub mod attach;
 pub mod events;
 pub mod evict;
 pub mod growth;
@@ -41,6 +42,7 @@ pub struct Shared {
     pub objects: objects::Objects,
     pub images: images::Images,
     pub holders: holders::Holders,
+    pub attachments: attach::Attachments,
     pub capacity: Capacity,
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use base::Backoff;
+use base::{Backoff, chain};
 use futures::future::join_all;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
@@ -21,6 +21,7 @@ use volumes::{Hold, Inputs, Need, Next, Ready, Resolved, VolumeError, needs, res
 
 use super::{
     Shared,
+    attach::attach,
     growth::{Growths, Pair},
     holders::{Wish, alone},
     identity,
@@ -30,6 +31,9 @@ use crate::spec::security::ownership;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_CAP: Duration = Duration::from_secs(10);
+/// Between looks at whether another node has let go of a volume.
+const ATTACH_FIRST: Duration = Duration::from_millis(100);
+const ATTACH_CAP: Duration = Duration::from_secs(2);
 /// Upstream renews tokens after 80 % of their life, or after a day.
 const TOKEN_LIFE_PERCENT: u32 = 80;
 const TOKEN_MOST: Duration = Duration::from_secs(24 * 3600);
@@ -68,6 +72,9 @@ struct Keeper {
     backoff: Backoff,
     retry_at: Option<Instant>,
     growths: Growths,
+    /// When to look again whether other nodes have let go of volumes.
+    attach_at: Option<Instant>,
+    attach_backoff: Backoff,
 }
 
 /// Runs until cancelled; what is being set up is finished first, so that a tear-down may follow.
@@ -89,6 +96,8 @@ pub async fn keep(
         backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
         retry_at: None,
         growths: Growths::default(),
+        attach_at: None,
+        attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
     };
     loop {
         let pod = keeper.pods.borrow_and_update().clone();
@@ -97,7 +106,7 @@ pub async fn keep(
             return;
         }
         let token = keeper.tokens.values().map(|t| t.renew_at).min();
-        let wake = [keeper.retry_at, keeper.growths.wake(), token].into_iter().flatten().min();
+        let wake = [keeper.retry_at, keeper.attach_at, keeper.growths.wake(), token].into_iter().flatten().min();
         let timer = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -133,7 +142,7 @@ impl Keeper {
             if let Some(error) = needs.iter().find_map(|n| failed_tokens.get(n)) {
                 let (volume, why) = (volume.name.clone(), error.clone());
                 let next = Next::Retry { after: RETRY_FIRST };
-                failures.push(Failure { volume, why, reason: "FailedMount", next, unprocessed: false });
+                failures.push(Failure { volume, why, reason: "FailedMount", next, step: Step::SetUp });
                 continue;
             }
             match resolve(pod, volume, &inputs) {
@@ -143,6 +152,8 @@ impl Keeper {
                 Err(error) => failures.push(failure(&volume.name, &error)),
             }
         }
+        let (todo, elsewhere) = self.attach(pod, &list, &inputs, todo).await;
+        failures.extend(elsewhere);
         let (todo, refused) = self.take(pod, &list, &inputs, todo);
         failures.extend(refused);
         // Some can only be grown before they are mounted.
@@ -246,6 +257,45 @@ impl Keeper {
         failed
     }
 
+    /// Gets the persistent volumes among `todo` for this node; gives back what may be set up, and what other nodes have.
+    /// By their names, and no further than the first that is had elsewhere: pods do not wait for each other in a circle.
+    async fn attach(
+        &mut self,
+        pod: &Pod,
+        list: &[Volume],
+        inputs: &Inputs,
+        todo: Vec<(String, Resolved)>,
+    ) -> (Vec<(String, Resolved)>, Vec<Failure>) {
+        let pair = |name: &str| {
+            let volume = list.iter().find(|v| v.name == name)?;
+            let bound = pair_of(pod, volume, inputs)?.1;
+            Some((bound.metadata.name.clone()?, claim_of(pod, volume)?, bound))
+        };
+        let (mut with, mut free): (Vec<_>, Vec<_>) = todo.into_iter().partition(|(name, _)| pair(name).is_some());
+        with.sort_by_key(|(name, _)| pair(name).map(|(volume, ..)| volume));
+        let mut refused = Vec::new();
+        self.attach_at = None;
+        for (volume, resolved) in with {
+            let Some((_, claim, bound)) = pair(&volume).filter(|_| self.attach_at.is_none()) else { continue };
+            match attach(&self.shared, pod, &claim, bound).await {
+                Ok(None) => {
+                    free.push((volume, resolved));
+                    continue;
+                }
+                Ok(Some(why)) => {
+                    let next = Next::WaitForObject;
+                    refused.push(Failure { volume, why, reason: "FailedAttachVolume", next, step: Step::Attach });
+                }
+                Err(error) => tracing::debug!(error = chain(&error), volume, "could not look who has a volume"),
+            }
+            self.attach_at = Some(Instant::now() + self.attach_backoff.delay());
+        }
+        if self.attach_at.is_none() {
+            self.attach_backoff.reset();
+        }
+        (free, refused)
+    }
+
     /// Takes the persistent volumes among `todo`, as their access modes allow; gives back what may be set up, each with
     /// its mark, and what has to wait for another pod.
     fn take(
@@ -283,7 +333,7 @@ impl Keeper {
                     if let (Some(alone), Some(holder)) = (alone, rivals.get(&hold.volume)) {
                         let (why, reason) = (alone.refusal(&claim, holder), "FailedMount");
                         let next = Next::WaitForObject;
-                        refused.push(Failure { volume, why, reason, next, unprocessed: false });
+                        refused.push(Failure { volume, why, reason, next, step: Step::SetUp });
                     }
                 }
             }
@@ -322,12 +372,15 @@ impl Keeper {
     /// Tells about failures, plans the retry, publishes.
     fn conclude(&mut self, pod: &Pod, list: &[Volume], failures: Vec<Failure>) {
         let retry = failures.iter().any(|f| matches!(f.next, Next::Retry { .. }));
-        let (unprocessed, failures): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.unprocessed);
+        let (unprocessed, failures): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.step == Step::Process);
         let failed: BTreeSet<_> = failures.iter().map(|f| f.volume.clone()).collect();
         let waiting = !unprocessed.is_empty();
         self.told.retain(|name, _| if name.is_empty() { waiting } else { failed.contains(name) });
-        for Failure { volume, why, reason, next, .. } in failures {
-            let message = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
+        for Failure { volume, why, reason, next, step } in failures {
+            let message = match step {
+                Step::Attach => why,
+                _ => format!("MountVolume.SetUp failed for volume {volume:?} : {why}"),
+            };
             let again = matches!(next, Next::Retry { .. });
             self.tell(pod, volume, reason, message, again);
         }
@@ -380,17 +433,26 @@ struct Failure {
     why: String,
     reason: &'static str,
     next: Next,
+    step: Step,
+}
+
+/// How far a volume came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
     /// It is not known what the volume is made of, so nothing was tried: upstream sums these up in one event.
-    unprocessed: bool,
+    Process,
+    /// Another node has it; the sentence is whole.
+    Attach,
+    SetUp,
 }
 
 fn failure(name: &str, error: &VolumeError) -> Failure {
     Failure {
         volume: name.to_owned(),
-        why: base::chain(error),
+        why: chain(error),
         reason: error.reason().unwrap_or("FailedMount"),
         next: error.next(),
-        unprocessed: matches!(error, VolumeError::Claim { .. }),
+        step: if matches!(error, VolumeError::Claim { .. }) { Step::Process } else { Step::SetUp },
     }
 }
 
@@ -449,7 +511,7 @@ async fn request_token(
     let answer: TokenRequest = api
         .create_subresource("token", &account(pod), &PostParams::default(), &request)
         .await
-        .map_err(|e| base::chain(&e))?;
+        .map_err(|e| chain(&e))?;
     let status = answer.status.unwrap_or_default();
     let (Some(value), Some(expires)) = (status.token, status.expiration_timestamp) else {
         return Err("the API answered without a token".into());

@@ -17,12 +17,18 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 use volumes::{Need, Reclaiming, Source, needs, source_of};
 
-use super::{Shared, pinned};
+use super::{
+    Shared,
+    attach::{LAST_HELD_BY, other_nodes},
+    pinned,
+};
 
+/// The node that reclaims a volume, where several could.
+const RECLAIMED_BY: &str = "holdfast.dev/reclaimed-by";
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 /// Volumes that are reclaimed at the same time.
@@ -228,6 +234,7 @@ async fn attempt(shared: &Arc<Shared>, name: &str) -> Result<Outcome, kube::Erro
     if !api::select::reaches(&volume, &node) {
         return Ok(Outcome::Settled);
     }
+    let Some(volume) = take(shared, &volumes, volume).await? else { return Ok(Outcome::Retry) };
     let worker = shared.clone();
     let source = source_of(&volume);
     let done = tokio::task::spawn_blocking(move || {
@@ -239,6 +246,31 @@ async fn attempt(shared: &Arc<Shared>, name: &str) -> Result<Outcome, kube::Erro
         Ok(()) => finish(shared, &volumes, &volume, how).await,
         Err(why) => fail(shared, &volumes, &volume, how, why).await,
     }
+}
+
+/// Takes it upon this node to reclaim a volume, where several nodes reach it: by a write that only one of them can win.
+/// `None`: another node has, or should. One that had the volume for its pods goes first, for what is to be removed may be
+/// there. A node that ends on the way finds its name on the volume when it is back; one whose object was deleted, or that
+/// is out of service, counts no more.
+async fn take(
+    shared: &Shared,
+    volumes: &Api<PersistentVolume>,
+    volume: PersistentVolume,
+) -> Result<Option<PersistentVolume>, kube::Error> {
+    let others = other_nodes(shared, |node| api::select::reaches(&volume, node)).await?;
+    let us = shared.config.node_name.as_str();
+    let annotation = |name: &str| volume.metadata.annotations.as_ref().and_then(|a| a.get(name)).cloned();
+    let taken = annotation(RECLAIMED_BY);
+    if others.is_empty() || taken.as_deref() == Some(us) {
+        return Ok(Some(volume));
+    }
+    let first = taken.or_else(|| annotation(LAST_HELD_BY));
+    if first.is_some_and(|node| others.contains(&node)) {
+        return Ok(None);
+    }
+    let patch = pinned(&volume.metadata, json!({ "metadata": { "annotations": { RECLAIMED_BY: us } } }));
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    volumes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(Some)
 }
 
 /// Whether a volume may be reclaimed.
@@ -282,12 +314,14 @@ async fn users(shared: &Shared, volume: &PersistentVolume, how: Reclaiming) -> R
     Ok(if using.is_empty() { Standing::Released } else { Standing::Pods(using) })
 }
 
-fn names_claim(pod: &Pod, claim: &str) -> bool {
+/// Whether one of a pod's volumes is the claim of this name.
+pub fn names_claim(pod: &Pod, claim: &str) -> bool {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes.flat_map(|v| needs(pod, v)).any(|need| matches!(need, Need::Claim(name) if name == claim))
 }
 
-fn is_over(pod: &Pod) -> bool {
+/// Whether a pod ran to its end.
+pub fn is_over(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
@@ -325,7 +359,14 @@ async fn finish(
     let result = match how {
         Reclaiming::Recycle => {
             shared.events.volume(volume, false, "VolumeRecycled", "Volume recycled".into());
-            let patch = pinned(&volume.metadata, unbinding(volume));
+            let mut patch = pinned(&volume.metadata, unbinding(volume));
+            // Nothing of its past is true of it any more.
+            let annotations = volume.metadata.annotations.as_ref();
+            for old in
+                [RECLAIMED_BY, LAST_HELD_BY].into_iter().filter(|k| annotations.is_some_and(|a| a.contains_key(*k)))
+            {
+                patch["metadata"]["annotations"][old] = Value::Null;
+            }
             volumes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
         }
         Reclaiming::Delete => delete_object(volumes, volume, name).await,

@@ -168,7 +168,7 @@ impl FakeApi {
 
 fn is_collection(path: &str) -> bool {
     let last = path.rsplit('/').next().unwrap_or_default();
-    ["pods", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes"].contains(&last)
+    ["pods", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes", "nodes"].contains(&last)
 }
 
 /// `/api/v1/pods` holds `/api/v1/namespaces/ns/pods/p`.
