@@ -90,7 +90,7 @@ fn terminating(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
 
 fn bound(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
     let (label, volume) = (label(claim), volume_of(claim));
-    if let Some(answer) = expanding(facts, claim) {
+    if let Some(answer) = expanding(facts, claim).or_else(|| external(facts, claim)) {
         return answer;
     }
     if facts.volume(volume).is_none() && !facts.unread.iter().any(|u| u.starts_with("volumes")) {
@@ -100,6 +100,30 @@ fn bound(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
     let users: Vec<_> = users(facts, claim).iter().map(|p| name_of(&p.metadata).to_owned()).collect();
     let used = if users.is_empty() { "no pod uses it now".into() } else { format!("used by {}", users.join(", ")) };
     Answer::fine(format!("{label} is Bound to volume {volume}")).detail(used)
+}
+
+/// A claim that asks for more than its volume has, where no node can give it.
+fn external(facts: &Facts, claim: &PersistentVolumeClaim) -> Option<Answer> {
+    let volume = facts.volume(volume_of(claim))?;
+    if api::growth::step(claim, volume) != api::growth::Step::External {
+        return None;
+    }
+    let wanted = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.clone();
+    let has = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?.0.clone();
+    let (label, name) = (label(claim), name_of(&volume.metadata));
+    let state = format!("{label} is Bound with {has} and asks for {wanted}, which its volume {name} has not got");
+    let driver = volume.spec.as_ref().and_then(|s| s.csi.as_ref()).map(|c| c.driver.as_str());
+    let answer = match driver {
+        Some(driver) => Answer::waiting("external-expansion", state, format!("the resizer of driver {driver}")),
+        None => Answer::waiting("external-expansion", state, "an administrator to enlarge the volume"),
+    };
+    let told = facts.latest("PersistentVolumeClaim", &claim.metadata, &["ExternalExpanding"]);
+    let answer = answer.since(told.and_then(|t| t.first));
+    if api::growth::grower(volume) != api::growth::Grower::Node {
+        return Some(answer);
+    }
+    let patch = format!("{{\"spec\":{{\"capacity\":{{\"storage\":\"{wanted}\"}}}}}}");
+    Some(answer.fix("# enlarge the device, then").fix(format!("kubectl patch pv {name} --type=merge -p '{patch}'")))
 }
 
 fn expanding(facts: &Facts, claim: &PersistentVolumeClaim) -> Option<Answer> {
