@@ -294,7 +294,7 @@ fn limits(at: &Path<'_>, item: &LimitRangeItem, e: &mut Errors) {
 }
 
 impl Rules for LimitRange {
-    const COLUMNS: &'static [Column] = &[NAME, col("Created At", "date", "When the object was created.")];
+    const COLUMNS: &'static [Column] = super::PLAIN;
 
     fn default(&mut self) {
         self.spec.get_or_insert_default().limits.iter_mut().for_each(default_limits);
@@ -323,8 +323,7 @@ impl Rules for LimitRange {
     }
 
     fn row(&self, _now: Timestamp) -> Vec<Value> {
-        let created = self.metadata.creation_timestamp.as_ref().map(|t| t.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-        vec![self.metadata.name.clone().into(), created.into()]
+        super::plain_row(&self.metadata)
     }
 }
 

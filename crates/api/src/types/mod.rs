@@ -25,6 +25,7 @@ mod workload_more;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use crate::contract::Column;
@@ -50,6 +51,15 @@ pub(crate) const NAME: Column = Column {
 
 /// The age column.
 pub(crate) const AGE: Column = col("Age", "string", "Time since the object was created.");
+
+/// The columns of kinds that have no table of their own.
+pub(crate) const PLAIN: &[Column] = &[NAME, col("Created At", "date", "When the object was created.")];
+
+/// The cells of `PLAIN`.
+pub(crate) fn plain_row(metadata: &ObjectMeta) -> Vec<Value> {
+    let created = metadata.creation_timestamp.as_ref().map(|t| t.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    vec![metadata.name.clone().into(), created.into()]
+}
 
 /// `a=b,c=d`, as `kubectl` shows selectors.
 pub(crate) fn labels_text(labels: &Option<BTreeMap<String, String>>) -> String {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::TopologySelectorTerm;
 use k8s_openapi::api::storage::v1::{
     CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass, VolumeError,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{AGE, NAME, col};
 use crate::age::age;
@@ -245,6 +245,12 @@ impl Rules for CSIDriver {
                 "must be greater than or equal to 10 seconds",
             );
         }
+        if let Some(set) = self.spec.service_account_token_in_secrets
+            && is_empty(&self.spec.token_requests)
+        {
+            let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+            e.invalid(&at.field("serviceAccountTokenInSecrets"), &set, detail);
+        }
     }
 
     fn validate_update(&self, old: &Self, e: &mut Errors) {
@@ -314,7 +320,11 @@ impl Rules for CSINode {
             for is in self.spec.drivers.iter().filter(|d| d.name == was.name) {
                 let (mut is, mut was) = (is.clone(), was.clone());
                 (is.allocatable, was.allocatable) = (None, None);
-                e.same(&at.field("drivers"), &is, &was);
+                if is != was {
+                    // By upstream's inner names.
+                    let shown = json!({"Name": is.name, "NodeID": is.node_id, "TopologyKeys": is.topology_keys, "Allocatable": null});
+                    e.invalid(&at.field("drivers"), &shown, IMMUTABLE);
+                }
             }
         }
     }
@@ -329,11 +339,7 @@ impl Rules for CSINode {
 }
 
 impl Rules for CSIStorageCapacity {
-    const COLUMNS: &'static [Column] = &[
-        NAME,
-        col("StorageClassName", "string", "The class that the capacity is for."),
-        col("Capacity", "string", "How much can still be made."),
-    ];
+    const COLUMNS: &'static [Column] = super::PLAIN;
 
     fn default(&mut self) {
         canonical_option(&mut self.capacity);
@@ -358,11 +364,7 @@ impl Rules for CSIStorageCapacity {
     }
 
     fn row(&self, _now: Timestamp) -> Vec<Value> {
-        vec![
-            self.metadata.name.clone().into(),
-            self.storage_class_name.clone().into(),
-            self.capacity.as_ref().map_or("<unset>", |q| q.0.as_str()).into(),
-        ]
+        super::plain_row(&self.metadata)
     }
 }
 
@@ -389,7 +391,7 @@ impl Rules for VolumeAttachment {
 
     fn default(&mut self) {
         if let Some(spec) = &mut self.spec.source.inline_volume_spec {
-            super::volume::default_spec(spec);
+            super::volume::default_source(spec);
         }
     }
 
@@ -403,14 +405,13 @@ impl Rules for VolumeAttachment {
             (None, None) => e.required(&source_at, ONE),
             (Some(_), Some(_)) => e.forbidden(&source_at, ONE),
             (None, Some(name)) if name.is_empty() => {
-                e.required(&source_at.field("persistentVolumeName"), "must specify non empty persistentVolumeName");
+                let at = source_at.field("persistentVolumeName");
+                e.required(&at, "must specify non empty persistentVolumeName");
+                e.dns_subdomain(&at, name);
             }
             (None, Some(name)) => e.dns_subdomain(&source_at.field("persistentVolumeName"), name),
             (Some(spec), None) => {
-                if spec.csi.is_none() {
-                    let at = source_at.field("inlineVolumeSpec");
-                    e.required(&at.field("csi"), "has to be specified in the context of inline volumes");
-                }
+                super::volume::validate_inline(&source_at.field("inlineVolumeSpec"), spec, e);
             }
         }
         e.dns_subdomain(&at.field("nodeName"), &self.spec.node_name);
@@ -419,7 +420,13 @@ impl Rules for VolumeAttachment {
 
     fn validate_update(&self, old: &Self, e: &mut Errors) {
         self.validate(e);
-        e.same(&Path::top("spec"), &self.spec, &old.spec);
+        if self.spec != old.spec {
+            // By upstream's inner names.
+            let source = &self.spec.source;
+            let source = json!({"PersistentVolumeName": source.persistent_volume_name, "InlineVolumeSpec": source.inline_volume_spec});
+            let shown = json!({"Attacher": self.spec.attacher, "Source": source, "NodeName": self.spec.node_name});
+            e.invalid(&Path::top("spec"), &shown, IMMUTABLE);
+        }
     }
 
     fn validate_status_update(&self, _old: &Self, e: &mut Errors) {

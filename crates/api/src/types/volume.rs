@@ -32,9 +32,14 @@ pub const NOT_SOURCES: &[&str] = &[
     "volumeMode",
 ];
 
-pub(crate) fn default_spec(spec: &mut PersistentVolumeSpec) {
+fn default_spec(spec: &mut PersistentVolumeSpec) {
     spec.persistent_volume_reclaim_policy.get_or_insert_with(|| "Retain".to_owned());
     spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
+    default_source(spec);
+}
+
+/// What a volume without an object of its own gets, too.
+pub(crate) fn default_source(spec: &mut PersistentVolumeSpec) {
     canonical_map(&mut spec.capacity);
     if let Some(s) = &mut spec.host_path {
         s.type_.get_or_insert_default();
@@ -104,6 +109,38 @@ fn validate_spec(at: &Path<'_>, spec: &PersistentVolumeSpec, name: &str, e: &mut
         if spec.csi.is_none() {
             e.required(&at.field("csi"), "has to be specified when using volumeAttributesClassName");
         }
+    }
+}
+
+/// The rules of a volume that is part of an attachment, for the drivers that were once in the tree.
+pub(crate) fn validate_inline(at: &Path<'_>, spec: &PersistentVolumeSpec, e: &mut Errors) {
+    const INLINE: &str = "in the context of inline volumes";
+    let not_here = format!("may not be specified {INLINE}");
+    if spec.claim_ref.is_some() {
+        e.forbidden(&at.field("claimRef"), &not_here);
+    }
+    if spec.capacity.as_ref().is_some_and(|c| !c.is_empty()) {
+        e.forbidden(&at.field("capacity"), &not_here);
+    }
+    if spec.csi.is_none() {
+        e.required(&at.field("csi"), &format!("has to be specified {INLINE}"));
+    }
+    if is_empty(&spec.access_modes) {
+        e.required(&at.field("accessModes"), "");
+    }
+    access_modes(&at.field("accessModes"), &spec.access_modes, e);
+    if !["", "Retain"].contains(&text(&spec.persistent_volume_reclaim_policy)) {
+        e.forbidden(&at.field("persistentVolumeReclaimPolicy"), &format!("may only be Retain {INLINE}"));
+    }
+    if spec.node_affinity.is_some() {
+        e.forbidden(&at.field("nodeAffinity"), &not_here);
+    }
+    super::sources::persistent_volume(at, spec, "", false, e);
+    if !text(&spec.storage_class_name).is_empty() {
+        e.forbidden(&at.field("storageClassName"), &not_here);
+    }
+    if spec.volume_mode.as_ref().is_some_and(|mode| mode != "Filesystem") {
+        e.forbidden(&at.field("volumeMode"), &format!("may not specify volumeMode other than Filesystem {INLINE}"));
     }
 }
 

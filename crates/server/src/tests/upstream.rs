@@ -1,4 +1,4 @@
-//! What Kubernetes 1.36 answers to several hundred volumes, claims, classes and pods with volumes, most of them wrong in one way:
+//! What Kubernetes 1.36 answers to hundreds of volumes, claims, classes, drivers and pods with volumes, most of them wrong in one way:
 //! status code, reason, message, causes, warnings and, where it accepts, what it stores. We answer the same.
 //!
 //! A case is a base of `upstream/bases.json` changed by the merge patch `with`, and created; then changed by each patch of `then`
@@ -12,13 +12,14 @@
 use api::strategic::merge_patch;
 use serde_json::{Map, Value, json};
 
-use super::Client;
+use super::{Client, Reply};
 
 const CASES: &[(&str, &str)] = &[
     ("volumes", include_str!("upstream/volumes.json")),
     ("claims", include_str!("upstream/claims.json")),
     ("classes", include_str!("upstream/classes.json")),
     ("pods", include_str!("upstream/pods.json")),
+    ("drivers", include_str!("upstream/drivers.json")),
 ];
 
 fn list(text: &str) -> Vec<Value> {
@@ -32,6 +33,10 @@ fn collection(kind: &str) -> &'static str {
         "Pod" => "/api/v1/namespaces/default/pods",
         "StorageClass" => "/apis/storage.k8s.io/v1/storageclasses",
         "VolumeAttributesClass" => "/apis/storage.k8s.io/v1/volumeattributesclasses",
+        "CSIDriver" => "/apis/storage.k8s.io/v1/csidrivers",
+        "CSINode" => "/apis/storage.k8s.io/v1/csinodes",
+        "CSIStorageCapacity" => "/apis/storage.k8s.io/v1/namespaces/default/csistoragecapacities",
+        "VolumeAttachment" => "/apis/storage.k8s.io/v1/volumeattachments",
         other => panic!("no cases of {other}"),
     }
 }
@@ -48,7 +53,7 @@ fn once(texts: impl Iterator<Item = String>) -> Vec<String> {
 
 /// `Kind "name" is invalid: ` and the causes, each once.
 fn message_of(kind: &str, name: &str, causes: &[String]) -> String {
-    let group = if kind.ends_with("Class") { ".storage.k8s.io" } else { "" };
+    let group = if collection(kind).contains("storage.k8s.io") { ".storage.k8s.io" } else { "" };
     let mut parts = once(causes.iter().map(|cause| {
         let (field, rest) = cause.split_once(": ").unwrap();
         let (_, says) = rest.split_once(": ").unwrap();
@@ -87,19 +92,46 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
-/// Runs a case; gives the expected and the real answer in the same form.
-async fn run(client: &Client, bases: &Value, case: &Value) -> (Value, Value) {
+/// What became of a case's requests.
+struct Done {
+    kind: String,
+    /// The name that was sent.
+    name: String,
+    /// Of the object.
+    path: String,
+    created: bool,
+    /// Whether the last request was for the status.
+    status: bool,
+    /// What the last request asked for.
+    sent: Value,
+    reply: Reply,
+}
+
+impl Done {
+    async fn clean(&self, client: &Client) {
+        if self.created {
+            client.ok("PATCH", &self.path, json!({"metadata": {"finalizers": null}})).await;
+            client
+                .call(
+                    "DELETE",
+                    &self.path,
+                    json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}),
+                )
+                .await;
+        }
+    }
+}
+
+async fn perform(client: &Client, bases: &Value, case: &Value) -> Done {
     let base = &bases[case["base"].as_str().unwrap()];
-    let kind = base["kind"].as_str().unwrap();
+    let kind = base["kind"].as_str().unwrap().to_owned();
     let mut sent = case.get("with").map_or(base.clone(), |change| merge_patch(base, change));
-    let sent_name = sent["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let mut reply = client.call("POST", collection(kind), sent.clone()).await;
-    let name = reply.json["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let path = format!("{}/{name}", collection(kind));
+    let name = sent["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let mut reply = client.call("POST", collection(&kind), sent.clone()).await;
+    let path = format!("{}/{}", collection(&kind), reply.json["metadata"]["name"].as_str().unwrap_or_default());
     let created = reply.code < 300;
     let mut status = false;
-    let steps = case["then"].as_array().map_or(&[][..], Vec::as_slice);
-    for step in steps {
+    for step in case["then"].as_array().map_or(&[][..], Vec::as_slice) {
         assert!(reply.code < 300, "{}: a step before the last one fails: {}", case["case"], reply.text);
         let (what, patch) = step.as_object().unwrap().iter().next().unwrap();
         sent = merge_patch(&reply.json, patch);
@@ -107,13 +139,14 @@ async fn run(client: &Client, bases: &Value, case: &Value) -> (Value, Value) {
         let path = if status { format!("{path}/status") } else { path.clone() };
         reply = client.call("PATCH", &path, patch.clone()).await;
     }
-    if created {
-        client.ok("PATCH", &path, json!({"metadata": {"finalizers": null}})).await;
-        client
-            .call("DELETE", &path, json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}))
-            .await;
-    }
+    Done { kind, name, path, created, status, sent, reply }
+}
 
+/// Runs a case; gives the expected and the real answer in the same form.
+async fn run(client: &Client, bases: &Value, case: &Value) -> (Value, Value) {
+    let done = perform(client, bases, case).await;
+    done.clean(client).await;
+    let Done { kind, name, status, sent, reply, .. } = done;
     let mut want = case.get("ours").unwrap_or(&case["answer"]).clone();
     let mut got = json!({"code": reply.code});
     let warnings: Vec<String> = reply.headers.get_all("warning").iter().map(|v| unquote(v.to_str().unwrap())).collect();
@@ -139,8 +172,8 @@ async fn run(client: &Client, bases: &Value, case: &Value) -> (Value, Value) {
             let causes: Vec<String> = causes.iter().map(one).collect();
             let short: Vec<String> = once(causes.iter().map(|c| first_line(c).to_owned()));
             // The message goes with the causes, differences included; what is compared is without them.
-            got["message"] = match message == message_of(kind, &sent_name, &causes) {
-                true => message_of(kind, &sent_name, &short),
+            got["message"] = match message == message_of(&kind, &name, &causes) {
+                true => message_of(&kind, &name, &short),
                 false => message.to_owned(),
             }
             .into();
@@ -152,7 +185,7 @@ async fn run(client: &Client, bases: &Value, case: &Value) -> (Value, Value) {
         && let Some(causes) = want["causes"].as_array()
     {
         let causes: Vec<String> = causes.iter().map(|c| c.as_str().unwrap().to_owned()).collect();
-        want["message"] = message_of(kind, &sent_name, &causes).into();
+        want["message"] = message_of(&kind, &name, &causes).into();
     }
     (want, got)
 }
@@ -208,6 +241,41 @@ async fn kubernetes_answers_the_same() {
         }
     }
     assert!(wrong.is_empty(), "of {count} cases:\n{}", wrong.join("\n"));
-    assert!(count >= 700, "{count} cases");
+    assert!(count >= 800, "{count} cases");
     assert_eq!(on_purpose, 3, "cases that we answer differently");
+}
+
+/// Columns and cells of `kubectl get -o wide`, ages apart.
+#[tokio::test]
+async fn kubernetes_shows_the_same_tables() {
+    let bases: Value = serde_json::from_str(include_str!("upstream/bases.json")).unwrap();
+    let columns: Value = serde_json::from_str(include_str!("upstream/columns.json")).unwrap();
+    let client = client().await;
+    let mut wrong = Vec::new();
+    for case in list(include_str!("upstream/rows.json")) {
+        let done = perform(&client, &bases, &case).await;
+        assert!(done.reply.code < 300, "{}: {}", case["case"], done.reply.text);
+        if case["deleted"] == true {
+            client.ok("DELETE", &done.path, Value::Null).await;
+        }
+        let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let table = client.raw("GET", &done.path, "", accept, "").await.json;
+        let definitions = table["columnDefinitions"].as_array().unwrap();
+        let shown: Vec<Value> =
+            definitions.iter().map(|c| json!([c["name"], c["type"], c["format"], c["priority"]])).collect();
+        let mut cells = table["rows"][0]["cells"].clone();
+        for (i, column) in definitions.iter().enumerate() {
+            if ["Age", "Created At"].contains(&column["name"].as_str().unwrap()) {
+                cells[i] = "".into();
+            }
+        }
+        let want = json!({"columns": columns[&done.kind], "cells": case["cells"]});
+        let got = json!({"columns": shown, "cells": cells});
+        if want != got {
+            wrong.push(case["case"].as_str().unwrap().to_owned());
+            differences("", &want, &got, &mut wrong);
+        }
+        done.clean(&client).await;
+    }
+    assert!(wrong.is_empty(), "cases:\n{}", wrong.join("\n"));
 }
