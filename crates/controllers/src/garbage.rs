@@ -49,7 +49,10 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         // Those that stay own it alone from now on.
         Action::patch(meta, json!({ "metadata": { "ownerReferences": keep } }))
     } else if waiting > 0 && world.dependents(&meta.uid).next().is_some() {
-        delete("Foreground")
+        match unblocked(meta, world) {
+            Some(action) => action,
+            None => delete("Foreground"),
+        }
     } else if meta.has_finalizer(ORPHAN) {
         delete("Orphan")
     } else if meta.has_finalizer(FOREGROUND) {
@@ -61,6 +64,19 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         return Decision::act(action);
     }
     Decision::act(Action::Checked { unless: Unless::Exists(gone), then: Box::new(action) })
+}
+
+/// Where a dependent waits for its own dependents too, these may own each other in a circle: nobody is to wait for this
+/// one then.
+fn unblocked(meta: &Meta, world: &World) -> Option<Action> {
+    let waits = |d: &Meta| d.deleting.is_some() && d.has_finalizer(FOREGROUND);
+    let blocks = |o: &OwnerReference| o.block_owner_deletion == Some(true);
+    if !meta.owners.iter().any(blocks) || !world.dependents(&meta.uid).any(waits) {
+        return None;
+    }
+    let owners: Vec<_> =
+        meta.owners.iter().map(|o| OwnerReference { block_owner_deletion: Some(false), ..o.clone() }).collect();
+    Some(Action::patch(meta, json!({ "metadata": { "ownerReferences": owners } })))
 }
 
 fn state(dependent: &Meta, reference: &OwnerReference, world: &World) -> Owner {
@@ -97,7 +113,10 @@ fn finish(meta: &Meta, world: &World) -> Decision {
     if !meta.has_finalizer(FOREGROUND) {
         return Decision::settled();
     }
-    let blocks = |d: &Meta| d.owners.iter().any(|o| o.uid == meta.uid && o.block_owner_deletion == Some(true));
+    // What owns itself does not wait for itself.
+    let blocks = |d: &Meta| {
+        d.uid != meta.uid && d.owners.iter().any(|o| o.uid == meta.uid && o.block_owner_deletion == Some(true))
+    };
     if world.dependents(&meta.uid).any(blocks) {
         return Decision::settled();
     }

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
 use crate::{
-    claim::{is_terminated, node_of},
+    claim::{binds_late, claims_of, class_of_volume, is_terminated, node_of, reserved_for},
     decision::{Action, Context, Decision, Key, Meta, Note, Unless},
     namespace::whole_seconds,
     world::{Change, Entry, Object, World},
@@ -163,20 +163,44 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
                 all()
             }
             (_, Some(Entry { object: Object::Pod(pod), .. })) if node_of(pod).is_empty() => wake(change.key.clone()),
+            // What it has for itself alone is in the way of others from now on.
+            (Some(old), Some(Entry { object: Object::Pod(pod), .. })) if !holds_room(&old.object) => {
+                for (_, claim, _) in claims_of(pod) {
+                    pods_with(world, &Key::new("PersistentVolumeClaim", &change.key.namespace, &claim), wake);
+                }
+            }
             _ => {}
         },
-        "PersistentVolumeClaim" => {
-            let pods = world.pods_naming(&change.key.namespace, &change.key.name);
-            pods.filter(|(_, pod)| node_of(pod).is_empty()).for_each(|(m, _)| wake(m.key.clone()));
+        "PersistentVolumeClaim" => pods_with(world, &change.key, wake),
+        "PersistentVolume" => {
+            for entry in change.old.iter().chain(&change.new) {
+                let Object::Volume(volume) = &entry.object else { continue };
+                if let Some((namespace, name)) = reserved_for(volume) {
+                    pods_with(world, &Key::new("PersistentVolumeClaim", namespace, name), wake);
+                }
+                // The others are told by the binder's writes.
+                let class = class_of_volume(volume);
+                if binds_late(world.class(class).map(|(_, c)| c)) {
+                    world.unbound_claims(class).for_each(|claim| pods_with(world, claim, wake));
+                }
+            }
+            world.claims_naming(&change.key.name).for_each(|claim| pods_with(world, claim, wake));
         }
-        "PersistentVolume" | "StorageClass" | "CSINode" | "VolumeAttachment" => {
-            let with_claims = world.unscheduled().filter(|k| {
-                world.pod(&k.namespace, &k.name).is_some_and(|(_, pod)| !crate::claim::claims_of(pod).is_empty())
-            });
+        "StorageClass" => world.unbound_claims(&change.key.name).for_each(|claim| pods_with(world, claim, wake)),
+        "CSINode" | "VolumeAttachment" => {
+            let with_claims = world
+                .unscheduled()
+                .filter(|k| world.pod(&k.namespace, &k.name).is_some_and(|(_, pod)| !claims_of(pod).is_empty()));
             with_claims.for_each(|k| wake(k.clone()));
         }
         _ => {}
     }
+}
+
+/// The pods that wait for a node and name a claim.
+fn pods_with(world: &World, claim: &Key, wake: &mut dyn FnMut(Key)) {
+    let pods = world.pods_naming(&claim.namespace, &claim.name);
+    pods.filter(|(_, pod)| node_of(pod).is_empty()).for_each(|(m, _)| wake(m.key.clone()));
 }
 
 /// Whether a pod takes up resources of a node.

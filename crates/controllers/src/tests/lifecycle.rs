@@ -206,3 +206,24 @@ fn protection_comes_back_to_what_lives() {
         assert_eq!(cluster.get(key)["metadata"]["finalizers"], json!(["example.com/mine"]), "it is going");
     }
 }
+
+#[test]
+fn what_owns_itself_or_its_owner_goes_all_the_same() {
+    for names in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
+        for propagation in ["foregroundDeletion", "example.com/none"] {
+            let mut cluster = Cluster::new();
+            let map = |name: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name } });
+            let keys: Vec<Key> = names.iter().map(|name| cluster.make(map(name))).collect();
+            for (i, key) in keys.iter().enumerate() {
+                let owner = &keys[(i + 1) % keys.len()];
+                let owners =
+                    owned("ConfigMap", &key.name, owner, &cluster, true)["metadata"]["ownerReferences"].clone();
+                cluster.edit(key, json!({ "metadata": { "ownerReferences": owners } }));
+            }
+            cluster.settle();
+            cluster.delete(&keys[0], Some(propagation).filter(|p| *p == "foregroundDeletion"));
+            cluster.settle();
+            assert!(keys.iter().all(|key| cluster.get(key).is_null()), "{names:?} {propagation}");
+        }
+    }
+}
