@@ -507,6 +507,35 @@ async fn a_volume_for_one_node_is_had_by_one_node() {
 }
 
 #[tokio::test]
+async fn a_volume_out_of_reach_is_not_touched() {
+    let mut w = World::new();
+    w.start();
+    let data = tempfile::tempdir().expect("a directory");
+    let labelled = json!([{"matchExpressions": [{"key": "disk", "operator": "Exists"}]}]);
+    w.api.put(
+        VOLUME,
+        json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v", "uid": "v-uid"},
+        "spec": {"accessModes": ["ReadWriteMany"], "hostPath": {"path": data.path().join("made")},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": labelled}},
+            "claimRef": {"namespace": "ns", "name": "c", "uid": "c"}}, "status": {"phase": "Bound"}}),
+    );
+    w.api.put(
+        CLAIM,
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "c", "namespace": "ns", "uid": "c"},
+        "spec": {"accessModes": ["ReadWriteMany"], "volumeName": "v"}, "status": {"phase": "Bound"}}),
+    );
+    w.pod(json!({"volumes": [{"name": "one", "persistentVolumeClaim": {"claimName": "c"}}]}));
+    let why = "FailedMount: MountVolume.NodeAffinity check failed for volume \"v\" : no matching NodeSelectorTerms";
+    w.event(why).await;
+    assert!(!data.path().join("made").exists());
+    let mut node = w.api.get("/api/v1/nodes/n").expect("registered");
+    node["metadata"]["labels"]["disk"] = json!("yes");
+    w.api.put("/api/v1/nodes/n", node);
+    w.phase("Running").await;
+}
+
+#[tokio::test]
 async fn one_of_several_nodes_reclaims() {
     let mut w = World::new();
     let node = put_node(&w, "m");

@@ -54,19 +54,33 @@ fn is_for_one_node(volume: &PersistentVolume) -> bool {
     !modes.is_empty() && !modes.iter().any(|m| m == "ReadWriteMany" || m == "ReadOnlyMany")
 }
 
-/// Gets a volume for this node, so that a pod may use it here. `Some`: why it has to wait, in upstream's words; nothing
-/// announces when it need not any more.
+/// Why a pod has to wait for a volume: event reason and sentence, upstream's.
+pub struct Refusal {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Gets a volume for this node, so that a pod may use it here. `Some`: why it has to wait; nothing announces when it need
+/// not any more.
 pub async fn attach(
     shared: &Shared,
     pod: &Pod,
     claim: &str,
     volume: &PersistentVolume,
-) -> Result<Option<String>, kube::Error> {
+) -> Result<Option<Refusal>, kube::Error> {
     let name = volume.metadata.name.as_deref().unwrap_or_default();
     let (_, _, uid) = identity(pod);
     let has = || shared.attachments.users.lock().get(name).is_some_and(|pods| pods.contains(uid));
     // Once a pod has it, nothing takes it away.
-    if !is_for_one_node(volume) || has() {
+    if has() {
+        return Ok(None);
+    }
+    if !is_within_reach(shared, volume).await? {
+        let why = "no matching NodeSelectorTerms";
+        let message = format!("MountVolume.NodeAffinity check failed for volume {name:?} : {why}");
+        return Ok(Some(Refusal { reason: "FailedMount", message }));
+    }
+    if !is_for_one_node(volume) {
         return Ok(None);
     }
     let _one = shared.attachments.changing.lock().await;
@@ -74,7 +88,18 @@ pub async fn attach(
     if refused.is_none() {
         shared.attachments.adopt(name, uid);
     }
-    Ok(refused)
+    Ok(refused.map(|message| Refusal { reason: "FailedAttachVolume", message }))
+}
+
+/// Whether this node, with the labels that its object has now, reaches a volume. A pod may have come past the scheduler.
+async fn is_within_reach(shared: &Shared, volume: &PersistentVolume) -> Result<bool, kube::Error> {
+    if volume.spec.as_ref().is_none_or(|s| s.node_affinity.is_none()) {
+        return Ok(true);
+    }
+    let nodes: Api<Node> = Api::all(shared.client.clone());
+    // Without the object nothing is known of the labels; it is made again at once.
+    let node = nodes.get_opt(&shared.config.node_name).await?;
+    Ok(node.is_some_and(|node| api::select::reaches(volume, &node)))
 }
 
 async fn attach_first(shared: &Shared, pod: &Pod, claim: &str, name: &str) -> Result<Option<String>, kube::Error> {

@@ -21,7 +21,7 @@ use volumes::{Hold, Inputs, Need, Next, Ready, Resolved, VolumeError, needs, res
 
 use super::{
     Shared,
-    attach::attach,
+    attach::{Refusal, attach},
     growth::{Growths, Pair},
     holders::{Wish, alone},
     identity,
@@ -258,7 +258,7 @@ impl Keeper {
     }
 
     /// Gets the persistent volumes among `todo` for this node; gives back what may be set up, and what other nodes have.
-    /// By their names, and no further than the first that is had elsewhere: pods do not wait for each other in a circle.
+    /// By their names, and no further than the first that has to wait: pods do not wait for each other in a circle.
     async fn attach(
         &mut self,
         pod: &Pod,
@@ -282,9 +282,9 @@ impl Keeper {
                     free.push((volume, resolved));
                     continue;
                 }
-                Ok(Some(why)) => {
+                Ok(Some(Refusal { reason, message: why })) => {
                     let next = Next::WaitForObject;
-                    refused.push(Failure { volume, why, reason: "FailedAttachVolume", next, step: Step::Attach });
+                    refused.push(Failure { volume, why, reason, next, step: Step::Attach });
                 }
                 Err(error) => tracing::debug!(error = chain(&error), volume, "could not look who has a volume"),
             }
@@ -441,7 +441,7 @@ struct Failure {
 enum Step {
     /// It is not known what the volume is made of, so nothing was tried: upstream sums these up in one event.
     Process,
-    /// Another node has it; the sentence is whole.
+    /// Another node has it, or alone can reach it; the sentence is whole.
     Attach,
     SetUp,
 }
