@@ -46,8 +46,15 @@ impl Growths {
         self.attempts.values().filter_map(|a| a.again).min()
     }
 
-    /// Does what is to be done now for one volume of a pod, set up or about to be.
-    pub async fn see(&mut self, shared: &Arc<Shared>, pod: &Pod, name: &str, resolved: &Resolved, pair: &Pair) {
+    /// Does what is to be done now for one volume of a pod, set up (`in_use`) or about to be.
+    pub async fn see(
+        &mut self,
+        shared: &Arc<Shared>,
+        pod: &Pod,
+        name: &str,
+        (resolved, in_use): (&Resolved, bool),
+        pair: &Pair,
+    ) {
         let Some(step) = node_step(&pair.claim, &pair.volume) else {
             self.attempts.remove(name);
             return;
@@ -62,7 +69,11 @@ impl Growths {
             }
         }
         if resolved.read_only {
-            self.refuse(shared, pod, name, pair, Attempt { sizes, backoff: backoff(), again: None, version });
+            let last =
+                self.attempts.insert(name.to_owned(), Attempt { sizes, backoff: backoff(), again: None, version });
+            if last.is_none() && !in_use {
+                refuse(shared, pod, pair);
+            }
             return;
         }
         let grown = attempt(shared, pod, name, resolved, pair, &step).await;
@@ -76,16 +87,13 @@ impl Growths {
         };
         self.attempts.insert(name.to_owned(), Attempt { sizes, backoff, again, version });
     }
+}
 
-    fn refuse(&mut self, shared: &Shared, pod: &Pod, name: &str, pair: &Pair, attempt: Attempt) {
-        let last = self.attempts.insert(name.to_owned(), attempt);
-        if last.is_none() {
-            let volume = pair.volume.metadata.name.as_deref().unwrap_or_default();
-            let message =
-                format!("MountVolume.NodeExpandVolume failed for volume {volume:?} requested read-only file system");
-            tell(shared, pod, &pair.claim, true, "FileSystemResizeFailed", &message);
-        }
-    }
+/// Says that who may only read does not grow anything.
+fn refuse(shared: &Shared, pod: &Pod, pair: &Pair) {
+    let volume = pair.volume.metadata.name.as_deref().unwrap_or_default();
+    let message = format!("MountVolume.NodeExpandVolume failed for volume {volume:?} requested read-only file system");
+    tell(shared, pod, &pair.claim, true, "FileSystemResizeFailed", &message);
 }
 
 fn backoff() -> Backoff {

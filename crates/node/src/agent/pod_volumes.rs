@@ -179,7 +179,8 @@ impl Keeper {
             let pair = list.iter().find(|v| v.name == name).and_then(|volume| pair_of(pod, volume, inputs));
             if let Some((claim, volume)) = pair {
                 let pair = Pair { claim: claim.clone(), volume: volume.clone() };
-                self.growths.see(&self.shared, pod, &name, &resolved, &pair).await;
+                let in_use = self.done.contains_key(&name);
+                self.growths.see(&self.shared, pod, &name, (&resolved, in_use), &pair).await;
             }
         }
     }

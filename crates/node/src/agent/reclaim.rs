@@ -383,14 +383,17 @@ async fn delete_object(
     volume: &PersistentVolume,
     name: &str,
 ) -> Result<(), kube::Error> {
-    let finalizers = volume.metadata.finalizers.as_deref().unwrap_or_default();
+    let same = Preconditions { uid: volume.metadata.uid.clone(), ..Preconditions::default() };
+    let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+    let Some(going) = volumes.delete(name, &params).await?.left() else { return Ok(()) };
+    let finalizers = going.metadata.finalizers.as_deref().unwrap_or_default();
     if finalizers.iter().any(|f| f == IN_TREE_FINALIZER) {
+        // Not before it is going: the controller would put it back.
         let left: Vec<&String> = finalizers.iter().filter(|f| *f != IN_TREE_FINALIZER).collect();
-        let patch = pinned(&volume.metadata, json!({ "metadata": { "finalizers": left } }));
+        let patch = pinned(&going.metadata, json!({ "metadata": { "finalizers": left } }));
         volumes.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
-    let same = Preconditions { uid: volume.metadata.uid.clone(), ..Preconditions::default() };
-    volumes.delete(name, &DeleteParams { preconditions: Some(same), ..DeleteParams::default() }).await.map(drop)
+    Ok(())
 }
 
 /// Says what went wrong, once; it is tried again.
