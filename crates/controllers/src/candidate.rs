@@ -101,3 +101,87 @@ pub fn differences(meta: &Meta, claim: &PersistentVolumeClaim, volume: &Persiste
     }
     found
 }
+
+impl Difference {
+    /// The refusal in words, about the volume that it is of.
+    pub fn said(&self, volume: &PersistentVolume) -> String {
+        match self {
+            Self::Deleting => "it is being deleted".into(),
+            Self::Reserved { claim, same_name: true } => {
+                format!("it is {}: its claimRef is for an earlier claim {claim}, which is gone", volume_phase(volume))
+            }
+            Self::Reserved { claim, .. } => match volume_phase(volume) {
+                "Released" => format!("it is Released: its claimRef is for claim {claim}, which is gone"),
+                "Bound" => format!("it is bound to claim {claim}"),
+                _ => format!("its claimRef reserves it for claim {claim}"),
+            },
+            Self::Phase(phase) if phase.is_empty() => "it is not Available yet".into(),
+            Self::Phase(phase) => format!("it is {phase}"),
+            Self::Class { volume, claim } => {
+                format!("its class is {}, the claim's {}", or_none(volume), or_none(claim))
+            }
+            Self::TooSmall { volume, claim } => format!("it has {volume}, the claim requests {claim}"),
+            Self::Access { missing, offered } => {
+                format!("it lacks {} and has {}", missing.join(", "), offered.join(", "))
+            }
+            Self::Mode { volume, claim } => format!("its volumeMode is {volume}, the claim's {claim}"),
+            Self::Attributes { volume, claim } => {
+                format!("its volumeAttributesClassName is {}, the claim's {}", or_none(volume), or_none(claim))
+            }
+            Self::Selector => "its labels do not match the claim's selector".into(),
+        }
+    }
+
+    /// How far it takes a volume away from the claim: one that somebody else uses is no near miss.
+    fn weight(&self, has_claim: &dyn Fn(&str, &str) -> bool) -> u32 {
+        match self {
+            Self::Reserved { claim, same_name } => match claim.split_once('/') {
+                _ if *same_name => 2,
+                Some((namespace, name)) if has_claim(namespace, name) => 1000,
+                _ => 20,
+            },
+            Self::Deleting => 1000,
+            Self::Phase(_) => 30,
+            Self::Mode { .. } => 15,
+            _ => 10,
+        }
+    }
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "none".into() } else { format!("{text:?}") }
+}
+
+/// One volume and what speaks against it.
+#[derive(Debug)]
+pub struct Weighed<'a> {
+    pub volume: &'a PersistentVolume,
+    pub against: Vec<Difference>,
+}
+
+impl Weighed<'_> {
+    /// All refusals in words.
+    pub fn said(&self) -> Vec<String> {
+        self.against.iter().map(|d| d.said(self.volume)).collect()
+    }
+
+    /// Whether all that keeps the volume from the claim is the claim it served before.
+    pub fn is_released(&self) -> bool {
+        volume_phase(self.volume) == "Released" && matches!(self.against[..], [Difference::Reserved { .. }])
+    }
+}
+
+/// The volumes with what speaks against each, the nearest first. `has_claim` says whether a claim exists.
+pub fn weigh<'a>(
+    claim: &PersistentVolumeClaim,
+    volumes: impl Iterator<Item = &'a PersistentVolume>,
+    has_claim: &dyn Fn(&str, &str) -> bool,
+) -> Vec<Weighed<'a>> {
+    let meta = Meta::new("PersistentVolumeClaim", &claim.metadata);
+    let mut all: Vec<Weighed<'a>> =
+        volumes.map(|volume| Weighed { volume, against: differences(&meta, claim, volume) }).collect();
+    all.sort_by_cached_key(|w| {
+        (w.against.iter().map(|d| d.weight(has_claim)).sum::<u32>(), w.volume.metadata.name.clone())
+    });
+    all
+}

@@ -19,10 +19,12 @@ mod namespace;
 mod pod_gc;
 pub mod protection;
 mod quota;
+mod reason;
 mod scheduler;
 #[cfg(test)]
 mod tests;
 mod volume;
+mod waiting;
 mod world;
 
 use api::select;
@@ -35,13 +37,15 @@ pub use world::{Change, Entry, Object, World};
 /// The rules of claims and volumes, for those who explain what the controllers do.
 pub mod rules {
     pub use crate::{
-        candidate::{Difference, differences},
+        candidate::{Difference, Weighed, differences, weigh},
         claim::{
             NO_PROVISIONER, SELECTED_NODE, binds_late, claim_phase, claims_of, class_of, class_of_volume,
             driver_in_place_of, is_bound, is_default, is_terminated, mismatch, node_of, reserved_for, runs_with,
             says_class, volume_of, volume_phase,
         },
+        reason::{Reason, Seen, against_named, reason, selects, successor},
         select::{in_zone, reaches},
+        waiting::{WAITING, kept},
     };
 }
 
@@ -97,5 +101,11 @@ pub static CONTROLLERS: &[Controller] = &[
         component: "default-scheduler",
         wakes: scheduler::wakes,
         decide: scheduler::decide,
+    },
+    Controller {
+        name: "waiting",
+        component: "persistentvolume-controller",
+        wakes: waiting::wakes,
+        decide: waiting::decide,
     },
 ];

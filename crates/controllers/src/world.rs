@@ -132,6 +132,11 @@ impl World {
         self.tables.get(kind).into_iter().flat_map(|table| table.values())
     }
 
+    /// How many objects of a kind there are.
+    pub(crate) fn count(&self, kind: &str) -> usize {
+        self.tables.get(kind).map_or(0, BTreeMap::len)
+    }
+
     /// Objects of any kind in a namespace.
     pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Meta> {
         let namespace: Arc<str> = namespace.into();

@@ -6,6 +6,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, ErrorKind},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
     vec,
 };
 
@@ -147,13 +148,16 @@ fn empty(sys: &dyn Sys, top: Handle) -> io::Result<()> {
 /// Makes a tree usable for a group: group owner, and rights as an `fsGroup` gives them. The top directory comes last, so
 /// that its group says that all is done.
 ///
-/// Files whose filesystem refuses the change are left as they are.
-pub fn give_to_group(sys: &dyn Sys, top: &Handle, gid: u32, read_only: bool) -> io::Result<()> {
+/// Files whose filesystem refuses the change are left as they are. `given` counts files while they are done.
+pub fn give_to_group(sys: &dyn Sys, top: &Handle, gid: u32, read_only: bool, given: &AtomicU64) -> io::Result<()> {
     let again = sys.open_at(top, Path::new(""), Reach::Child)?;
-    walk(sys, again, AtMount::Skip, &mut |dir, entry| match sys.open_at(dir, Path::new(&entry.name), Reach::Child) {
-        Ok(at) => give_one_to_group(sys, &at, gid, read_only),
-        Err(e) if e.kind() == ErrorKind::NotFound || is(&e, Errno::XDEV) => Ok(()),
-        Err(e) => Err(e),
+    walk(sys, again, AtMount::Skip, &mut |dir, entry| {
+        given.fetch_add(1, Ordering::Relaxed);
+        match sys.open_at(dir, Path::new(&entry.name), Reach::Child) {
+            Ok(at) => give_one_to_group(sys, &at, gid, read_only),
+            Err(e) if e.kind() == ErrorKind::NotFound || is(&e, Errno::XDEV) => Ok(()),
+            Err(e) => Err(e),
+        }
     })?;
     give_one_to_group(sys, top, gid, read_only)
 }

@@ -183,7 +183,7 @@ fn removal_takes_anything_and_follows_nothing() {
 
         let pod = sys.open(&top.join("pod")).unwrap();
         assert!(tree::usage_bytes(sys, &pod).unwrap() >= 8192);
-        tree::give_to_group(sys, &pod, 77, false).unwrap();
+        tree::give_to_group(sys, &pod, 77, false, &Default::default()).unwrap();
         let stat = |p: &str| sys.stat(&sys.open(&top.join(p)).unwrap()).unwrap();
         assert_eq!((stat("pod").gid, stat("pod").mode & 0o2770), (77, 0o2770));
         assert_eq!((stat("pod/many/7").gid, stat("pod/many/7").mode), (77, 0o660));
@@ -208,7 +208,7 @@ fn removal_refuses_while_something_is_mounted() {
         assert_eq!(errno(tree::remove(sys, &base, name("pod"))), Some(BUSY));
         sys.open(&top.join("pod/0")).expect("nothing is removed while something is mounted");
         let pod = sys.open(&top.join("pod")).unwrap();
-        tree::give_to_group(sys, &pod, 77, true).unwrap();
+        tree::give_to_group(sys, &pod, 77, true, &Default::default()).unwrap();
         assert_eq!(sys.stat(&sys.open(&top.join("pod/a")).unwrap()).unwrap().gid, 77);
         assert_eq!(sys.stat(&sys.open(&top.join("pod/a/b/f")).unwrap()).unwrap().gid, 0, "changed behind a mount");
         tree::unmount_all(sys, &base, name("pod"), &|_| Unmount::Lazy).unwrap();

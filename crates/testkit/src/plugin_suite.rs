@@ -149,11 +149,11 @@ type Step<'a> = &'a dyn Fn() -> Result<(), VolumeError>;
 fn life(sys: &Arc<dyn Sys>, pods: &Path, sample: &Sample, run: &dyn Fn(Step) -> Result<(), VolumeError>) {
     let name = sample.name;
     let volumes = || PodVolumes::new(pods.to_path_buf(), sys.clone());
-    let own = Ownership { fs_group: Some(GROUP), on_root_mismatch: false };
+    let own = Ownership { fs_group: Some(GROUP), on_root_mismatch: false, ..Ownership::default() };
     let ready = std::cell::RefCell::new(None);
     for source in [Some(&sample.source), sample.then.as_ref()].into_iter().flatten() {
         let resolved = Resolved { source: source.clone(), read_only: false, mount_options: Vec::new() };
-        let set_up = || volumes().set_up(POD, "vol", &resolved, own).map(|made| *ready.borrow_mut() = Some(made));
+        let set_up = || volumes().set_up(POD, "vol", &resolved, &own).map(|made| *ready.borrow_mut() = Some(made));
         run(&set_up).unwrap_or_else(|e| panic!("{name}: set up: {e:?}"));
         let made: Ready = ready.borrow().clone().expect("set up returned");
         check_ready(sys.as_ref(), source, &made, name);
@@ -257,11 +257,11 @@ fn abandoned(sample: &Sample, pods: &Path, host: &Path, nth: usize, when: When) 
     let sys: Arc<dyn Sys> = fake.clone();
     fake.fail(nth, when);
     let volumes = PodVolumes::new(pods.to_path_buf(), sys.clone());
-    let own = Ownership { fs_group: Some(GROUP), on_root_mismatch: false };
+    let own = Ownership { fs_group: Some(GROUP), on_root_mismatch: false, ..Ownership::default() };
     let begin = || -> Result<(), VolumeError> {
         for source in [Some(&sample.source), sample.then.as_ref()].into_iter().flatten() {
             let resolved = Resolved { source: source.clone(), read_only: false, mount_options: Vec::new() };
-            let ready = volumes.set_up(POD, "vol", &resolved, own)?;
+            let ready = volumes.set_up(POD, "vol", &resolved, &own)?;
             volumes.mount_path(POD, "c", 0, &ready, Some("deep"))?;
         }
         Ok(())
@@ -282,7 +282,7 @@ pub fn sweep_growth() {
         for nth in 0.. {
             let fake = prepared(host);
             let volumes = PodVolumes::new("/scratch/pods".into(), fake.clone());
-            let set_up = || volumes.set_up(POD, "vol", &resolved, Ownership::default()).map(drop);
+            let set_up = || volumes.set_up(POD, "vol", &resolved, &Ownership::default()).map(drop);
             let expand = || volumes.expand(POD, "vol", &resolved.source, large);
             assert!(expand().is_err(), "the medium is too small");
             fake.with_disk(host.join(DEVICE), large, false);

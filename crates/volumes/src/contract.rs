@@ -3,6 +3,7 @@ use crate::error::VolumeError;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -70,11 +71,13 @@ pub struct FileEntry {
 }
 
 /// Ownership that the pod's security context asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ownership {
     pub fs_group: Option<u32>,
     /// `fsGroupChangePolicy: OnRootMismatch`.
     pub on_root_mismatch: bool,
+    /// Counts the files that were given to the group, while that goes on.
+    pub given: Arc<AtomicU64>,
 }
 
 /// What the plugin made: the host path to bind into containers.
@@ -116,7 +119,7 @@ pub trait VolumePlugin: Sync + Send {
     fn accepts(&self, source: &Source) -> bool;
     /// Makes the volume ready in `dir` (which only this volume uses) and says which host path to mount.
     /// Idempotent: must finish whatever an earlier, failed call began. Called again when the source's content changed.
-    fn set_up(&self, source: &Source, own: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError>;
+    fn set_up(&self, source: &Source, own: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError>;
     /// Undoes `set_up` with nothing but the directory: the API object may be gone. Idempotent.
     fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError>;
     /// Whether volumes of this kind are mounted, so that a persistent volume's mount options mean something.

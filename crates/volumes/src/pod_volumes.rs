@@ -62,7 +62,7 @@ impl PodVolumes {
         pod_uid: &str,
         volume: &str,
         resolved: &Resolved,
-        own: Ownership,
+        own: &Ownership,
     ) -> Result<Ready, VolumeError> {
         let (pod, name) = (one_name(pod_uid)?, one_name(volume)?);
         let plugin = plugin_of(&resolved.source)?;

@@ -81,8 +81,8 @@ proptest! {
         let fake = Arc::new(FakeSys::default());
         let sys: Arc<dyn Sys> = fake.clone();
         let volumes = PodVolumes::new("/pods".into(), sys);
-        let own = Ownership { fs_group: Some(7), on_root_mismatch: false };
-        let set_up = |content: &Content| volumes.set_up("u", "v", &resolved(content, in_memory), own);
+        let own = Ownership { fs_group: Some(7), on_root_mismatch: false, ..Ownership::default() };
+        let set_up = |content: &Content| volumes.set_up("u", "v", &resolved(content, in_memory), &own);
         let data = set_up(&versions[0]).unwrap().host_path;
         for pair in versions.windows(2) {
             fake.fail(nth, if after { When::After } else { When::Before });
@@ -116,7 +116,7 @@ fn nothing_is_written_when_nothing_changed() {
     let sys: Arc<dyn Sys> = fake.clone();
     let volumes = PodVolumes::new("/pods".into(), sys);
     let content: Content = BTreeMap::from([("a".into(), b"1".to_vec()), ("s/b".into(), b"2".to_vec())]);
-    let set_up = |c: &Content| volumes.set_up("u", "v", &resolved(c, true), Ownership::default()).unwrap().host_path;
+    let set_up = |c: &Content| volumes.set_up("u", "v", &resolved(c, true), &Ownership::default()).unwrap().host_path;
     let data = set_up(&content);
     let before = fake.tree(&data);
     assert_eq!(set_up(&content), data);
@@ -134,7 +134,7 @@ fn a_reader_never_meets_two_versions() {
         let version = |n: usize| -> Content {
             ["a", "b", "c/d"].into_iter().map(|p| (p.into(), n.to_string().into_bytes())).collect()
         };
-        let set_up = |n| volumes.set_up("u", "v", &resolved(&version(n), true), Ownership::default()).unwrap();
+        let set_up = |n| volumes.set_up("u", "v", &resolved(&version(n), true), &Ownership::default()).unwrap();
         let data = set_up(0).host_path;
         let done = AtomicBool::new(false);
         thread::scope(|scope| {

@@ -26,7 +26,7 @@ impl World<'_> {
 
     fn set_up(&self, source: &Source, own: Ownership) -> Result<Ready, VolumeError> {
         let resolved = Resolved { source: source.clone(), read_only: false, mount_options: Vec::new() };
-        self.volumes().set_up("u", "v", &resolved, own)
+        self.volumes().set_up("u", "v", &resolved, &own)
     }
 
     fn stat(&self, path: impl AsRef<Path>) -> sys::Stat {
@@ -60,7 +60,7 @@ fn on_both(check: fn(&World)) {
 }
 
 fn group(gid: u32) -> Ownership {
-    Ownership { fs_group: Some(gid), on_root_mismatch: false }
+    Ownership { fs_group: Some(gid), on_root_mismatch: false, ..Ownership::default() }
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn local_volumes_are_directories_and_given_to_the_group_once() {
         w.volumes().tear_down("u").unwrap();
 
         // Another pod: only on a mismatch of the top directory, or always.
-        let careful = Ownership { fs_group: Some(7), on_root_mismatch: true };
+        let careful = Ownership { fs_group: Some(7), on_root_mismatch: true, ..Ownership::default() };
         w.set_up(&source(&path, false), careful).unwrap();
         assert_eq!(w.stat(path.join("g")).gid, 9);
         w.volumes().tear_down("u").unwrap();
@@ -251,7 +251,7 @@ fn files_get_their_modes_and_owners() {
             (Ownership::default(), [(0, 0, 0o400), (33, 0, 0o600), (0, 0, 0o666)]),
             (group(7), [(0, 7, 0o440), (33, 7, 0o640), (0, 7, 0o666)]),
         ] {
-            let ready = w.set_up(&source, own).unwrap();
+            let ready = w.set_up(&source, own.clone()).unwrap();
             assert!(ready.read_only);
             let data = ready.host_path;
             let got = ["own", "token", "sub/all"].map(|p| w.stat(data.join(p))).map(|s| (s.uid, s.gid, s.mode));
@@ -276,13 +276,13 @@ fn set_up_refuses_what_it_cannot_give() {
             let source = Source::Local { path: path.clone(), read_only: false, fs_type: None, mount_options: own };
             Resolved { source, read_only: true, mount_options }
         };
-        let e = w.volumes().set_up("u", "v", &resolved(&["noatime"]), Ownership::default()).unwrap_err();
+        let e = w.volumes().set_up("u", "v", &resolved(&["noatime"]), &Ownership::default()).unwrap_err();
         assert!(e.to_string().contains("mount option") && e.to_string().contains("noatime"), "{e}");
         assert_eq!(e.reason(), Some("UnsupportedMountOption"));
-        assert!(w.volumes().set_up("u", "v", &resolved(&[]), Ownership::default()).unwrap().read_only);
+        assert!(w.volumes().set_up("u", "v", &resolved(&[]), &Ownership::default()).unwrap().read_only);
         for bad in ["", ".", "..", "a/b", "/", "a/"] {
-            assert!(w.volumes().set_up(bad, "v", &resolved(&[]), Ownership::default()).is_err(), "pod {bad:?}");
-            assert!(w.volumes().set_up("u", bad, &resolved(&[]), Ownership::default()).is_err(), "volume {bad:?}");
+            assert!(w.volumes().set_up(bad, "v", &resolved(&[]), &Ownership::default()).is_err(), "pod {bad:?}");
+            assert!(w.volumes().set_up("u", bad, &resolved(&[]), &Ownership::default()).is_err(), "volume {bad:?}");
             assert!(w.volumes().tear_down(bad).is_err(), "tear down {bad:?}");
         }
         assert!(w.exists(w.top.join("d")));
@@ -340,7 +340,7 @@ fn volumes_and_pods_do_not_wait_for_each_other() {
                     let source = Source::EmptyDir { medium: Medium::Disk, limit_bytes: None };
                     let resolved = Resolved { source, read_only: false, mount_options: Vec::new() };
                     start.wait();
-                    volumes.set_up(pod, volume, &resolved, Ownership::default()).unwrap();
+                    volumes.set_up(pod, volume, &resolved, &Ownership::default()).unwrap();
                 });
             }
         });

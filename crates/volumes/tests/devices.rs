@@ -12,7 +12,7 @@ const MIB: u64 = 1 << 20;
 
 fn set_up(volumes: &PodVolumes, pod: &str, source: &Source) -> Result<Ready, VolumeError> {
     let resolved = Resolved { source: source.clone(), read_only: false, mount_options: Vec::new() };
-    volumes.set_up(pod, "v", &resolved, Ownership::default())
+    volumes.set_up(pod, "v", &resolved, &Ownership::default())
 }
 
 fn room(ready: &Ready) -> u64 {

@@ -1,82 +1,21 @@
 //! The volumes that a claim could have: why not, which came nearest, and what would make that one do.
-use controllers::rules::{Difference, differences, volume_phase};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use controllers::rules::{self, Difference, Weighed, volume_phase};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::{Map, Value, json};
 
 use crate::{
     answer::Candidate,
-    facts::{Facts, claim_meta, name_of, namespace_of},
+    facts::{Facts, name_of, namespace_of},
 };
-
-/// One volume and what speaks against it.
-pub(crate) struct Weighed<'a> {
-    pub volume: &'a PersistentVolume,
-    pub against: Vec<Difference>,
-}
 
 /// All volumes, the nearest first.
 pub(crate) fn weigh<'a>(facts: &'a Facts, claim: &PersistentVolumeClaim) -> Vec<Weighed<'a>> {
-    let meta = claim_meta(claim);
-    let mut all: Vec<Weighed<'a>> =
-        facts.volumes.iter().map(|volume| Weighed { volume, against: differences(&meta, claim, volume) }).collect();
-    all.sort_by_key(|w| (w.against.iter().map(|d| weight(facts, d)).sum::<u32>(), name_of(&w.volume.metadata)));
-    all
-}
-
-/// How far a difference takes a volume away from the claim: one that somebody else uses is no near miss.
-fn weight(facts: &Facts, difference: &Difference) -> u32 {
-    match difference {
-        Difference::Reserved { claim, same_name } => match claim.split_once('/') {
-            _ if *same_name => 2,
-            Some((namespace, name)) if facts.claim(namespace, name).is_some() => 1000,
-            _ => 20,
-        },
-        Difference::Deleting => 1000,
-        Difference::Phase(_) => 30,
-        Difference::Mode { .. } => 15,
-        _ => 10,
-    }
+    rules::weigh(claim, facts.volumes.iter(), &|namespace, name| facts.claim(namespace, name).is_some())
 }
 
 pub(crate) fn table(weighed: &[Weighed<'_>]) -> Vec<Candidate> {
-    let row = |w: &Weighed<'_>| Candidate {
-        volume: name_of(&w.volume.metadata).to_owned(),
-        refused: w.against.iter().map(|d| said(d, w.volume)).collect(),
-    };
+    let row = |w: &Weighed<'_>| Candidate { volume: name_of(&w.volume.metadata).to_owned(), refused: w.said() };
     weighed.iter().map(row).collect()
-}
-
-fn or_none(text: &str) -> String {
-    if text.is_empty() { "none".into() } else { format!("{text:?}") }
-}
-
-/// One refusal in words.
-pub(crate) fn said(difference: &Difference, volume: &PersistentVolume) -> String {
-    match difference {
-        Difference::Deleting => "it is being deleted".into(),
-        Difference::Reserved { claim, same_name: true } => {
-            format!("it is {}: its claimRef is for an earlier claim {claim}, which is gone", volume_phase(volume))
-        }
-        Difference::Reserved { claim, .. } => match volume_phase(volume) {
-            "Released" => format!("it is Released: its claimRef is for claim {claim}, which is gone"),
-            "Bound" => format!("it is bound to claim {claim}"),
-            _ => format!("its claimRef reserves it for claim {claim}"),
-        },
-        Difference::Phase(phase) if phase.is_empty() => "it is not Available yet".into(),
-        Difference::Phase(phase) => format!("it is {phase}"),
-        Difference::Class { volume, claim } => {
-            format!("its class is {}, the claim's {}", or_none(volume), or_none(claim))
-        }
-        Difference::TooSmall { volume, claim } => format!("it has {volume}, the claim requests {claim}"),
-        Difference::Access { missing, offered } => {
-            format!("it lacks {} and has {}", missing.join(", "), offered.join(", "))
-        }
-        Difference::Mode { volume, claim } => format!("its volumeMode is {volume}, the claim's {claim}"),
-        Difference::Attributes { volume, claim } => {
-            format!("its volumeAttributesClassName is {}, the claim's {}", or_none(volume), or_none(claim))
-        }
-        Difference::Selector => "its labels do not match the claim's selector".into(),
-    }
 }
 
 /// What makes the nearest volume do, as far as a volume may be changed.

@@ -1,17 +1,14 @@
 //! Claims.
 use controllers::{
     protection,
-    rules::{
-        Difference, NO_PROVISIONER, SELECTED_NODE, binds_late, claim_phase, claims_of, class_of, is_default,
-        is_terminated, node_of, says_class, volume_of,
-    },
+    rules::{self, Difference, Reason, Seen as _, Weighed, claim_phase, class_of, is_default, node_of, volume_of},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
 use crate::{
     answer::Answer,
-    candidates::{self, Weighed},
+    candidates,
     facts::{Facts, claim_meta, created, deleting, name_of, namespace_of, near},
     provisioning, scheduling,
 };
@@ -42,14 +39,6 @@ pub(crate) fn explain(facts: &Facts, claim: &PersistentVolumeClaim, now: Timesta
             answer.since(since)
         }
     }
-}
-
-/// Pods that name the claim and have not ended.
-pub(crate) fn users<'a>(facts: &'a Facts, claim: &PersistentVolumeClaim) -> Vec<&'a Pod> {
-    let name = name_of(&claim.metadata);
-    let same_place = |p: &&Pod| p.metadata.namespace == claim.metadata.namespace;
-    let names = |p: &&Pod| claims_of(p).iter().any(|(_, c, _)| c == name);
-    facts.pods.iter().filter(same_place).filter(names).filter(|p| !is_terminated(p)).collect()
 }
 
 fn terminating(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
@@ -97,7 +86,7 @@ fn bound(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
         let state = format!("{label} is Bound to volume {volume:?}, which does not exist");
         return Answer::stuck("volume-lost", state).fix("# restore the volume from a backup, or make the claim again");
     }
-    let users: Vec<_> = users(facts, claim).iter().map(|p| name_of(&p.metadata).to_owned()).collect();
+    let users: Vec<_> = facts.users(claim).iter().map(|p| name_of(&p.metadata).to_owned()).collect();
     let used = if users.is_empty() { "no pod uses it now".into() } else { format!("used by {}", users.join(", ")) };
     Answer::fine(format!("{label} is Bound to volume {volume}")).detail(used)
 }
@@ -146,7 +135,7 @@ fn expanding(facts: &Facts, claim: &PersistentVolumeClaim) -> Option<Answer> {
     }
     let waits = has("FileSystemResizePending")?;
     let state = format!("{label} is Bound; its volume has grown, its file system grows where a pod mounts it");
-    if users(facts, claim).iter().any(|p| !node_of(p).is_empty()) {
+    if facts.users(claim).iter().any(|p| !node_of(p).is_empty()) {
         return Some(
             Answer::waiting("file-system-resize", state, "the node to grow the file system").since(since(waits)),
         );
@@ -157,42 +146,39 @@ fn expanding(facts: &Facts, claim: &PersistentVolumeClaim) -> Option<Answer> {
 
 fn pending(facts: &Facts, claim: &PersistentVolumeClaim, now: Timestamp) -> Answer {
     let weighed = candidates::weigh(facts, claim);
-    if !volume_of(claim).is_empty() {
-        return named(facts, claim, now);
-    }
-    let wanted = class_of(claim);
-    let class = facts.class(wanted);
-    let late = binds_late(class);
-    let fits = weighed.first().filter(|w| w.against.is_empty());
-    let reserved = fits.filter(|w| controllers::rules::reserved_for(w.volume).is_some());
-    if let Some(volume) = fits.filter(|_| !late).or(reserved) {
+    let Some(why) = rules::reason(claim, &weighed, facts) else {
+        let volume = match volume_of(claim) {
+            "" => weighed.first().map(|w| name_of(&w.volume.metadata)).unwrap_or_default(),
+            named => named,
+        };
         return unbound(claim, volume, now);
-    }
-    let mut answer = match class {
-        Some(class) if late && annotation(claim, SELECTED_NODE).is_none() => {
-            scheduling::first_consumer(facts, claim, class, &weighed, now)
+    };
+    let class = facts.class(class_of(claim));
+    let mut answer = match (why.cause, class) {
+        ("named-volume-missing", _) => return named_missing(facts, claim, &why),
+        ("named-volume-differs", _) => return named_differs(facts, claim, &why),
+        ("wait-for-first-consumer" | "wait-for-pod-scheduled" | "scheduler-bypassed", Some(class)) => {
+            scheduling::first_consumer(facts, claim, class, &why, now)
         }
-        Some(class) if class.provisioner != NO_PROVISIONER => provisioning::explain(facts, claim, class, now),
-        None if !wanted.is_empty() && !of_class(facts, wanted) => class_missing(facts, claim),
-        None if !says_class(claim) => no_class(facts, claim, &weighed, now),
-        _ => no_volume(claim, &weighed),
+        ("external-provisioner" | "provisioner-removed" | "selector-not-supported", Some(class)) => {
+            provisioning::explain(facts, claim, class, &why, now)
+        }
+        ("class-not-found", _) => class_missing(facts, claim, &why),
+        ("default-class", _) => default_class(facts, claim, &why, now),
+        ("no-default-class", _) => no_class(facts, claim, &why, &weighed),
+        _ => no_volume(claim, &why, &weighed),
     };
     answer.candidates = candidates::table(&weighed);
     answer
 }
 
-/// Whether volumes that people made go by this class: it needs no StorageClass then.
-fn of_class(facts: &Facts, class: &str) -> bool {
-    facts.volumes.iter().any(|v| controllers::rules::class_of_volume(v) == class)
+/// The sentence about a claim and its reason.
+pub(crate) fn state(claim: &PersistentVolumeClaim, why: &Reason) -> String {
+    format!("{} is Pending: {}", label(claim), why.message)
 }
 
-fn annotation<'a>(claim: &'a PersistentVolumeClaim, name: &str) -> Option<&'a str> {
-    claim.metadata.annotations.as_ref()?.get(name).map(String::as_str)
-}
-
-fn unbound(claim: &PersistentVolumeClaim, volume: &Weighed<'_>, now: Timestamp) -> Answer {
-    let (label, volume) = (label(claim), name_of(&volume.volume.metadata));
-    let state = format!("{label} is Pending although volume {volume} fits");
+fn unbound(claim: &PersistentVolumeClaim, volume: &str, now: Timestamp) -> Answer {
+    let state = format!("{} is Pending although volume {volume} fits", label(claim));
     match created(&claim.metadata) {
         Some(then) if now.duration_since(then) > BINDING => Answer::stuck("binder-not-running", state)
             .detail("whatever binds claims (kube-controller-manager) seems not to run, or lags behind")
@@ -202,47 +188,41 @@ fn unbound(claim: &PersistentVolumeClaim, volume: &Weighed<'_>, now: Timestamp) 
 }
 
 /// A claim that names its volume takes no other.
-fn named(facts: &Facts, claim: &PersistentVolumeClaim, now: Timestamp) -> Answer {
-    let (label, wanted) = (label(claim), volume_of(claim));
-    let Some(volume) = facts.volume(wanted) else {
-        let mut answer = Answer::stuck(
-            "named-volume-missing",
-            format!("{label} is Pending: it names volume {wanted:?}, which does not exist"),
-        )
-        .fix(format!("# create PersistentVolume {wanted:?}, or make the claim again without volumeName"));
-        let near = near(wanted, facts.volumes.iter().map(|v| name_of(&v.metadata)));
-        if !near.is_empty() {
-            answer = answer.detail(format!("volumes of a similar name: {}", near.join(", ")));
-        }
-        return answer;
-    };
-    let against = controllers::rules::differences(&claim_meta(claim), claim, volume);
-    // Labels do not count where the volume is named.
-    let against: Vec<_> = against.into_iter().filter(|d| *d != Difference::Selector).collect();
-    let weighed = Weighed { volume, against };
-    if weighed.against.is_empty() {
-        return unbound(claim, &weighed, now);
+fn named_missing(facts: &Facts, claim: &PersistentVolumeClaim, why: &Reason) -> Answer {
+    let wanted = volume_of(claim);
+    let answer = Answer::stuck(why.cause, state(claim, why))
+        .fix(format!("# create PersistentVolume {wanted:?}, or make the claim again without volumeName"))
+        .fix(delete(claim));
+    let near = near(wanted, facts.volumes.iter().map(|v| name_of(&v.metadata)));
+    if near.is_empty() { answer } else { answer.detail(format!("volumes of a similar name: {}", near.join(", "))) }
+}
+
+fn named_differs(facts: &Facts, claim: &PersistentVolumeClaim, why: &Reason) -> Answer {
+    let mut answer = Answer::stuck(why.cause, state(claim, why));
+    if let Some(volume) = facts.volume(volume_of(claim)) {
+        let weighed = rules::against_named(claim, volume);
+        answer.fix = candidates::mend(claim, &weighed);
+        answer.candidates = candidates::table(&[weighed]);
     }
-    let reasons: Vec<_> = weighed.against.iter().map(|d| candidates::said(d, volume)).collect();
-    let state = format!("{label} is Pending: it names volume {wanted}, and {}", reasons.join("; "));
-    let mut answer = Answer::stuck("named-volume-differs", state);
-    answer.fix = candidates::mend(claim, &weighed);
-    answer.candidates = candidates::table(&[weighed]);
     answer
 }
 
-fn class_missing(facts: &Facts, claim: &PersistentVolumeClaim) -> Answer {
+/// The command that removes a claim, so that it can be made again.
+pub(crate) fn delete(claim: &PersistentVolumeClaim) -> String {
+    format!("kubectl delete pvc {} -n {}", name_of(&claim.metadata), namespace_of(&claim.metadata))
+}
+
+fn class_missing(facts: &Facts, claim: &PersistentVolumeClaim, why: &Reason) -> Answer {
     let wanted = class_of(claim);
-    let state = format!("{} is Pending: class {wanted:?} does not exist, and no volume is of that class", label(claim));
     let near = near(wanted, facts.classes.iter().map(|c| name_of(&c.metadata)));
-    let answer = Answer::stuck("class-not-found", state).detail(classes(facts));
+    let answer = Answer::stuck(why.cause, state(claim, why)).detail(classes(facts));
     let answer = match near.first() {
         Some(first) => answer
             .detail(format!("did you mean {}?", near.join(" or ")))
             .fix(format!("# make the claim again with storageClassName: {first}")),
         None => answer.fix(format!("# create StorageClass {wanted:?}, or make the claim again with one that exists")),
     };
-    answer.fix(format!("kubectl delete pvc {} -n {}", name_of(&claim.metadata), namespace_of(&claim.metadata)))
+    answer.fix(delete(claim))
 }
 
 fn classes(facts: &Facts) -> String {
@@ -253,27 +233,23 @@ fn classes(facts: &Facts) -> String {
     if all.is_empty() { "there are no classes".into() } else { format!("there are the classes {}", all.join(", ")) }
 }
 
-fn no_class(facts: &Facts, claim: &PersistentVolumeClaim, weighed: &[Weighed<'_>], now: Timestamp) -> Answer {
-    let label = label(claim);
-    if let Some(default) = facts.classes.iter().find(|c| is_default(c)) {
-        let default = name_of(&default.metadata);
-        let state = format!("{label} is Pending: it was made before there was a default class");
-        return match created(&claim.metadata) {
-            Some(then) if now.duration_since(then) > BINDING => Answer::stuck("default-class-not-assigned", state)
-                .detail(format!("{default} is the default now, but nothing assigned it"))
-                .fix(format!(
-                    "kubectl patch pvc {} -n {} --type=merge -p '{{\"spec\":{{\"storageClassName\":\"{default}\"}}}}'",
-                    name_of(&claim.metadata),
-                    namespace_of(&claim.metadata)
-                )),
-            _ => Answer::waiting("default-class", state, format!("class {default} to be assigned to it")),
-        };
+fn default_class(facts: &Facts, claim: &PersistentVolumeClaim, why: &Reason, now: Timestamp) -> Answer {
+    let default = facts.classes.iter().find(|c| is_default(c)).map(|c| name_of(&c.metadata)).unwrap_or_default();
+    let state = state(claim, why);
+    match created(&claim.metadata) {
+        Some(then) if now.duration_since(then) > BINDING => Answer::stuck("default-class-not-assigned", state)
+            .detail(format!("{default} is the default now, but nothing assigned it"))
+            .fix(format!(
+                "kubectl patch pvc {} -n {} --type=merge -p '{{\"spec\":{{\"storageClassName\":\"{default}\"}}}}'",
+                name_of(&claim.metadata),
+                namespace_of(&claim.metadata)
+            )),
+        _ => Answer::waiting(why.cause, state, format!("class {default} to be assigned to it")),
     }
-    if weighed.first().is_some_and(released) {
-        return no_volume(claim, weighed);
-    }
-    let state = format!("{label} is Pending: it names no class, none is the default, and no volume fits");
-    let answer = Answer::stuck("no-default-class", state).detail(classes(facts));
+}
+
+fn no_class(facts: &Facts, claim: &PersistentVolumeClaim, why: &Reason, weighed: &[Weighed<'_>]) -> Answer {
+    let answer = Answer::stuck(why.cause, state(claim, why)).detail(classes(facts));
     let mut answer = match facts.classes.first() {
         Some(class) => answer.fix("# mark a class as the default; the claim then gets it").fix(format!(
             "kubectl annotate storageclass {} storageclass.kubernetes.io/is-default-class=true",
@@ -288,34 +264,19 @@ fn no_class(facts: &Facts, claim: &PersistentVolumeClaim, weighed: &[Weighed<'_>
     answer
 }
 
-/// Whether all that keeps a volume from the claim is the claim it served before.
-fn released(weighed: &Weighed<'_>) -> bool {
-    let volume = controllers::rules::volume_phase(weighed.volume) == "Released";
-    volume && matches!(weighed.against[..], [Difference::Reserved { .. }])
-}
-
 fn near_enough(weighed: &Weighed<'_>) -> bool {
     !weighed.against.iter().any(|d| matches!(d, Difference::Deleting | Difference::Phase(_)))
 }
 
-fn no_volume(claim: &PersistentVolumeClaim, weighed: &[Weighed<'_>]) -> Answer {
-    let (label, class) = (label(claim), class_of(claim));
-    let of = if class.is_empty() { "without a class".into() } else { format!("of class {class}") };
+fn no_volume(claim: &PersistentVolumeClaim, why: &Reason, weighed: &[Weighed<'_>]) -> Answer {
+    let mut answer = Answer::stuck(why.cause, state(claim, why));
     let Some(nearest) = weighed.first() else {
-        let state = format!("{label} is Pending: there is no volume at all, and nothing makes volumes {of}");
-        return Answer::stuck("no-volumes", state)
-            .fix("# create a PersistentVolume that fits (kubectl apply -f volume.yaml)");
+        return answer.fix("# create a PersistentVolume that fits (kubectl apply -f volume.yaml)");
     };
-    let mut answer = if released(nearest) {
-        let name = name_of(&nearest.volume.metadata);
-        let state = format!("{label} is Pending: volume {name} would fit, but it is kept for a claim that is gone");
-        Answer::stuck("volume-released", state)
-            .detail("a Released volume is given to nobody, so that nobody gets another one's data by accident")
-    } else {
-        let state =
-            format!("{label} is Pending: none of {} volume(s) fits, and nothing makes volumes {of}", weighed.len());
-        Answer::stuck("no-fitting-volume", state)
-    };
+    if why.cause == "volume-released" {
+        answer =
+            answer.detail("a Released volume is given to nobody, so that nobody gets another one's data by accident");
+    }
     answer.fix = candidates::mend(claim, nearest);
     answer
 }

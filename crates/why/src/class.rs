@@ -1,12 +1,12 @@
 //! Classes.
-use controllers::rules::{NO_PROVISIONER, binds_late, claim_phase, class_of, is_default};
+use controllers::rules::{NO_PROVISIONER, binds_late, claim_phase, class_of, is_default, successor};
 use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::{
     answer::Answer,
     facts::{Facts, name_of},
-    provisioner::{Health, successor},
+    provisioner::Health,
 };
 
 pub(crate) fn explain(facts: &Facts, class: &StorageClass, now: Timestamp) -> Answer {
@@ -56,7 +56,7 @@ fn provisioner_of(facts: &Facts, name: &str, provisioner: &str, now: Timestamp) 
     let health = Health::of(facts, served, now);
     let mut answer = if health.runs() {
         Answer::fine(format!("class {name} works: provisioner {served} runs"))
-    } else if health.pods > 0 {
+    } else if health.is_down() {
         Answer::stuck(
             "provisioner-not-running",
             format!("class {name} makes no volumes: provisioner {served} is not ready"),

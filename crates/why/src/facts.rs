@@ -1,14 +1,19 @@
 //! What was observed, and how it is asked.
-use controllers::Meta;
+use controllers::{
+    Meta,
+    rules::{Seen, claims_of, class_of_volume, is_terminated},
+};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod},
-        storage::v1::{CSIDriver, CSINode, StorageClass, VolumeAttachment},
+        core::v1::{ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota},
+        storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time},
 };
+
+use serde_json::Value;
 
 /// Everything an explanation may rest on. What is not known is empty and named in `unread`.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +30,12 @@ pub struct Facts {
     pub csi_nodes: Vec<CSINode>,
     pub attachments: Vec<VolumeAttachment>,
     pub leases: Vec<Lease>,
+    pub capacities: Vec<CSIStorageCapacity>,
+    pub quotas: Vec<ResourceQuota>,
+    /// VolumeSnapshots of the namespace; their kind is no part of Kubernetes itself.
+    pub snapshots: Vec<Value>,
+    pub snapshot_contents: Vec<Value>,
+    pub snapshot_classes: Vec<Value>,
     /// ConfigMaps of the namespace; `None` where they could not be read.
     pub config_maps: Option<Vec<ConfigMap>>,
     /// Names and keys of the namespace's Secrets, never their values; `None` where they could not be read.
@@ -51,6 +62,9 @@ impl Facts {
     pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
         self.pods.iter().find(|p| is(&p.metadata, namespace, name))
     }
+    pub(crate) fn snapshot(&self, namespace: &str, name: &str) -> Option<&Value> {
+        self.snapshots.iter().find(|s| s["metadata"]["name"] == name && s["metadata"]["namespace"] == namespace)
+    }
 
     /// Events about this incarnation of an object, the latest first.
     pub(crate) fn events_about<'a>(&'a self, kind: &'a str, meta: &ObjectMeta) -> Vec<&'a Event> {
@@ -69,6 +83,42 @@ impl Facts {
         let all = self.events_about(kind, meta);
         all.iter().find(|e| reasons.contains(&e.reason.as_deref().unwrap_or_default())).map(|e| Told::of(e))
     }
+}
+
+impl Seen for Facts {
+    fn class(&self, name: &str) -> Option<&StorageClass> {
+        self.class(name)
+    }
+    fn classes(&self) -> Box<dyn Iterator<Item = &StorageClass> + '_> {
+        Box::new(self.classes.iter())
+    }
+    fn volume(&self, name: &str) -> Option<&PersistentVolume> {
+        self.volume(name)
+    }
+    fn count_volumes(&self) -> usize {
+        self.volumes.len()
+    }
+    fn has_volume_of(&self, class: &str) -> bool {
+        self.volumes.iter().any(|v| class_of_volume(v) == class)
+    }
+    fn has_driver(&self, name: &str) -> bool {
+        self.drivers.iter().any(|d| name_of(&d.metadata) == name)
+    }
+    fn users(&self, claim: &PersistentVolumeClaim) -> Vec<&Pod> {
+        let name = name_of(&claim.metadata);
+        let same_place = |p: &&Pod| p.metadata.namespace == claim.metadata.namespace;
+        let names = |p: &&Pod| claims_of(p).iter().any(|(_, c, _)| c == name);
+        self.pods.iter().filter(same_place).filter(names).filter(|p| !is_terminated(p)).collect()
+    }
+}
+
+/// A condition of a pod that is False, as an Event would say it: it is there when the Event has expired.
+pub(crate) fn kept(pod: &Pod, kind: &str) -> Option<Told> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|c| c.type_ == kind && c.status == "False")?;
+    let message = found.message.clone().filter(|m| !m.is_empty())?;
+    let since = found.last_transition_time.as_ref().map(|t| t.0);
+    Some(Told { reason: found.reason.clone().unwrap_or_default(), message, first: since, last: None })
 }
 
 /// What an Event says.

@@ -5,15 +5,20 @@
 //!
 //! Absent on purpose: clock, I/O, async.
 mod answer;
+mod attach;
 mod candidates;
+mod capacity;
 mod claim;
 mod class;
 mod facts;
+mod missing;
 mod mounts;
+mod needs;
 mod pod;
 mod provisioner;
 mod provisioning;
 mod scheduling;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -21,14 +26,27 @@ mod volume;
 pub use answer::{Answer, Candidate, Verdict};
 pub use facts::Facts;
 use jiff::Timestamp;
+pub use missing::no_room;
+pub use needs::{Need, needs};
 
 /// What is asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    Claim { namespace: String, name: String },
+    Claim {
+        namespace: String,
+        name: String,
+    },
     Volume(String),
-    Pod { namespace: String, name: String },
+    Pod {
+        namespace: String,
+        name: String,
+    },
     Class(String),
+    /// Of a kind that is no part of Kubernetes itself.
+    Snapshot {
+        namespace: String,
+        name: String,
+    },
 }
 
 /// Explains an object; `None` if it is not among the facts.
@@ -42,6 +60,9 @@ pub fn explain(subject: &Subject, facts: &Facts, now: Timestamp) -> Option<Answe
             (format!("pod {namespace}/{name}"), pod::explain(facts, facts.pod(namespace, name)?, now))
         }
         Subject::Class(name) => (format!("class {name}"), class::explain(facts, facts.class(name)?, now)),
+        Subject::Snapshot { namespace, name } => {
+            (format!("snapshot {namespace}/{name}"), snapshot::explain(facts, facts.snapshot(namespace, name)?, now))
+        }
     };
     answer.object = object;
     answer.unread.clone_from(&facts.unread);

@@ -6,17 +6,22 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{KeyToPath, Pod, Volume};
 
 use crate::{
-    answer::Answer,
-    facts::{Facts, Told, created, deleting, name_of, namespace_of, near},
+    answer::{Answer, Verdict},
+    attach,
+    facts::{Facts, Told, created, deleting, kept, name_of, namespace_of, near},
     provisioner::{ailment, mentions},
     scheduling::{label, of_claims, ready},
 };
 
+/// A node that is alive says so every 10 s.
+const HEARTBEAT: SignedDuration = SignedDuration::from_secs(60);
+/// Reason of the Event about, and of the condition of, a pod whose volume is being given to its group.
+const IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
 /// The longest that a node waits between two attempts at a volume.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(122);
 
 pub(crate) fn explain(facts: &Facts, pod: &Pod, now: Timestamp) -> Answer {
-    let answer = missing(facts, pod).or_else(|| of_claims(facts, pod, now)).or_else(|| told(facts, pod));
+    let answer = missing(facts, pod).or_else(|| of_claims(facts, pod, now)).or_else(|| told(facts, pod, now));
     let since = created(&pod.metadata);
     let answer = answer.unwrap_or_else(|| {
         let state = format!("{} is being started on node {}", label(pod), node_of(pod));
@@ -126,7 +131,7 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
         "# install the mount helper on the node (nfs-common, cifs-utils), or correct fsType",
     ),
     (
-        &["already used by pod", "already in use by pod"],
+        &["already used by pod", "already in use by pod", "already in use by another pod", " in use by pod "],
         "used-by-other-pod",
         "another pod still has the volume",
         "kubectl get pods -A -o wide",
@@ -157,11 +162,10 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
     ),
 ];
 
-const REASONS: &[&str] =
-    &["FailedAttachVolume", "FailedMount", "FailedMapVolume", "FailedMountVolume", "VolumePermissionChangeInProgress"];
+const REASONS: &[&str] = &["FailedAttachVolume", "FailedMount", "FailedMapVolume", "FailedMountVolume", IN_PROGRESS];
 
 /// What the node last said about the pod's volumes.
-fn told(facts: &Facts, pod: &Pod) -> Option<Answer> {
+fn told(facts: &Facts, pod: &Pod, now: Timestamp) -> Option<Answer> {
     let events = facts.events_about("Pod", &pod.metadata);
     let about: Vec<Told> = events
         .iter()
@@ -173,7 +177,13 @@ fn told(facts: &Facts, pod: &Pod) -> Option<Answer> {
         t.message.contains("timed out waiting for the condition")
             || t.message.contains("context deadline exceeded") && t.message.contains("unmounted volumes=")
     };
-    let said = about.iter().find(|t| !vague(t)).or(about.first())?;
+    // The conditions and the attachment stay when the Events have expired, and are newer where they change often.
+    let condition = kept(pod, "PodReadyToStartContainers");
+    let attaching = || attach::error(facts, pod);
+    let newer = condition.as_ref().filter(|c| c.reason == IN_PROGRESS);
+    let events = || about.iter().find(|t| !vague(t));
+    let attached = if newer.is_none() && events().is_none() && condition.is_none() { attaching() } else { None };
+    let said = newer.or_else(events).or(condition.as_ref()).or(attached.as_ref()).or(about.first())?;
     let next = said.last.and_then(|t| t.checked_add(LONGEST_PAUSE).ok());
     let state = |text: &str| match failing(facts, pod, said) {
         Some(volume) => format!("{} waits for its volumes: volume {volume:?}: {text}", label(pod)),
@@ -181,19 +191,28 @@ fn told(facts: &Facts, pod: &Pod) -> Option<Answer> {
     };
     let answer = match () {
         _ if said.message.contains("Multi-Attach") => {
-            return Some(multi_attach(facts, pod, said, state(&said.message)));
+            return Some(attach::elsewhere(facts, pod, said, state(&said.message)));
         }
-        _ if said.reason == "VolumePermissionChangeInProgress" => {
-            Answer::waiting("ownership-change", state(&said.message), "the node to change the owner of every file")
-                .fix("# next time: securityContext.fsGroupChangePolicy: OnRootMismatch")
+        _ if said.reason == IN_PROGRESS => {
+            let answer =
+                Answer::waiting("ownership-change", state(&said.message), "the node to change the owner of every file");
+            let answer = answer.fix("# next time: securityContext.fsGroupChangePolicy: OnRootMismatch");
+            return Some(answer.since(said.first));
         }
-        _ if vague(&said) => slow(pod, Answer::retrying("mount-timeout", state(&said.message))),
+        _ if attach::is_limit(said) => {
+            attach::limit(facts, Some(node_of(pod)), Answer::retrying("attach-limit", state(&said.message)))
+        }
+        _ if vague(&said) => slow(facts, pod, Answer::retrying("mount-timeout", state(&said.message)), now),
         _ => {
             let known = FAILURES.iter().find(|(words, ..)| words.iter().any(|w| said.message.contains(w)));
             match known {
                 Some((_, "driver-not-registered", meaning, fix)) => {
                     let answer = Answer::retrying("driver-not-registered", state(&said.message)).detail(*meaning);
                     driver(facts, pod, said, answer).fix(format!("{fix}{}", node_of(pod)))
+                }
+                Some((_, "used-by-other-pod", meaning, fix)) => {
+                    let answer = Answer::retrying("used-by-other-pod", state(&said.message)).detail(*meaning);
+                    users(facts, pod, said, answer, now).fix(*fix)
                 }
                 Some((_, cause, meaning, fix)) => {
                     Answer::retrying(cause, state(&said.message)).detail(*meaning).fix(*fix)
@@ -223,20 +242,71 @@ fn failing(facts: &Facts, pod: &Pod, told: &Told) -> Option<String> {
     own.map(|v| v.name.clone()).or_else(|| behind().map(|(volume, _)| volume.to_owned()))
 }
 
-fn slow(pod: &Pod, answer: Answer) -> Answer {
+/// No volume has said what is wrong: how busy the node is.
+fn slow(facts: &Facts, pod: &Pod, answer: Answer, now: Timestamp) -> Answer {
+    let node = node_of(pod);
     let always = pod
         .spec
         .as_ref()
         .and_then(|s| s.security_context.as_ref())
         .is_some_and(|c| c.fs_group.is_some() && c.fs_group_change_policy.as_deref() != Some("OnRootMismatch"));
     let mut answer = answer.detail("no volume has said what is wrong: the node is slow, or waits for an attachment");
+    let waiting = |p: &&Pod| node_of(p) == node && is_waiting(p);
+    let all: Vec<&Pod> = facts.pods.iter().filter(waiting).collect();
+    let volumes: usize = all.iter().filter_map(|p| p.spec.as_ref()).map(|s| s.volumes.iter().flatten().count()).sum();
+    answer.details.push(format!("{} pod(s) with {volumes} volume(s) wait on node {node}", all.len()));
+    match facts.node(node) {
+        None => answer.details.push(format!("there is no node {node}")),
+        Some(n) if !ready(n) => answer.details.push(format!("node {node} is not ready")),
+        Some(_) => {}
+    }
+    let beat =
+        facts.leases.iter().find(|l| namespace_of(&l.metadata) == "kube-node-lease" && name_of(&l.metadata) == node);
+    let renewed = beat.and_then(|l| l.spec.as_ref()?.renew_time.as_ref()).map(|t| t.0);
+    if let Some(renewed) = renewed.filter(|t| now.duration_since(*t) > HEARTBEAT) {
+        answer.details.push(format!("node {node} last gave a sign of life at {renewed:.0}"));
+    }
     if always {
         answer.cause = "ownership-change";
         return answer
             .detail("the pod has an fsGroup: the node changes the owner of every file first, which takes long with many files")
             .fix("# set securityContext.fsGroupChangePolicy: OnRootMismatch");
     }
-    answer.fix(format!("kubectl describe node {}", node_of(pod)))
+    answer.fix(format!("kubectl describe node {node}"))
+}
+
+/// Whether none of a pod's containers has been started.
+fn is_waiting(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let started = |s: &k8s_openapi::api::core::v1::ContainerStatus| {
+        s.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some()) || s.restart_count > 0
+    };
+    !controllers::rules::is_terminated(pod) && !statuses.into_iter().any(started)
+}
+
+/// The pods that a message says have the volume, and what becomes of them.
+fn users(facts: &Facts, pod: &Pod, told: &Told, mut answer: Answer, now: Timestamp) -> Answer {
+    let words = told.message.split(|c: char| !(c.is_ascii_alphanumeric() || "-./".contains(c)));
+    let namespace = namespace_of(&pod.metadata);
+    let mut others = words.filter_map(|word| {
+        let (namespace, name) = word.split_once('/').unwrap_or((namespace, word));
+        facts.pod(namespace, name.trim_matches('.')).filter(|p| p.metadata.uid != pod.metadata.uid)
+    });
+    let Some(other) = others.next() else { return answer };
+    let (name, namespace) = (name_of(&other.metadata), namespace_of(&other.metadata));
+    match deleting(&other.metadata) {
+        Some(since) => {
+            let why = crate::pod::terminating(facts, other, since, now);
+            answer.verdict = if why.is_normal() { Verdict::Waiting } else { why.verdict };
+            answer.waiting_for = Some(format!("pod {name}, which is being deleted, to end"));
+            answer.details.push(why.state);
+            answer.fix = why.fix;
+            answer
+        }
+        None => answer
+            .detail(format!("pod {namespace}/{name} runs"))
+            .fix(format!("kubectl delete pod {name} -n {namespace}")),
+    }
 }
 
 fn driver(facts: &Facts, pod: &Pod, told: &Told, mut answer: Answer) -> Answer {
@@ -259,49 +329,4 @@ fn driver(facts: &Facts, pod: &Pod, told: &Told, mut answer: Answer) -> Answer {
     }
     answer.details.extend(plugins.into_iter().filter_map(ailment));
     answer
-}
-
-fn multi_attach(facts: &Facts, pod: &Pod, told: &Told, state: String) -> Answer {
-    let namespace = namespace_of(&pod.metadata);
-    let volumes: Vec<_> =
-        claims_of(pod).into_iter().filter_map(|(_, name, _)| Some(volume_of(facts.claim(namespace, &name)?))).collect();
-    let other = facts.attachments.iter().find(|a| {
-        a.spec.node_name != node_of(pod)
-            && volumes.iter().any(|v| a.spec.source.persistent_volume_name.as_deref() == Some(v))
-    });
-    let answer = Answer::retrying("multi-attach", state).since(told.first);
-    let Some(other) = other else {
-        return answer.detail("the volume can be attached to one node at a time, and another still has it");
-    };
-    let (attachment, there) = (name_of(&other.metadata), other.spec.node_name.as_str());
-    let volume = other.spec.source.persistent_volume_name.as_deref().unwrap_or_default();
-    let uses = |p: &&Pod| {
-        node_of(p) == there
-            && claims_of(p)
-                .iter()
-                .any(|(_, c, _)| facts.claim(namespace_of(&p.metadata), c).is_some_and(|c| volume_of(c) == volume))
-    };
-    let answer = answer.detail(format!("volume {volume} is attached to node {there} (VolumeAttachment {attachment})"));
-    if !facts.node(there).is_some_and(ready) {
-        let mut answer = answer.detail(format!(
-            "node {there} is gone or does not answer; the volume is taken from it 6 minutes after its pods are deleted"
-        ));
-        answer.cause = "multi-attach-dead-node";
-        return answer
-            .fix("# only if that node is surely off")
-            .fix(format!("kubectl taint node {there} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"));
-    }
-    if let Some(user) = facts.pods.iter().find(uses) {
-        let (name, going) = (name_of(&user.metadata), deleting(&user.metadata).is_some());
-        let how = if going { "which is Terminating" } else { "which runs" };
-        let answer = answer.detail(format!("there it is used by pod {name}, {how}"));
-        return answer.fix(format!("kubectl delete pod {name} -n {}", namespace_of(&user.metadata)));
-    }
-    let mut answer = answer.detail(format!(
-        "no pod uses it there: the attachment is stale, and driver {} does not detach it",
-        other.spec.attacher
-    ));
-    answer.cause = "stale-attachment";
-    answer.verdict = crate::answer::Verdict::Stuck;
-    answer.fix(format!("kubectl delete volumeattachment {attachment}"))
 }

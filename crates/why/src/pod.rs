@@ -1,11 +1,11 @@
 //! Pods: of everything about them, the volume that fails.
 use controllers::rules::{is_terminated, node_of};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus, Event, Pod};
 
 use crate::{
     answer::Answer,
-    facts::{Facts, created, deleting, name_of, namespace_of},
+    facts::{Facts, Told, created, deleting, name_of, namespace_of},
     mounts,
     scheduling::{self, label, ready},
 };
@@ -68,13 +68,22 @@ fn ended(pod: &Pod) -> Answer {
 
 /// What keeps one container from running, mounts aside.
 fn container(facts: &Facts, pod: &Pod, status: &ContainerStatus) -> Option<Answer> {
-    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let state = status.state.as_ref()?;
+    let failed = state.terminated.as_ref().filter(|t| t.exit_code != 0);
+    let waiting = match (&state.waiting, failed) {
+        (Some(waiting), _) => waiting.clone(),
+        (None, Some(t)) => ContainerStateWaiting { reason: t.reason.clone(), message: t.message.clone() },
+        (None, None) => return None,
+    };
     let reason = waiting.reason.as_deref().unwrap_or_default();
     if matches!(reason, "ContainerCreating" | "PodInitializing" | "") {
         return None;
     }
     let (label, name) = (label(pod), &status.name);
     let message = waiting.message.clone().unwrap_or_default();
+    if let Some(told) = not_writable(facts, pod, name) {
+        return Some(not_writable_answer(pod, name, &told));
+    }
     let log = facts.logs.iter().find(|(container, _)| container == name).map(|(_, log)| log.as_str());
     let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).and_then(|t| t.message.as_deref());
     let denied = [log, last, Some(&message)].into_iter().flatten().flat_map(str::lines).find(|line| {
@@ -94,13 +103,46 @@ fn container(facts: &Facts, pod: &Pod, status: &ContainerStatus) -> Option<Answe
     )))
 }
 
+/// Reason of the node's Event about a directory that a failing container may not write to.
+const NOT_WRITABLE: &str = "VolumeNotWritable";
+
+fn not_writable(facts: &Facts, pod: &Pod, container: &str) -> Option<Told> {
+    let about = |e: &&&Event| {
+        e.reason.as_deref() == Some(NOT_WRITABLE)
+            && e.involved_object.field_path.as_deref().is_none_or(|p| p.contains(&format!("{{{container}}}")))
+    };
+    facts.events_about("Pod", &pod.metadata).iter().find(about).map(|e| Told::of(e))
+}
+
+/// What the node found when it looked: its message is `path of volume "v" ...`.
+fn not_writable_answer(pod: &Pod, container: &str, told: &Told) -> Answer {
+    let state = format!("{} does not run: container {container} may not write: {}", label(pod), told.message);
+    let path = told.message.split(' ').next().filter(|p| p.starts_with('/'));
+    let user = user_of(pod, container).map_or_else(|| "the container's user".into(), |u| u.to_string());
+    let answer = Answer::retrying("permission-denied", state)
+        .since(told.first)
+        .detail("fsGroup changes no hostPath volume: what is there belongs to the node");
+    match path {
+        Some(path) => answer
+            .fix(format!("# on node {}", node_of(pod)))
+            .fix(format!("chown {user} {path}"))
+            .fix("# or run the container as the directory's owner (securityContext.runAsUser)"),
+        None => answer.fix("# change the directory's owner on the node"),
+    }
+}
+
+fn user_of(pod: &Pod, container: &str) -> Option<i64> {
+    let spec = pod.spec.as_ref()?;
+    let own = spec.containers.iter().find(|c| c.name == container).and_then(|c| c.security_context.as_ref());
+    own.and_then(|c| c.run_as_user).or(spec.security_context.as_ref().and_then(|c| c.run_as_user))
+}
+
 /// Who a container runs as, against whose files it meets.
 fn denied_answer(pod: &Pod, container: &str, line: &str) -> Answer {
     let spec = pod.spec.as_ref();
     let all = spec.and_then(|s| s.security_context.as_ref());
     let own = spec.iter().flat_map(|s| &s.containers).find(|c| c.name == container);
-    let user =
-        own.and_then(|c| c.security_context.as_ref()).and_then(|c| c.run_as_user).or(all.and_then(|c| c.run_as_user));
+    let user = user_of(pod, container);
     let group = all.and_then(|c| c.fs_group);
     let mounts: Vec<_> = own
         .iter()
@@ -119,7 +161,7 @@ fn denied_answer(pod: &Pod, container: &str, line: &str) -> Answer {
 /// A deleted pod that is there a minute past its grace is held by something.
 const LATE: SignedDuration = SignedDuration::from_mins(1);
 
-fn terminating(facts: &Facts, pod: &Pod, until: Timestamp, now: Timestamp) -> Answer {
+pub(crate) fn terminating(facts: &Facts, pod: &Pod, until: Timestamp, now: Timestamp) -> Answer {
     let (label, name, namespace) = (label(pod), name_of(&pod.metadata), namespace_of(&pod.metadata));
     let force = format!("kubectl delete pod {name} -n {namespace} --grace-period=0 --force");
     let node = node_of(pod);

@@ -1,13 +1,13 @@
 //! Claims whose volume a provisioner has to make.
-use controllers::rules::{SELECTED_NODE, claim_phase};
+use controllers::rules::{Reason, successor};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
 
 use crate::{
     answer::Answer,
-    claim::label,
+    capacity, claim,
     facts::{Facts, Told, name_of, namespace_of},
-    provisioner::{Health, ailment, successor},
+    provisioner::{Health, ailment, maker, pods_of},
 };
 
 /// The longest that provisioners wait between two attempts.
@@ -52,62 +52,49 @@ const FAILURES: &[(&[&str], &str, &str)] = &[
     (&["not found"], "class-parameters", "the class or something that its parameters name is missing"),
 ];
 
-pub(crate) fn explain(facts: &Facts, claim: &PersistentVolumeClaim, class: &StorageClass, now: Timestamp) -> Answer {
-    let mut provisioner = class.provisioner.as_str();
-    let (label, class_name) = (label(claim), name_of(&class.metadata));
-    if let Some(driver) = successor(provisioner) {
-        let serves = |d: &k8s_openapi::api::storage::v1::CSIDriver| name_of(&d.metadata) == driver;
-        if driver.is_empty() || !facts.drivers.iter().any(serves) {
-            return removed(&label, class_name, provisioner, driver);
-        }
-        provisioner = driver;
-    }
-    let told = facts.latest("PersistentVolumeClaim", &claim.metadata, &["ProvisioningFailed"]);
-    let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref());
-    let selects = selector.is_some_and(|s| {
-        s.match_labels.as_ref().is_some_and(|l| !l.is_empty())
-            || s.match_expressions.as_ref().is_some_and(|e| !e.is_empty())
-    });
-    if selects {
-        return selector_given(&label, claim, provisioner);
+pub(crate) fn explain(
+    facts: &Facts,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    why: &Reason,
+    now: Timestamp,
+) -> Answer {
+    let state = claim::state(claim, why);
+    let named = class.provisioner.as_str();
+    // The class may still go by the in-tree name of what a driver does now.
+    let provisioner = successor(named).filter(|d| !d.is_empty()).unwrap_or(named);
+    match why.cause {
+        "provisioner-removed" => return removed(state, successor(named).unwrap_or_default()),
+        "selector-not-supported" => return selector_given(state, claim),
+        _ => {}
     }
     let health = Health::of(facts, provisioner, now);
-    if let Some(told) = told {
-        return failed(facts, claim, provisioner, &told, &health);
+    if let Some(told) = facts.latest("PersistentVolumeClaim", &claim.metadata, &["ProvisioningFailed"]) {
+        return failed(facts, claim, provisioner, &told, &health, now);
     }
-    let on = claim.metadata.annotations.as_ref().and_then(|a| a.get(SELECTED_NODE));
-    let place = on.map(|n| format!(" on node {n}")).unwrap_or_default();
-    debug_assert_ne!(claim_phase(claim), "Bound");
     let mut answer = if health.runs() {
-        let state = format!("{label} is Pending: provisioner {provisioner} is to make its volume{place}");
         Answer::waiting("external-provisioner", state, format!("provisioner {provisioner}"))
     } else {
-        let state =
-            format!("{label} is Pending: nothing runs provisioner {provisioner}, which is to make its volume{place}");
-        Answer::stuck("provisioner-not-running", state).fix(look(facts, provisioner))
+        Answer::stuck("provisioner-not-running", format!("{state}, and nothing runs that provisioner"))
+            .fix(look(facts, provisioner))
     };
     answer.details.extend(health.said(provisioner));
+    answer.details.extend(capacity::said(facts, claim));
     answer
 }
 
 fn look(facts: &Facts, provisioner: &str) -> String {
-    let pod = facts.pods.iter().find(|p| crate::provisioner::mentions(p, provisioner) && ailment(p).is_some());
-    match pod {
+    let ails = |pod: &&&k8s_openapi::api::core::v1::Pod| ailment(pod).is_some();
+    match pods_of(facts, provisioner).iter().find(ails) {
         Some(pod) => {
-            format!(
-                "kubectl logs -n {} {} --all-containers --previous",
-                namespace_of(&pod.metadata),
-                name_of(&pod.metadata)
-            )
+            let (name, namespace) = (name_of(&pod.metadata), namespace_of(&pod.metadata));
+            format!("kubectl logs -n {namespace} {name} --all-containers --previous")
         }
         None => format!("# install what runs {provisioner}, or make the claim again with another class"),
     }
 }
 
-fn removed(label: &str, class: &str, provisioner: &str, driver: &str) -> Answer {
-    let state = format!(
-        "{label} is Pending: class {class} asks for provisioner {provisioner}, which Kubernetes no longer contains"
-    );
+fn removed(state: String, driver: &str) -> Answer {
     let answer = Answer::stuck("provisioner-removed", state);
     match driver {
         "" => answer
@@ -122,41 +109,84 @@ fn removed(label: &str, class: &str, provisioner: &str, driver: &str) -> Answer 
     }
 }
 
-fn selector_given(label: &str, claim: &PersistentVolumeClaim, provisioner: &str) -> Answer {
-    let state = format!(
-        "{label} is Pending: it has a selector, no volume that exists matches, and {provisioner} makes none for a selector"
-    );
+fn selector_given(state: String, claim: &PersistentVolumeClaim) -> Answer {
     Answer::stuck("selector-not-supported", state)
         .detail("a selector chooses among volumes that exist; a provisioner makes a new one to order")
         .fix("# make the claim again without spec.selector")
-        .fix(format!("kubectl delete pvc {} -n {}", name_of(&claim.metadata), namespace_of(&claim.metadata)))
+        .fix(claim::delete(claim))
 }
 
-fn failed(facts: &Facts, claim: &PersistentVolumeClaim, provisioner: &str, told: &Told, health: &Health) -> Answer {
+fn failed(
+    facts: &Facts,
+    claim: &PersistentVolumeClaim,
+    provisioner: &str,
+    told: &Told,
+    health: &Health,
+    now: Timestamp,
+) -> Answer {
     let message = told.message.to_lowercase();
     let known = FAILURES.iter().find(|(words, ..)| words.iter().any(|w| message.contains(w)));
     let (cause, meaning) = known.map_or(("provisioning-failed", None), |(_, cause, meaning)| (*cause, Some(*meaning)));
-    let label = label(claim);
-    let state = format!("{label} is Pending: {provisioner} could not make its volume: {}", told.message);
-    let last = told.last.and_then(|t| t.checked_add(LONGEST_PAUSE).ok());
+    let state =
+        format!("{} is Pending: {provisioner} could not make its volume: {}", claim::label(claim), told.message);
     let mut answer = match cause {
         "selector-not-supported" | "access-mode-not-supported" => Answer::stuck(cause, state),
-        _ => Answer::retrying(cause, state).retry_by(last),
+        _ if health.is_down() => Answer::stuck("provisioner-not-running", state)
+            .detail(format!("since then no pod of provisioner {provisioner} is ready"))
+            .fix(look(facts, provisioner)),
+        _ if told.last.is_some_and(|t| now.duration_since(t) > 2 * LONGEST_PAUSE) => {
+            given_up(facts, provisioner, state)
+        }
+        _ => {
+            let next = told.last.and_then(|t| t.checked_add(LONGEST_PAUSE).ok());
+            Answer::retrying(cause, state).retry_by(next)
+        }
     };
     answer = answer.since(told.first);
     answer.details.extend(meaning.map(str::to_owned));
     if cause == "helper-pod" {
-        let helpers = facts.pods.iter().filter(|p| name_of(&p.metadata).starts_with("helper-pod"));
-        answer.details.extend(helpers.filter_map(ailment));
+        answer.details.extend(health.helpers(facts, claim).filter_map(ailment));
+    }
+    if cause == "capacity" {
+        answer.details.extend(capacity::said(facts, claim));
     }
     answer.details.extend(health.said(provisioner));
+    if !answer.fix.is_empty() {
+        return answer;
+    }
+    let namespace = namespace_of(&claim.metadata);
     match cause {
-        "access-mode-not-supported" => answer
-            .fix("# make the claim again with accessModes: [ReadWriteOnce]")
-            .fix(format!("kubectl delete pvc {} -n {}", name_of(&claim.metadata), namespace_of(&claim.metadata))),
-        "quota" => answer.fix(format!("kubectl describe resourcequota -n {}", namespace_of(&claim.metadata))),
+        "access-mode-not-supported" => {
+            answer.fix("# make the claim again with accessModes: [ReadWriteOnce]").fix(claim::delete(claim))
+        }
+        "selector-not-supported" => {
+            answer.fix("# make the claim again without spec.selector").fix(claim::delete(claim))
+        }
+        "quota" => answer.fix(format!("kubectl describe resourcequota -n {namespace}")),
+        "helper-pod" => match health.helpers(facts, claim).next() {
+            Some(pod) => answer.fix(format!(
+                "kubectl describe pod {} -n {}",
+                name_of(&pod.metadata),
+                namespace_of(&pod.metadata)
+            )),
+            None => answer.fix(format!("kubectl describe pvc {} -n {namespace}", name_of(&claim.metadata))),
+        },
         _ => answer
             .fix(format!("# once the reason is gone, {provisioner} goes on by itself; its log has more"))
-            .fix(format!("kubectl describe pvc {} -n {}", name_of(&claim.metadata), namespace_of(&claim.metadata))),
+            .fix(format!("kubectl describe pvc {} -n {namespace}", name_of(&claim.metadata))),
+    }
+}
+
+/// It failed long ago, and nothing was said since: provisioners that give up after some attempts do so.
+fn given_up(facts: &Facts, provisioner: &str, state: String) -> Answer {
+    let answer = Answer::stuck("provisioning-not-retried", state)
+        .detail("it was not tried again since, although provisioners wait 5 minutes at most: it was given up");
+    match maker(facts, provisioner) {
+        Some(pod) => answer.fix("# a provisioner that starts anew looks at every claim again").fix(format!(
+            "kubectl delete pod {} -n {}",
+            name_of(&pod.metadata),
+            namespace_of(&pod.metadata)
+        )),
+        None => answer.fix(format!("# start provisioner {provisioner} anew, or make the claim again")),
     }
 }

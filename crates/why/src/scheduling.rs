@@ -1,6 +1,6 @@
 //! Pods that no node was found for, and claims that wait for one.
 use controllers::rules::{
-    NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, in_zone, node_of, reaches, volume_of,
+    Reason, Seen as _, binds_late, claim_phase, claims_of, class_of, in_zone, node_of, reaches, volume_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -10,9 +10,8 @@ use k8s_openapi::api::{
 
 use crate::{
     answer::{Answer, Verdict},
-    candidates::{self, Weighed},
-    claim,
-    facts::{Facts, created, deleting, name_of, namespace_of, near},
+    attach, candidates, capacity, claim,
+    facts::{Facts, Told, created, deleting, kept, name_of, namespace_of, near},
 };
 
 /// A scheduler that works has said something by then.
@@ -23,69 +22,50 @@ pub(crate) fn first_consumer(
     facts: &Facts,
     claim: &PersistentVolumeClaim,
     class: &StorageClass,
-    weighed: &[Weighed<'_>],
+    why: &Reason,
     now: Timestamp,
 ) -> Answer {
-    let (label, name, class_name) = (claim::label(claim), name_of(&claim.metadata), name_of(&class.metadata));
-    let users = claim::users(facts, claim);
+    let (label, name, state) = (claim::label(claim), name_of(&claim.metadata), claim::state(claim, why));
+    let users = facts.users(claim);
     let Some(user) = users.first() else {
-        let state = format!(
-            "{label} is Pending: class {class_name} waits for the first pod that uses the claim, and there is none"
-        );
-        return Answer::waiting("wait-for-first-consumer", state, "a pod that uses it")
+        return Answer::waiting(why.cause, state, "a pod that uses it")
             .fix(format!("# create a pod with a volume of persistentVolumeClaim.claimName: {name}"));
     };
-    let pod = name_of(&user.metadata);
     if let Some(user) = users.iter().find(|p| !node_of(p).is_empty()) {
-        let (pod, node) = (name_of(&user.metadata), node_of(user));
-        if custom_scheduler(user).is_some()
-            && facts.events_about("Pod", &user.metadata).iter().any(|e| e.reason.as_deref() == Some("Scheduled"))
-        {
-            let scheduler = custom_scheduler(user).unwrap_or_default();
-            let state = format!(
-                "{label} is Pending: scheduler {scheduler} put pod {pod} on node {node} without choosing a volume"
-            );
-            return Answer::stuck("custom-scheduler", state)
-                .detail(format!(
-                    "class {class_name} leaves the choice of the volume to the scheduler, together with the node"
-                ))
-                .fix("# run the pod with the default scheduler, or use a class with volumeBindingMode: Immediate");
+        return bypassed(facts, claim, class, why, user);
+    }
+    match unscheduled(facts, user, false, now) {
+        Some(mut answer) => {
+            answer.state =
+                format!("{label} is Pending: it waits for pod {}: {}", name_of(&user.metadata), answer.state);
+            answer
         }
-        let state = format!("{label} is Pending: pod {pod} was put on node {node} past the scheduler (spec.nodeName)");
-        return Answer::stuck("scheduler-bypassed", state)
-            .detail(format!(
-                "class {class_name} leaves the choice of the volume to the scheduler, which never saw the pod"
-            ))
-            .fix(format!(
-                "# make the pod again with nodeSelector: {{kubernetes.io/hostname: {node}}} in place of nodeName"
-            ))
+        None => {
+            let what = format!("the scheduler to choose a node for pod {}", name_of(&user.metadata));
+            Answer::waiting(why.cause, state, what)
+        }
+    }
+}
+
+/// A pod that has a node although a claim of it has no volume.
+fn bypassed(facts: &Facts, claim: &PersistentVolumeClaim, class: &StorageClass, why: &Reason, user: &Pod) -> Answer {
+    let (pod, node, class) = (name_of(&user.metadata), node_of(user), name_of(&class.metadata));
+    let scheduled =
+        || facts.events_about("Pod", &user.metadata).iter().any(|e| e.reason.as_deref() == Some("Scheduled"));
+    let choice = format!("class {class} leaves the choice of the volume to the scheduler");
+    if let Some(scheduler) = custom_scheduler(user).filter(|_| scheduled()) {
+        let label = claim::label(claim);
+        let state =
+            format!("{label} is Pending: scheduler {scheduler} put pod {pod} on node {node} without choosing a volume");
+        return Answer::stuck("custom-scheduler", state)
+            .detail(format!("{choice}, together with the node"))
+            .fix("# run the pod with the default scheduler, or use a class with volumeBindingMode: Immediate")
             .fix(format!("kubectl delete pod {pod} -n {}", namespace_of(&user.metadata)));
     }
-    let mut answer = match unscheduled(facts, user, false, now) {
-        Some(mut why) => {
-            why.state = format!("{label} is Pending: it waits for pod {pod}: {}", why.state);
-            why
-        }
-        None => Answer::waiting(
-            "wait-for-pod-scheduled",
-            format!("{label} is Pending: pod {pod} uses it and has no node yet"),
-            format!("the scheduler to choose a node for pod {pod}"),
-        ),
-    };
-    let no_volume = class.provisioner == NO_PROVISIONER && !weighed.iter().any(|w| w.against.is_empty());
-    if no_volume && let Some(nearest) = weighed.first() {
-        answer = Answer::stuck(
-            "no-fitting-volume",
-            format!("{label} is Pending: pod {pod} uses it, but none of {} volume(s) fits", weighed.len()),
-        );
-        answer.fix = candidates::mend(claim, nearest);
-    } else if no_volume {
-        let state =
-            format!("{label} is Pending: pod {pod} uses it, but there is no volume, and class {class_name} makes none");
-        answer = Answer::stuck("no-volumes", state)
-            .fix("# create a PersistentVolume that fits (kubectl apply -f volume.yaml)");
-    }
-    answer
+    Answer::stuck("scheduler-bypassed", claim::state(claim, why))
+        .detail(format!("{choice}, which never saw the pod"))
+        .fix(format!("# make the pod again with nodeSelector: {{kubernetes.io/hostname: {node}}} in place of nodeName"))
+        .fix(format!("kubectl delete pod {pod} -n {}", namespace_of(&user.metadata)))
 }
 
 fn custom_scheduler(pod: &Pod) -> Option<&str> {
@@ -95,63 +75,107 @@ fn custom_scheduler(pod: &Pod) -> Option<&str> {
 
 /// Why a pod has no node, as far as its volumes or its scheduler are to blame. With `follow`, its claims are asked too.
 pub(crate) fn unscheduled(facts: &Facts, pod: &Pod, follow: bool, now: Timestamp) -> Option<Answer> {
-    if follow && let Some(answer) = of_claims(facts, pod, now) {
-        return Some(answer);
+    let gates: Vec<_> = pod.spec.iter().flat_map(|s| s.scheduling_gates.iter().flatten()).map(|g| &*g.name).collect();
+    if !gates.is_empty() {
+        let state = format!("{} is Pending: scheduling gate {} holds it back", label(pod), gates.join(", "));
+        return Some(Answer::stuck("scheduling-gate", state).fix("# whoever put the gate there has to take it away"));
     }
-    if let Some(answer) = out_of_reach(facts, pod) {
-        return Some(answer);
-    }
-    let (label, age) = (label(pod), created(&pod.metadata).map(|t| now.duration_since(t)));
-    let Some(told) = facts.latest("Pod", &pod.metadata, &["FailedScheduling"]) else {
-        if facts.nodes.is_empty() && facts.unread.is_empty() {
-            return Some(Answer::stuck("no-nodes", format!("{label} is Pending: there is no node")));
+    let by_claims = if follow { of_claims(facts, pod, now) } else { None };
+    by_claims.or_else(|| out_of_reach(facts, pod)).or_else(|| {
+        // The condition stays when the Event has expired.
+        let told = facts.latest("Pod", &pod.metadata, &["FailedScheduling"]).or_else(|| kept(pod, "PodScheduled"));
+        match told {
+            Some(told) => Some(said(facts, pod, &told)),
+            None => silent(facts, pod, now),
         }
-        let silent = age.is_some_and(|a| a > SCHEDULING) && facts.events_about("Pod", &pod.metadata).is_empty();
-        let scheduler = custom_scheduler(pod).unwrap_or("default-scheduler");
-        return silent.then(|| {
-            let state = format!("{label} is Pending: scheduler {scheduler:?} has not said anything about it");
-            Answer::stuck("scheduler-not-running", state).detail("no scheduler of that name seems to run").fix(
-                match custom_scheduler(pod) {
-                    Some(_) => "# make the pod again without spec.schedulerName, or start that scheduler",
-                    None => "kubectl get pods -n kube-system -l component=kube-scheduler",
-                },
-            )
-        });
+    })
+}
+
+/// A scheduler that has said nothing.
+fn silent(facts: &Facts, pod: &Pod, now: Timestamp) -> Option<Answer> {
+    let (label, age) = (label(pod), created(&pod.metadata).map(|t| now.duration_since(t)));
+    if facts.nodes.is_empty() && facts.unread.is_empty() {
+        return Some(Answer::stuck("no-nodes", format!("{label} is Pending: there is no node")).fix("# add a node"));
+    }
+    if age.is_none_or(|a| a <= SCHEDULING) || !facts.events_about("Pod", &pod.metadata).is_empty() {
+        return None;
+    }
+    let scheduler = custom_scheduler(pod).unwrap_or("default-scheduler");
+    let state = format!("{label} is Pending: scheduler {scheduler:?} has not said anything about it");
+    let fix = match custom_scheduler(pod) {
+        Some(_) => "# make the pod again without spec.schedulerName, or start that scheduler",
+        None => "kubectl get pods -n kube-system -l component=kube-scheduler",
     };
+    Some(Answer::stuck("scheduler-not-running", state).detail("no scheduler of that name seems to run").fix(fix))
+}
+
+/// What the scheduler said, as far as it is about volumes.
+fn said(facts: &Facts, pod: &Pod, told: &Told) -> Answer {
     let message = &told.message;
     let has = |words: &[&str]| words.iter().any(|w| message.contains(w));
-    let about = |cause| Answer::retrying(cause, format!("{label} is Pending: {message}")).since(told.first);
-    Some(match () {
+    let about = |cause| Answer::retrying(cause, format!("{} is Pending: {message}", label(pod))).since(told.first);
+    match () {
         _ if has(&["ReadWriteOncePod"]) => exclusive(facts, pod).unwrap_or_else(|| about("claim-exclusive")),
-        _ if has(&["exceed max volume count"]) => {
-            let limits = facts.csi_nodes.iter().flat_map(|n| {
-                n.spec.drivers.iter().filter_map(move |d| {
-                    let most = d.allocatable.as_ref()?.count?;
-                    let used = facts
-                        .attachments
-                        .iter()
-                        .filter(|a| a.spec.node_name == name_of(&n.metadata) && a.spec.attacher == d.name);
-                    Some(format!(
-                        "node {}: {} of at most {most} volumes of {} attached",
-                        name_of(&n.metadata),
-                        used.count(),
-                        d.name
-                    ))
-                })
-            });
-            let mut answer = about("attach-limit").detail("the nodes can attach no more volumes");
-            answer.details.extend(limits);
-            answer.fix("# add a node, or remove pods whose volumes are attached")
+        _ if has(&["non-existent pv"]) => lost(facts, pod, about("volume-lost")),
+        _ if has(&["exceed max volume count"]) => attach::limit(facts, None, about("attach-limit")),
+        _ if has(&["did not have enough free storage", "/capacity"]) => {
+            let mut answer =
+                about("capacity").detail("the storage driver says that its nodes have too little room for the claim");
+            let claims = claims_of(pod).into_iter();
+            let claims = claims.filter_map(|(_, name, _)| facts.claim(namespace_of(&pod.metadata), &name));
+            answer.details.extend(claims.flat_map(|c| capacity::said(facts, c)));
+            answer.fix("kubectl get csistoragecapacities -A").fix("# free storage there, or request less")
         }
-        _ if has(&["did not have enough free storage", "/capacity"]) => about("capacity")
-            .detail("the storage driver says that its nodes have too little room for the claim")
-            .fix("kubectl get csistoragecapacities -A"),
         _ if has(&["volume node affinity conflict", "didn't match PersistentVolume's node affinity"]) => {
             about("volume-out-of-reach")
         }
-        _ if has(&["didn't find available persistent volumes to bind"]) => about("no-fitting-volume"),
+        _ if has(&["didn't find available persistent volumes to bind"]) => {
+            no_volume_there(facts, pod, about("no-fitting-volume"))
+        }
         _ => pinned(facts, pod, about("not-about-volumes")),
-    })
+    }
+}
+
+/// A claim that says it is bound to a volume that is not there.
+fn lost(facts: &Facts, pod: &Pod, mut answer: Answer) -> Answer {
+    let namespace = namespace_of(&pod.metadata);
+    let gone = claims_of(pod).into_iter().find_map(|(volume, name, _)| {
+        let named = volume_of(facts.claim(namespace, &name)?).to_owned();
+        (!named.is_empty() && facts.volume(&named).is_none()).then_some((volume, name, named))
+    });
+    let Some((volume, claim, named)) = gone else { return answer };
+    answer.verdict = Verdict::Stuck;
+    answer
+        .detail(format!(
+            "volume {volume:?} is claim {claim}, bound to PersistentVolume {named:?}, which does not exist"
+        ))
+        .fix(format!(
+            "# restore PersistentVolume {named:?}, or make the claim again; the data has to come from a backup"
+        ))
+        .fix(format!("kubectl delete pvc {claim} -n {namespace}"))
+}
+
+/// No node has a volume for the claims that wait for this pod: what speaks against the nearest one.
+fn no_volume_there(facts: &Facts, pod: &Pod, answer: Answer) -> Answer {
+    let namespace = namespace_of(&pod.metadata);
+    let unbound = claims_of(pod).into_iter().filter_map(|(_, name, _)| facts.claim(namespace, &name));
+    let Some(claim) = unbound.into_iter().find(|c| volume_of(c).is_empty()) else { return answer };
+    let weighed = candidates::weigh(facts, claim);
+    let mut answer = answer;
+    if let Some(fits) = weighed.first().filter(|w| w.against.is_empty()) {
+        let (name, wanted) = (name_of(&fits.volume.metadata), affinity(fits.volume));
+        answer
+            .details
+            .push(format!("volume {name} would do for {}, but not on a node that takes the pod", claim::label(claim)));
+        if !wanted.is_empty() {
+            answer.details.push(format!("volume {name} wants {wanted}"));
+        }
+    } else if let Some(nearest) = weighed.first() {
+        answer.verdict = Verdict::Stuck;
+        answer.fix = candidates::mend(claim, nearest);
+    }
+    answer.candidates = candidates::table(&weighed);
+    answer
 }
 
 pub(crate) fn label(pod: &Pod) -> String {
@@ -270,9 +294,8 @@ fn exclusive(facts: &Facts, pod: &Pod) -> Option<Answer> {
     let (volume, claim, other) = claims_of(pod).into_iter().find_map(|(volume, name, _)| {
         let claim = facts.claim(namespace, &name)?;
         let modes = claim.spec.as_ref()?.access_modes.as_ref()?;
-        let other = claim::users(facts, claim)
-            .into_iter()
-            .find(|p| p.metadata.uid != pod.metadata.uid && !node_of(p).is_empty());
+        let other =
+            facts.users(claim).into_iter().find(|p| p.metadata.uid != pod.metadata.uid && !node_of(p).is_empty());
         modes.iter().any(|m| m == "ReadWriteOncePod").then_some((volume, name, other?))
     })?;
     let other_name = name_of(&other.metadata);

@@ -53,7 +53,10 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
     }
     let claims = match volumes::Claims::of(world, meta, pod) {
         Ok(claims) => claims,
-        Err(why) => return unschedulable(meta, pod, context, no_node(nodes.len(), Err(why))),
+        Err(why) => {
+            let told = volumes::claims_reasons(world, meta, pod);
+            return unschedulable(meta, pod, context, no_node(nodes.len(), Err(why)) + &told);
+        }
     };
     let mut obstacles = Vec::new();
     let mut best: Option<(i64, &Node, Vec<volumes::Place<'_>>)> = None;

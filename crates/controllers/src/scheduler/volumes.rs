@@ -14,6 +14,7 @@ use crate::{
     },
     decision::{Action, Key, Meta, annotation},
     select::{in_zone, reaches},
+    waiting::kept,
     world::World,
 };
 
@@ -167,6 +168,16 @@ impl<'a> Claims<'a> {
         }
         Some(places)
     }
+}
+
+/// What keeps the pod's claims, as their own status keeps it. A claim that was made just now has no such reason yet.
+pub(crate) fn claims_reasons(world: &World, meta: &Meta, pod: &Pod) -> String {
+    let told = claims_of(pod).into_iter().filter_map(|(volume, name, _)| {
+        let (_, claim) = world.claim(&meta.key.namespace, &name)?;
+        let why = kept(claim).filter(|_| !is_bound(claim))?.message.as_deref()?;
+        Some(format!(" Volume {volume:?}, claim {name:?}: {why}."))
+    });
+    told.collect()
 }
 
 fn is_for_one_pod(claim: &PersistentVolumeClaim) -> bool {

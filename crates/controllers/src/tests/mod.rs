@@ -8,6 +8,7 @@ mod placement;
 mod reclaiming;
 mod sharing;
 mod simulator;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -82,6 +82,11 @@ pub fn is_not_found(error: &Error) -> bool {
     error.downcast_ref::<ApiFailure>().is_some_and(|failure| failure.code == 404)
 }
 
+/// Whether a list's next page is no longer to be had.
+pub fn is_expired(error: &Error) -> bool {
+    error.downcast_ref::<ApiFailure>().is_some_and(|failure| failure.code == 410)
+}
+
 /// Connects with a kubeconfig file.
 pub async fn connect(path: &Path) -> Result<kube::Client, While> {
     let what = || format!("use kubeconfig {}", path.display());

@@ -20,6 +20,7 @@ pub mod status_writer;
 pub mod stop;
 mod work;
 pub mod worker;
+pub mod writable;
 
 use std::sync::Arc;
 

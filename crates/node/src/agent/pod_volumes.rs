@@ -1,7 +1,10 @@
 //! Keeps one pod's volumes ready and current: looks up what they name, sets them up, and again whenever that changes.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ use super::{
     identity,
     objects::{Known, Watched},
 };
-use crate::spec::security::ownership;
+use crate::{core::facts::VolumeTrouble, spec::security::ownership};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_CAP: Duration = Duration::from_secs(10);
@@ -38,12 +41,21 @@ const ATTACH_CAP: Duration = Duration::from_secs(2);
 const TOKEN_LIFE_PERCENT: u32 = 80;
 const TOKEN_MOST: Duration = Duration::from_secs(24 * 3600);
 
+/// How far a change of group is, is told first after this, kept current in the status every so often, and told again as
+/// an Event as seldom as that.
+const PROGRESS_FIRST: Duration = Duration::from_millis(500);
+const PROGRESS: Duration = Duration::from_secs(2);
+const PROGRESS_TOLD: Duration = Duration::from_secs(60);
+const IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
+
 /// The pod's volumes as they are now.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     pub ready: BTreeMap<String, Ready>,
     /// Every volume of the pod is in `ready`.
     pub all: bool,
+    /// What keeps the others from being there.
+    pub trouble: Option<VolumeTrouble>,
 }
 
 struct Token {
@@ -344,21 +356,23 @@ impl Keeper {
 
     /// Sets volumes up, all at once.
     async fn set_up(&self, pod: &Pod, todo: Vec<Todo>) -> (Vec<(String, Resolved, Ready)>, Vec<Failure>) {
-        let own = ownership(pod);
         let uid = identity(pod).2.to_owned();
+        let mut given = Vec::new();
         let jobs = todo.into_iter().map(|(name, resolved, hold)| {
-            let (volumes, uid) = (self.shared.volumes.clone(), uid.clone());
+            let (volumes, uid, own) = (self.shared.volumes.clone(), uid.clone(), ownership(pod));
+            given.push((name.clone(), Arc::downgrade(&own.given)));
             async move {
                 let job = tokio::task::spawn_blocking(move || {
                     let held = hold.map_or(Ok(()), |hold| volumes.hold(&hold));
-                    let result = held.and_then(|()| volumes.set_up(&uid, &name, &resolved, own));
+                    let result = held.and_then(|()| volumes.set_up(&uid, &name, &resolved, &own));
                     (name, resolved, result)
                 });
                 job.await
             }
         });
+        let jobs = join_all(jobs);
         let (mut made, mut failures) = (Vec::new(), Vec::new());
-        for done in join_all(jobs).await {
+        for done in self.while_telling(pod, &given, jobs).await {
             match done {
                 Ok((name, resolved, Ok(ready))) => made.push((name, resolved, ready)),
                 Ok((name, _, Err(error))) => failures.push(failure(&name, &error)),
@@ -370,18 +384,41 @@ impl Keeper {
         (made, failures)
     }
 
+    /// Waits for the work on volumes, and tells how far it is where that takes long.
+    async fn while_telling<T>(&self, pod: &Pod, given: &[Given], work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let (mut wait, mut told) = (PROGRESS_FIRST, None);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(wait) => wait = PROGRESS,
+            }
+            // The counter lives as long as its volume is worked on.
+            let counts = given.iter().filter_map(|(volume, count)| Some((volume, count.upgrade()?.load(Relaxed))));
+            let running: Vec<String> = counts.filter(|(_, n)| *n > 0).map(|(v, n)| progress(v, n)).collect();
+            if running.is_empty() {
+                continue;
+            }
+            if told.is_none_or(|at: Instant| at.elapsed() >= PROGRESS_TOLD) {
+                told = Some(Instant::now());
+                running.iter().for_each(|m| self.shared.events.pod(pod, None, true, IN_PROGRESS, m.clone()));
+            }
+            let trouble = VolumeTrouble { reason: IN_PROGRESS, message: running.join(" ") };
+            self.view.send_modify(|v| v.trouble = Some(trouble));
+        }
+    }
+
     /// Tells about failures, plans the retry, publishes.
     fn conclude(&mut self, pod: &Pod, list: &[Volume], failures: Vec<Failure>) {
         let retry = failures.iter().any(|f| matches!(f.next, Next::Retry { .. }));
         let (unprocessed, failures): (Vec<_>, Vec<_>) = failures.into_iter().partition(|f| f.step == Step::Process);
         let failed: BTreeSet<_> = failures.iter().map(|f| f.volume.clone()).collect();
         let waiting = !unprocessed.is_empty();
+        let trouble = trouble(&failures, &unprocessed);
         self.told.retain(|name, _| if name.is_empty() { waiting } else { failed.contains(name) });
-        for Failure { volume, why, reason, next, step } in failures {
-            let message = match step {
-                Step::Attach => why,
-                _ => format!("MountVolume.SetUp failed for volume {volume:?} : {why}"),
-            };
+        for failure in failures {
+            let message = failure.said();
+            let Failure { volume, reason, next, .. } = failure;
             let again = matches!(next, Next::Retry { .. });
             self.tell(pod, volume, reason, message, again);
         }
@@ -395,7 +432,11 @@ impl Keeper {
             self.backoff.reset();
         }
         let all = list.iter().all(|v| self.done.contains_key(&v.name));
-        self.view.send_if_modified(|v| std::mem::replace(&mut v.all, all) != all);
+        self.view.send_if_modified(|v| {
+            let changed = (v.all, &v.trouble) != (all, &trouble);
+            (v.all, v.trouble) = (all, trouble);
+            changed
+        });
     }
 
     /// Tells about one volume, or with an empty name about those that could not be looked at: what is new, or `again`.
@@ -437,6 +478,16 @@ struct Failure {
     step: Step,
 }
 
+impl Failure {
+    /// The sentence of its Event.
+    fn said(&self) -> String {
+        match self.step {
+            Step::Attach => self.why.clone(),
+            _ => format!("MountVolume.SetUp failed for volume {:?} : {}", self.volume, self.why),
+        }
+    }
+}
+
 /// How far a volume came.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -455,6 +506,22 @@ fn failure(name: &str, error: &VolumeError) -> Failure {
         next: error.next(),
         step: if matches!(error, VolumeError::Claim { .. }) { Step::Process } else { Step::SetUp },
     }
+}
+
+/// A volume, and how many of its files were given to the pod's group.
+type Given = (String, Weak<AtomicU64>);
+
+fn progress(volume: &str, files: u64) -> String {
+    format!("Setting volume ownership for volume {volume:?}, processed {files} files.")
+}
+
+/// What is kept of the failures in the pod's status: a sentence for each volume that fails.
+fn trouble(failures: &[Failure], unprocessed: &[Failure]) -> Option<VolumeTrouble> {
+    let first = failures.first().or(unprocessed.first())?;
+    let tried = failures.iter().map(Failure::said);
+    let waiting = unprocessed.iter().map(|f| format!("volume {:?} waits: {}", f.volume, f.why));
+    let message = tried.chain(waiting).collect::<Vec<_>>().join("; ");
+    Some(VolumeTrouble { reason: first.reason, message })
 }
 
 /// Upstream's sentence about volumes of which it is not known what they are made of.

@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     Shared, identity, pod_files, pod_volumes,
     prober::{self, Probers, Verdict},
-    start, status_writer, work,
+    start, status_writer, work, writable,
 };
 use crate::{
     core::{
@@ -234,6 +234,9 @@ impl Worker {
                 continue;
             }
             let Some(member) = self.members.iter().find(|m| m.container.name == c.name) else { continue };
+            if *exit_code != 0 {
+                writable::tell(&self.shared, &self.pod, member, &c.user, &self.volumes.borrow().ready);
+            }
             let layout = self.shared.config.layout.clone();
             let file = container::message_path(&layout, identity(&self.pod).2, &c.name, c.attempt);
             let fallback = member.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
@@ -314,7 +317,10 @@ impl Worker {
 
     /// Decides, and works the status out.
     fn decide_and_tell(&mut self) -> Decision {
-        let volumes_ready = self.volumes.borrow_and_update().all;
+        let (volumes_ready, volume_trouble) = {
+            let volumes = self.volumes.borrow_and_update();
+            (volumes.all, volumes.trouble.clone())
+        };
         let busy: BTreeSet<Op> = self.busy.keys().cloned().collect();
         let host_ips = self.shared.host_ips();
         let mut facts = Facts {
@@ -325,6 +331,7 @@ impl Worker {
             sandbox: self.sandbox.as_ref(),
             messages: &self.messages,
             volumes_ready,
+            volume_trouble: volume_trouble.as_ref(),
             memory: &self.memory,
             busy: &busy,
             host_ips: &host_ips,

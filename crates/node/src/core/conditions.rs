@@ -3,7 +3,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use super::{
     facts::Facts,
-    history::seconds,
+    history::{self, seconds},
     status::{FAILED, SUCCEEDED, initialized},
 };
 use crate::spec::container::Kind;
@@ -19,13 +19,7 @@ struct Verdict {
 pub fn update(f: &Facts<'_>, s: &mut PodStatus, phase: &str, stopped: bool) {
     let containers = containers_ready(f, s, phase);
     let ready = ready(f, s, &containers);
-    let sandbox = Verdict {
-        kind: "PodReadyToStartContainers",
-        good: f.ready_sandbox().is_some() && !stopped,
-        reason: None,
-        message: None,
-    };
-    let all = [sandbox, init(f, s, phase), ready, containers];
+    let all = [ready_to_start(f, stopped), init(f, s, phase), ready, containers];
     let mut list = s.conditions.take().unwrap_or_default();
     for v in all {
         let status = if v.good { "True" } else { "False" };
@@ -56,6 +50,17 @@ pub fn update(f: &Facts<'_>, s: &mut PodStatus, phase: &str, stopped: bool) {
         });
     }
     s.conditions = Some(list);
+}
+
+/// As upstream's, which makes the sandbox after the volumes: False as long as one of them fails. That is kept here, since
+/// Events expire.
+fn ready_to_start(f: &Facts<'_>, stopped: bool) -> Verdict {
+    let kind = "PodReadyToStartContainers";
+    let ran = || f.members.iter().any(|m| history::history(f, m.kind, &m.container.name).current.is_some());
+    match f.volume_trouble.filter(|_| !f.volumes_ready && !stopped && !ran()) {
+        Some(t) => Verdict { kind, good: false, reason: Some(t.reason), message: Some(t.message.clone()) },
+        None => Verdict { kind, good: f.ready_sandbox().is_some() && !stopped, reason: None, message: None },
+    }
 }
 
 fn names(list: &[&str]) -> String {

@@ -30,6 +30,8 @@ pub struct Facts<'a> {
     pub messages: &'a BTreeMap<ContainerId, String>,
     /// All volumes are set up.
     pub volumes_ready: bool,
+    /// What keeps the others from it.
+    pub volume_trouble: Option<&'a VolumeTrouble>,
     pub memory: &'a Memory,
     /// What is being done right now.
     pub busy: &'a BTreeSet<Op>,
@@ -54,6 +56,14 @@ impl Facts<'_> {
     pub fn ready_sandbox(&self) -> Option<&SandboxStatus> {
         self.sandbox.filter(|s| s.ready)
     }
+}
+
+/// What keeps a pod's volumes from being set up: only those that fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeTrouble {
+    /// That of the Event.
+    pub reason: &'static str,
+    pub message: String,
 }
 
 /// What the node remembers about a pod between two looks; lost with the process, and nothing is wrong then.

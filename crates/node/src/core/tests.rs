@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     decide::decide,
-    facts::{Action, Cause, Crash, Decision, End, Facts, Memory, Op, Stage, Trouble},
+    facts::{Action, Cause, Crash, Decision, End, Facts, Memory, Op, Stage, Trouble, VolumeTrouble},
     probe::Health,
     status,
 };
@@ -34,6 +34,7 @@ struct Scene {
     saved: bool,
     sandbox: Option<SandboxStatus>,
     volumes: bool,
+    trouble: Option<VolumeTrouble>,
     memory: Memory,
     busy: BTreeSet<Op>,
 }
@@ -102,6 +103,7 @@ fn scene(spec: &str, seen: &str) -> Scene {
         saved: false,
         sandbox: None,
         volumes: false,
+        trouble: None,
         memory: Memory::default(),
         busy: BTreeSet::new(),
         pod,
@@ -246,6 +248,7 @@ fn with<T>(s: &Scene, use_it: impl FnOnce(&Facts<'_>) -> T) -> T {
         sandbox: s.sandbox.as_ref(),
         messages: &BTreeMap::new(),
         volumes_ready: s.volumes,
+        volume_trouble: s.trouble.as_ref(),
         memory: &s.memory,
         busy: &s.busy,
         host_ips: &["192.0.2.1".to_owned()],
@@ -586,4 +589,27 @@ fn crash_back_off_doubles_is_capped_and_expires() {
     assert_eq!(Crash::next(crash.as_ref(), much_later, much_later).delay, s(10));
     assert_eq!(Crash::until(crash.as_ref(), much_later, much_later), None);
     assert_eq!(Crash::until(crash.as_ref(), at, at).map(|(_, d)| d), Some(s(300)));
+}
+
+#[test]
+fn a_volume_that_fails_stays_in_the_condition() {
+    let condition = |s: &Scene| {
+        let status = with(s, |f| status::make(f, &Decision::default()));
+        let all = status.conditions.unwrap_or_default();
+        let found = all.into_iter().find(|c| c.type_ == "PodReadyToStartContainers").expect("the condition");
+        (found.status, found.reason.unwrap_or_default(), found.message.unwrap_or_default())
+    };
+    let mut s = scene("Always m:main", "sandbox");
+    s.volumes = false;
+    let fine = |status: &str| (status.to_owned(), String::new(), String::new());
+    assert_eq!(condition(&s), fine("True"));
+    s.trouble = Some(VolumeTrouble { reason: "FailedMount", message: "volume \"v\" is broken".into() });
+    assert_eq!(condition(&s), ("False".into(), "FailedMount".into(), "volume \"v\" is broken".into()));
+    s.volumes = true;
+    assert_eq!(condition(&s), fine("True"));
+    // What fails later, in a pod that runs, is told by Events only.
+    let mut s = scene("Always m:main", "sandbox main=running");
+    s.volumes = false;
+    s.trouble = Some(VolumeTrouble { reason: "FailedMount", message: "x".into() });
+    assert_eq!(condition(&s), fine("True"));
 }

@@ -85,6 +85,7 @@ pub fn ownership(pod: &Pod) -> Ownership {
     Ownership {
         fs_group: context.and_then(|c| c.fs_group).and_then(|g| u32::try_from(g).ok()),
         on_root_mismatch: context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch"),
+        ..Ownership::default()
     }
 }
 

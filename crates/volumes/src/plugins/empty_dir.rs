@@ -23,7 +23,7 @@ impl VolumePlugin for EmptyDir {
         matches!(source, Source::EmptyDir { .. })
     }
 
-    fn set_up(&self, source: &Source, owner: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
         let Source::EmptyDir { medium, limit_bytes } = source else { return Err(mismatch(self)) };
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let memory = (*medium == Medium::Memory).then_some(*limit_bytes);

@@ -21,7 +21,7 @@ impl VolumePlugin for Files {
         matches!(source, Source::Files { .. })
     }
 
-    fn set_up(&self, source: &Source, owner: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
         let Source::Files { files, in_memory, mount_points } = source else { return Err(mismatch(self)) };
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let (data, fresh) = data_dir(sys, &top, dir, in_memory.then_some(None))?;

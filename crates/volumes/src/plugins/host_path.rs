@@ -26,7 +26,7 @@ impl VolumePlugin for HostPath {
         matches!(source, Source::HostPath { .. })
     }
 
-    fn set_up(&self, source: &Source, _: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    fn set_up(&self, source: &Source, _: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
         let Source::HostPath { path, kind } = source else { return Err(mismatch(self)) };
         check(path, *kind, sys)?;
         Ok(ready(dir, path, false))

@@ -37,7 +37,7 @@ impl VolumePlugin for Local {
         true
     }
 
-    fn set_up(&self, source: &Source, owner: Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
         let Source::Local { path, read_only, fs_type, mount_options } = source else { return Err(mismatch(self)) };
         let volume = open(path, sys)?;
         let top = sys.open(dir).map_err(failed("open", dir))?;

@@ -80,13 +80,13 @@ fn data_dir(
 }
 
 /// Gives a volume to the pod's group.
-fn own(sys: &dyn Sys, top: &Handle, path: &Path, own: Ownership, read_only: bool) -> Result<(), VolumeError> {
+fn own(sys: &dyn Sys, top: &Handle, path: &Path, own: &Ownership, read_only: bool) -> Result<(), VolumeError> {
     let Some(gid) = own.fs_group else { return Ok(()) };
     let stat = sys.stat(top).map_err(failed("read", path))?;
     if own.on_root_mismatch && belongs(&stat, gid, read_only) {
         return Ok(());
     }
-    tree::give_to_group(sys, top, gid, read_only).map_err(failed("change the group of", path))
+    tree::give_to_group(sys, top, gid, read_only, &own.given).map_err(failed("change the group of", path))
 }
 
 /// Whether the top of a volume looks as if all of it was given to the group already.

@@ -13,6 +13,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
+    sync::atomic::AtomicU64,
     time::Duration,
 };
 
@@ -121,7 +122,7 @@ fn write_version(
         }
     }
     if let Some(gid) = group {
-        tree::give_to_group(sys, &top, gid, true)?;
+        tree::give_to_group(sys, &top, gid, true, &AtomicU64::new(0))?;
     }
     Ok(name)
 }
