@@ -1,11 +1,11 @@
 //! Keeps the reason of a claim that waits in its status, since Events expire: condition `holdfast.dev/Waiting`.
 //!
 //! In: one claim and the world. Out: the condition, once the claim has waited for a while and whenever its reason is
-//! another one; its removal once the claim is bound. What is told is looked at again after as long a time as the claim
-//! has waited already, so that thousands of claims that wait cost next to nothing, and those that are bound at once,
-//! nothing at all.
+//! another one; its removal once the claim is bound. What is bound at once is never written to. Where many claims wait, a
+//! change of volumes wakes none of them: their words are then as old as the engine's next look at everything, so that
+//! thousands of claims made before their volumes cost no more than a look each.
 //!
-//! Absent on purpose: waking claims when volumes change (they are looked at by time).
+//! Absent on purpose: what only Events tell, such as the words of a provisioner.
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -29,8 +29,8 @@ pub const WAITING: &str = "holdfast.dev/Waiting";
 
 /// How long a claim waits before that is worth a write.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(1);
-/// A reason is looked at again after this at the latest.
-const LONGEST: SignedDuration = SignedDuration::from_mins(5);
+/// Where more claims wait, they are not woken by what may change their words only.
+const FEW: usize = 64;
 /// Volumes that are weighed for one claim.
 const LOOKED_AT: usize = 100;
 
@@ -49,31 +49,29 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
             _ => Decision::settled(),
         };
     }
-    let waited =
-        claim.metadata.creation_timestamp.as_ref().map_or(SignedDuration::ZERO, |t| context.now.duration_since(t.0));
-    if waited < PATIENCE {
-        return again(PATIENCE - waited);
+    // A clock that was set back says nothing of how long it waits.
+    let made = claim.metadata.creation_timestamp.as_ref().map(|t| context.now.duration_since(t.0));
+    let young = made.filter(|waited| (SignedDuration::ZERO..PATIENCE).contains(waited));
+    if let Some(waited) = young {
+        return Decision::again(Duration::try_from(PATIENCE - waited).unwrap_or_default());
     }
-    let Some(mut why) = because(world, claim) else { return again(PATIENCE) };
-    let before = kept(claim);
-    why.message = capital(&why.message);
-    if before.is_some_and(|c| c.message.as_ref() == Some(&why.message)) {
-        return again(waited.clamp(PATIENCE, LONGEST));
+    // What fits is for the binder to take.
+    let Some(why) = because(world, claim) else { return Decision::settled() };
+    let (before, word, message) = (kept(claim), camel(why.cause), capital(&why.message));
+    if before.is_some_and(|c| c.message.as_ref() == Some(&message)) {
+        return Decision::settled();
     }
-    let word = camel(why.cause);
     let since = before.filter(|c| c.reason.as_ref() == Some(&word)).and_then(|c| c.last_transition_time.clone());
-    write(
-        meta,
-        claim,
-        Some(json!({
-            "type": WAITING, "status": "True", "reason": word, "message": why.message,
-            "lastTransitionTime": whole_seconds(since.map_or(context.now, |t| t.0)),
-        })),
-    )
+    let condition = json!({
+        "type": WAITING, "status": "True", "reason": word, "message": message,
+        "lastTransitionTime": whole_seconds(since.map_or(context.now, |t| t.0)),
+    });
+    write(meta, claim, Some(condition))
 }
 
-fn again(after: SignedDuration) -> Decision {
-    Decision::again(Duration::try_from(after).unwrap_or_default())
+/// Whether a claim's reason is that a pod waits, whose own words it repeats.
+pub(crate) fn repeats_pod(condition: &PersistentVolumeClaimCondition) -> bool {
+    condition.reason.as_deref() == Some("WaitForPodScheduled")
 }
 
 /// The reason in full: of a fitting-volume search with its nearest miss, of a pod without a node with what it waits for.
@@ -130,36 +128,36 @@ fn write(meta: &Meta, claim: &PersistentVolumeClaim, condition: Option<Value>) -
 }
 
 pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    // What others wait for may have come or gone.
+    let all = |wake: &mut dyn FnMut(Key)| {
+        if world.unbound().nth(FEW).is_none() {
+            world.unbound().for_each(|k| wake(k.clone()));
+        }
+    };
     match change.key.kind {
-        // Its own steps to a volume concern nobody here, unless a reason is to be taken back.
+        // A claim's own steps to a volume concern nobody here, unless a reason is to be taken back.
         "PersistentVolumeClaim" => {
-            let Some(Object::Claim(claim)) = change.new.as_ref().map(|e| &e.object) else { return };
-            if kept(claim).is_some() || (change.old.is_none() && !is_bound(claim)) {
-                wake(change.key.clone());
+            match change.new.as_ref().map(|e| &e.object) {
+                Some(Object::Claim(claim)) if kept(claim).is_some() || !is_bound(claim) => wake(change.key.clone()),
+                _ => {}
+            }
+            if change.old.is_none() || change.new.is_none() {
+                all(wake);
             }
         }
-        "StorageClass" => {
-            for class in [&*change.key.name, ""] {
-                world.unbound_claims(class).filter(|k| is_told(world, k)).for_each(|k| wake(k.clone()));
-            }
-        }
+        "PersistentVolume" | "StorageClass" | "CSIDriver" => all(wake),
         "Pod" => {
             for entry in change.old.iter().chain(&change.new) {
                 let Object::Pod(pod) = &entry.object else { continue };
                 for (_, claim, _) in claims_of(pod) {
-                    let key = Key::new("PersistentVolumeClaim", &change.key.namespace, &claim);
-                    if is_told(world, &key) {
-                        wake(key);
+                    if world.claim(&change.key.namespace, &claim).is_some_and(|(_, c)| !is_bound(c)) {
+                        wake(Key::new("PersistentVolumeClaim", &change.key.namespace, &claim));
                     }
                 }
             }
         }
         _ => {}
     }
-}
-
-fn is_told(world: &World, key: &Key) -> bool {
-    world.claim(&key.namespace, &key.name).is_some_and(|(_, c)| kept(c).is_some())
 }
 
 impl Seen for World {

@@ -207,6 +207,10 @@ impl World {
     pub fn unbound_claims(&self, class: &str) -> impl Iterator<Item = &Key> {
         self.unbound_by_class.get(class)
     }
+    /// Claims of any class whose binding is not complete.
+    pub(crate) fn unbound(&self) -> impl Iterator<Item = &Key> {
+        self.unbound_by_class.0.values().flatten()
+    }
     /// Claims whose `spec.volumeName` is this volume.
     pub fn claims_naming(&self, volume: &str) -> impl Iterator<Item = &Key> {
         self.claims_by_volume.get(volume)

@@ -14,7 +14,7 @@ use crate::{
     },
     decision::{Action, Key, Meta, annotation},
     select::{in_zone, reaches},
-    waiting::kept,
+    waiting::{kept, repeats_pod},
     world::World,
 };
 
@@ -174,7 +174,7 @@ impl<'a> Claims<'a> {
 pub(crate) fn claims_reasons(world: &World, meta: &Meta, pod: &Pod) -> String {
     let told = claims_of(pod).into_iter().filter_map(|(volume, name, _)| {
         let (_, claim) = world.claim(&meta.key.namespace, &name)?;
-        let why = kept(claim).filter(|_| !is_bound(claim))?.message.as_deref()?;
+        let why = kept(claim).filter(|c| !is_bound(claim) && !repeats_pod(c))?.message.as_deref()?;
         Some(format!(" Volume {volume:?}, claim {name:?}: {why}."))
     });
     told.collect()
