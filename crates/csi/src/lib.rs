@@ -1,0 +1,13 @@
+//! The Container Storage Interface over unix sockets: messages, servers and clients. Knows neither Kubernetes' objects nor
+//! how a volume is made.
+mod messages;
+pub mod registration;
+mod rpc;
+mod services;
+mod socket;
+
+pub use messages::*;
+pub use services::*;
+pub use socket::{Driver, Listener, SocketError};
+/// How a call failed: a gRPC code and a sentence.
+pub use tonic::{Code, Status};

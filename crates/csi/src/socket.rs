@@ -1,0 +1,137 @@
+//! Unix sockets: where a driver listens, and how one is reached.
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{
+    Request, Status,
+    client::Grpc,
+    service::RoutesBuilder,
+    transport::{Channel, Endpoint, Server},
+};
+
+/// The longest message that is taken, in bytes: a page of [`crate::ListVolumesResponse`] outgrows gRPC's usual 4 MiB.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Why a socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A driver answers there.
+    #[error("another driver is listening on {}: stop it, or choose another --endpoint", .0.display())]
+    Taken(PathBuf),
+    /// There is something that is not ours to remove.
+    #[error("{} is not a socket: choose another --endpoint", .0.display())]
+    NotASocket(PathBuf),
+    /// The kernel refused.
+    #[error("cannot listen on {}", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// gRPC over it ended with an error.
+    #[error("serving {} ended", path.display())]
+    Serve {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// A bound socket, removed when dropped.
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Binds `path`, for root only. What a driver that was killed left there is replaced.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::Listen { path: path.to_owned(), source };
+        match fs::symlink_metadata(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+            Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                return Err(SocketError::Taken(path.to_owned()));
+            }
+            Ok(_) => fs::remove_file(path).map_err(failed)?,
+        }
+        let socket = UnixListener::bind(path).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+
+    /// Serves what `routes` holds until `stop` is ready; calls that are under way end first.
+    ///
+    /// # Errors
+    /// [`SocketError::Serve`].
+    pub async fn serve(self, routes: RoutesBuilder, stop: impl Future<Output = ()>) -> Result<(), SocketError> {
+        let Self { socket, path } = self;
+        let removed = Remove(path.clone());
+        let result = Server::builder()
+            .add_routes(routes.routes())
+            .serve_with_incoming_shutdown(UnixListenerStream::new(socket), stop)
+            .await
+            .map_err(|source| SocketError::Serve { path, source });
+        drop(removed);
+        result
+    }
+}
+
+/// Removes a socket's file, also when the future that serves it is dropped.
+struct Remove(PathBuf);
+
+impl Drop for Remove {
+    fn drop(&mut self) {
+        // Where that fails, the next start replaces the file.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A driver behind a socket. Connects at the first call, and again after its end.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    channel: Channel,
+    time_for_a_call: Duration,
+}
+
+impl Driver {
+    /// The driver behind the socket at `path`, whose calls may take that long each.
+    pub fn at(path: &Path, time_for_a_call: Duration) -> Self {
+        let path = path.to_owned();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The name stands in the `:authority` header, which drivers ignore; the path to the socket is not a valid one.
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+        Self { channel, time_for_a_call }
+    }
+
+    pub(crate) async fn call<Req, Res>(&self, path: &'static str, message: Req) -> Result<Res, Status>
+    where
+        Req: prost::Message + 'static,
+        Res: prost::Message + Default + 'static,
+    {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut request = Request::new(message);
+        request.set_timeout(self.time_for_a_call);
+        let codec = tonic_prost::ProstCodec::default();
+        grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.map(tonic::Response::into_inner)
+    }
+}
