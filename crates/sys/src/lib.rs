@@ -9,11 +9,13 @@
 //! The only crate of the workspace (besides container start-up in `runtime`) where `unsafe` may appear.
 //! Absent on purpose: Kubernetes words, policy, shell commands.
 mod block;
+mod disk;
 pub mod fake;
 mod mountinfo;
 pub mod real;
 pub mod tree;
 
+pub use disk::{Copied, Disk, Space};
 pub use fake::{FakeSys, When};
 pub use real::RealSys;
 
