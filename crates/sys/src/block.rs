@@ -207,6 +207,12 @@ pub(crate) fn grow_unmounted(device: &Handle, kind: &str) -> io::Result<bool> {
     }
 }
 
+/// Replays the journal and repairs what needs no decision.
+pub(crate) fn repair_ext(device: &Handle) -> io::Result<()> {
+    // 1: something was repaired.
+    run("e2fsck", &["-p"], device, &[0, 1])
+}
+
 fn may_grow_ext() -> io::Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = std::fs::read_to_string("/proc/thread-self/status")?;

@@ -17,14 +17,18 @@ use rustix::{
     io::Errno,
 };
 
-use crate::real::RealSys;
+use crate::{Sys, block, real::RealSys};
 
-/// Room of a filesystem, in bytes.
+/// Room of a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     pub total_bytes: u64,
+    pub used_bytes: u64,
     /// What processes other than root may still take.
     pub free_bytes: u64,
+    /// How many files there can be; 0 where the filesystem has no limit of its own.
+    pub inodes: u64,
+    pub free_inodes: u64,
 }
 
 /// How a copy came to be.
@@ -41,15 +45,15 @@ pub enum Copied {
 /// Errors are the kernel's own; callers add the names.
 pub trait Disk: Send + Sync {
     /// Makes a directory for root alone, durably; one that is there is left as it is.
-    fn make_dir(&self, dir: &Path) -> io::Result<()>;
+    fn ensure_dir(&self, dir: &Path) -> io::Result<()>;
     /// Names in a directory, in order.
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    fn names(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// The whole content of a file.
     fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
     /// Gives a file this content, durably and at once: nobody ever sees half of it.
     fn write(&self, file: &Path, content: &[u8]) -> io::Result<()>;
     /// Moves a file or directory within one filesystem, durably. `EEXIST` or `ENOTEMPTY` if there is something at `to`.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn move_to(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file, or a directory with all that is in it; follows no link. What is not there counts as removed.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Room of the filesystem that `path` is on.
@@ -75,6 +79,11 @@ pub trait Disk: Send + Sync {
     /// Takes a device from its image; as soon as nobody uses it, if somebody does.
     fn detach(&self, device: &Path) -> io::Result<()>;
 
+    /// Repairs a filesystem that no mount has, as far as that needs no decision, where its kind does not do so itself when
+    /// it is mounted. False: this host lacks the program for it.
+    fn check_filesystem(&self, device: &Path, kind: &str) -> io::Result<bool>;
+    /// How many errors the kernel has met in the filesystem of a device since it was made or repaired, where its kind counts.
+    fn filesystem_errors(&self, device: &Path) -> u64;
     /// Halts all writes to the mounted filesystem and brings what is in memory to its device. `EBUSY`: it is frozen.
     fn freeze(&self, mounted: &Path) -> io::Result<()>;
     /// Lets writes go on. `EINVAL`: it is not frozen.
@@ -97,7 +106,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 impl Disk for RealSys {
-    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+    fn ensure_dir(&self, dir: &Path) -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         match fs::DirBuilder::new().mode(0o700).create(dir) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(dir)?.is_dir() => Ok(()),
@@ -106,7 +115,7 @@ impl Disk for RealSys {
         }
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+    fn names(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = fs::read_dir(dir)?
             .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
             .collect::<io::Result<Vec<_>>>()?;
@@ -129,7 +138,7 @@ impl Disk for RealSys {
         sync_parent(file)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn move_to(&self, from: &Path, to: &Path) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
         sync_parent(to)?;
@@ -150,7 +159,13 @@ impl Disk for RealSys {
 
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = fstatvfs(File::open(path)?)?;
-        Ok(Space { total_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
+        Ok(Space {
+            total_bytes: stat.f_blocks * stat.f_frsize,
+            used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
+            free_bytes: stat.f_bavail * stat.f_frsize,
+            inodes: stat.f_files,
+            free_inodes: stat.f_ffree,
+        })
     }
 
     fn make_image(&self, image: &Path, bytes: u64) -> io::Result<()> {
@@ -252,6 +267,22 @@ impl Disk for RealSys {
         }
     }
 
+    fn check_filesystem(&self, device: &Path, kind: &str) -> io::Result<bool> {
+        if !kind.starts_with("ext") {
+            return Ok(true);
+        }
+        match block::repair_ext(&self.open(device)?) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn filesystem_errors(&self, device: &Path) -> u64 {
+        let Some(name) = device.file_name() else { return 0 };
+        let counter = Path::new("/sys/fs/ext4").join(name).join("errors_count");
+        fs::read_to_string(counter).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     fn freeze(&self, mounted: &Path) -> io::Result<()> {
         loop_ioctl(&File::open(mounted)?, FIFREEZE, 0).map(drop)
     }
@@ -348,9 +379,8 @@ impl Default for LoopConfig {
 
 /// What a loop device says of its file; `None` if it has none, or is gone.
 fn loop_status(device: &Path) -> io::Result<Option<LoopInfo>> {
-    let gone = |e: &io::Error| {
-        e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::NXIO.raw_os_error())
-    };
+    let gone =
+        |e: &io::Error| e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::NXIO.raw_os_error());
     let file = match File::open(device) {
         Err(e) if gone(&e) => return Ok(None),
         other => other?,

@@ -1,0 +1,111 @@
+//! A pool in a directory of its own that leaves nothing behind.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use pool::{Backend, Content, Id, Kernel, NewVolume, Pool, PoolError, Publish, Stage};
+use sys::{Disk, RealSys};
+
+pub struct Rig {
+    dir: tempfile::TempDir,
+    kernel: Arc<dyn Kernel>,
+}
+
+pub fn filesystem(kind: &str) -> Content {
+    Content::Filesystem(kind.into())
+}
+
+pub fn new(name: &str, bytes: u64) -> NewVolume {
+    NewVolume {
+        name: name.into(),
+        required_bytes: bytes,
+        limit_bytes: 0,
+        backend: Backend::Image,
+        content: filesystem("ext4"),
+        origin: None,
+        shares_room: false,
+    }
+}
+
+#[allow(dead_code)] // Not every test file uses all.
+impl Rig {
+    pub fn new() -> Self {
+        Self::with(Arc::new(RealSys))
+    }
+
+    pub fn with(kernel: Arc<dyn Kernel>) -> Self {
+        // In memory where that can be: these tests wait for a disk more than for anything else.
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("holdfast-pool");
+        let dir = builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir());
+        Self { dir: dir.expect("a directory"), kernel }
+    }
+
+    /// The pool lies on a memory filesystem of that size.
+    pub fn on_its_own_filesystem(bytes: u64) -> Self {
+        let rig = Self::new();
+        fs::create_dir(rig.path("pool")).expect("a directory");
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "pool"]).arg(rig.path("pool")).status();
+        assert!(mounted.expect("mount runs").success());
+        rig
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn try_pool(&self) -> Result<Pool, PoolError> {
+        Pool::open(&self.path("pool"), self.kernel.clone())
+    }
+
+    #[track_caller]
+    pub fn pool(&self) -> Pool {
+        self.try_pool().expect("a pool")
+    }
+
+    pub fn up(&self, pool: &Pool, id: &Id, staged: &Path, published: &Path) -> Result<(), PoolError> {
+        pool.stage(id, &Stage { at: staged, options: &[] })?;
+        pool.publish(id, &Publish { staged, at: published, read_only: false })
+    }
+
+    pub fn down(&self, pool: &Pool, id: &Id, staged: &Path, published: &Path) -> Result<(), PoolError> {
+        pool.unpublish(id, published)?;
+        pool.unstage(id, staged)
+    }
+
+    fn images(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![self.path("pool")];
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                match entry.file_type() {
+                    Ok(t) if t.is_dir() => open.push(entry.path()),
+                    Ok(_) if entry.file_name() == "image" => found.push(entry.path()),
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+
+    /// Devices that images of this pool are behind.
+    pub fn devices(&self) -> Vec<PathBuf> {
+        self.images().iter().filter_map(|image| RealSys.attached(image).expect("loop devices")).collect()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for name in ["published", "staged"] {
+            let _ = Command::new("umount").arg("-q").arg(self.path(name)).status();
+        }
+        for device in self.devices() {
+            let _ = RealSys.detach(&device);
+        }
+        let _ = Command::new("umount").arg("-q").arg(self.path("pool")).status();
+    }
+}

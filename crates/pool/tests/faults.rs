@@ -1,0 +1,200 @@
+//! Every call to the machine fails once before it acts and once after: nothing is lost, nothing leaks, and asking again finishes.
+mod common;
+
+use std::{
+    ffi::OsStr,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{Rig, new};
+use pool::{NewSnapshot, Pool, PoolError};
+use sys::*;
+
+/// Counts the calls that change something, and fails one of them.
+#[derive(Default)]
+struct Faulty {
+    calls: AtomicUsize,
+    /// Number of the call that fails; 0: none.
+    fails: AtomicUsize,
+    /// It acts before it fails.
+    acts: std::sync::atomic::AtomicBool,
+}
+
+impl Faulty {
+    fn call<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.calls.fetch_add(1, Ordering::SeqCst) + 1 != self.fails.load(Ordering::SeqCst) {
+            return act();
+        }
+        if self.acts.load(Ordering::SeqCst) {
+            drop(act());
+        }
+        Err(io::Error::other("injected fault"))
+    }
+
+    fn arm(&self, number: usize, acts: bool) {
+        self.calls.store(0, Ordering::SeqCst);
+        self.fails.store(number, Ordering::SeqCst);
+        self.acts.store(acts, Ordering::SeqCst);
+    }
+}
+
+/// Passes calls on: `plain` ones as they are, `faulty` ones through [`Faulty::call`].
+macro_rules! pass_on {
+    ($trait:ident: plain { $($p:ident($($pa:ident: $pt:ty),*) -> $pr:ty;)* } faulty { $($f:ident($($fa:ident: $ft:ty),*) -> $fr:ty;)* }) => {
+        impl $trait for Faulty {
+            $(fn $p(&self, $($pa: $pt),*) -> $pr { $trait::$p(&RealSys, $($pa),*) })*
+            $(fn $f(&self, $($fa: $ft),*) -> $fr { self.call(|| $trait::$f(&RealSys, $($fa),*)) })*
+        }
+    };
+}
+
+pass_on! { Disk:
+    plain {
+        names(dir: &Path) -> io::Result<Vec<String>>;
+        read(file: &Path) -> io::Result<Vec<u8>>;
+        space(path: &Path) -> io::Result<Space>;
+        image_size(image: &Path) -> io::Result<(u64, u64)>;
+        attached(image: &Path) -> io::Result<Option<PathBuf>>;
+        filesystem_errors(device: &Path) -> u64;
+    }
+    faulty {
+        ensure_dir(dir: &Path) -> io::Result<()>;
+        write(file: &Path, content: &[u8]) -> io::Result<()>;
+        move_to(from: &Path, to: &Path) -> io::Result<()>;
+        remove(path: &Path) -> io::Result<()>;
+        make_image(image: &Path, bytes: u64) -> io::Result<()>;
+        reserve_image(image: &Path) -> io::Result<()>;
+        resize_image(image: &Path, bytes: u64) -> io::Result<()>;
+        copy_image(from: &Path, to: &Path) -> io::Result<Copied>;
+        attach(image: &Path) -> io::Result<PathBuf>;
+        refresh(device: &Path) -> io::Result<()>;
+        detach(device: &Path) -> io::Result<()>;
+        check_filesystem(device: &Path, kind: &str) -> io::Result<bool>;
+        freeze(mounted: &Path) -> io::Result<()>;
+        thaw(mounted: &Path) -> io::Result<()>;
+    }
+}
+
+pass_on! { Sys:
+    plain {
+        now() -> Duration;
+        open(path: &Path) -> io::Result<Handle>;
+        open_at(dir: &Handle, path: &Path, reach: Reach) -> io::Result<Handle>;
+        stat(at: &Handle) -> io::Result<Stat>;
+        stat_at(dir: &Handle, name: &OsStr) -> io::Result<Stat>;
+        list(dir: &Handle) -> io::Result<Vec<Entry>>;
+        read_file(file: &Handle) -> io::Result<Vec<u8>>;
+        read_link(dir: &Handle, name: &OsStr) -> io::Result<PathBuf>;
+        set_mode(at: &Handle, mode: u32) -> io::Result<()>;
+        set_owner(at: &Handle, uid: Option<u32>, gid: Option<u32>) -> io::Result<()>;
+        probe_device(device: &Handle) -> io::Result<Device>;
+        mounts_below(dir: &Handle) -> io::Result<Vec<PathBuf>>;
+    }
+    faulty {
+        make_dir(dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()>;
+        write_new(dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()>;
+        make_link(dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()>;
+        rename(dir: &Handle, from: &OsStr, to: &OsStr) -> io::Result<()>;
+        remove_file(dir: &Handle, name: &OsStr) -> io::Result<()>;
+        remove_dir(dir: &Handle, name: &OsStr) -> io::Result<()>;
+        mount_tmpfs(at: &Handle, tmpfs: &Tmpfs) -> io::Result<()>;
+        make_filesystem(device: &Handle, kind: &str) -> io::Result<()>;
+        mount_device(device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()>;
+        grow_filesystem(device: &Handle, at: &Handle) -> io::Result<()>;
+        grow_unmounted(device: &Handle, kind: &str) -> io::Result<bool>;
+        bind(source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;
+        unmount(dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()>;
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Runs a step until it passes, as callers do; between two tries the process may have died.
+fn step<T>(rig: &Rig, pool: &mut Option<Pool>, dies: bool, mut act: impl FnMut(&Pool) -> Result<T, PoolError>) -> T {
+    let mut failed = 0;
+    loop {
+        let result = match pool.take() {
+            Some(open) => {
+                let result = act(&open);
+                *pool = Some(open);
+                result
+            }
+            None => rig.try_pool().and_then(|open| {
+                let result = act(&open);
+                *pool = Some(open);
+                result
+            }),
+        };
+        match result {
+            Ok(value) => return value,
+            Err(error) => {
+                failed += 1;
+                assert!(failed < 3, "asking again does not help: {}", base::chain(&error));
+                if dies {
+                    *pool = None;
+                }
+            }
+        }
+    }
+}
+
+/// One life of a volume. Returns after checking that its data was never lost.
+fn life(rig: &Rig, dies: bool) {
+    let (staged, published) = (rig.path("staged"), rig.path("published"));
+    let page = published.join("page");
+    let mut pool = None;
+    let volume = step(rig, &mut pool, dies, |p| p.create(&new("v", 16 * MIB)));
+    step(rig, &mut pool, dies, |p| rig.up(p, &volume.id, &staged, &published));
+    std::fs::write(&page, "data").expect("written");
+    let wanted = NewSnapshot { name: "s".into(), volume: volume.id.clone() };
+    let snapshot = step(rig, &mut pool, dies, |p| p.take_snapshot(&wanted));
+    std::fs::write(&page, "more").expect("not frozen");
+    step(rig, &mut pool, dies, |p| p.expand(&volume.id, 24 * MIB, 0));
+    step(rig, &mut pool, dies, |p| rig.down(p, &volume.id, &staged, &published));
+    step(rig, &mut pool, dies, |p| rig.up(p, &volume.id, &staged, &published));
+    assert_eq!(std::fs::read_to_string(&page).expect("kept"), "more");
+    step(rig, &mut pool, dies, |p| rig.down(p, &volume.id, &staged, &published));
+    step(rig, &mut pool, dies, |p| p.delete(&volume.id));
+    step(rig, &mut pool, dies, |p| p.delete_snapshot(&snapshot.id));
+    step(rig, &mut pool, dies, |p| p.empty_trash(u64::MAX));
+    assert!(rig.devices().is_empty(), "a device leaked");
+    drop(pool);
+    let pool = Pool::open(&rig.path("pool"), Arc::new(RealSys)).expect("a pool");
+    assert!(pool.volumes().is_empty() && pool.snapshots().is_empty());
+    for part in ["volumes", "snapshots", "trash", "making"] {
+        let left: Vec<_> = std::fs::read_dir(rig.path("pool").join(part)).expect("a directory").collect();
+        assert!(left.is_empty(), "{part} has {left:?}");
+    }
+}
+
+fn sweep(acts: bool) {
+    let kernel = Arc::new(Faulty::default());
+    let calls = {
+        let rig = Rig::with(kernel.clone());
+        life(&rig, false);
+        kernel.calls.load(Ordering::SeqCst)
+    };
+    assert!(calls > 40, "only {calls} calls are counted");
+    for number in 1..=calls {
+        kernel.arm(number, acts);
+        let rig = Rig::with(kernel.clone());
+        // At every other one, the process dies of it.
+        life(&rig, number % 2 == 0);
+    }
+}
+
+#[test]
+fn any_one_call_may_fail_before_it_acts() {
+    sweep(false);
+}
+
+#[test]
+fn any_one_call_may_fail_after_it_acted() {
+    sweep(true);
+}
