@@ -10,10 +10,13 @@ use sys::{Bind, DeviceContent, DeviceMount, Handle, ReadOnly, Space, Sys, Unmoun
 use crate::{
     Backend, Content, Id, Pool, Volume,
     error::{PoolError, failed},
+    record::{decode, encode},
 };
 
 /// Where a volume is staged, in its directory: what a restart, a snapshot and a deletion need to know.
 const STAGED: &str = "staged";
+/// Where it is published: a list of paths.
+const PUBLISHED: &str = "published";
 
 /// How a volume is staged.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,8 @@ pub struct Publish<'a> {
     /// A directory, or a file for a block volume; made if it is not there.
     pub at: &'a Path,
     pub read_only: bool,
+    /// Only if it is published nowhere else.
+    pub alone: bool,
 }
 
 /// How full a volume is.
@@ -240,6 +245,36 @@ impl Pool {
         }
     }
 
+    /// Where the volume was to be published, mounted or not.
+    fn published(&self, id: &Id) -> Result<Vec<PathBuf>, PoolError> {
+        let file = self.volume_dir(id).join(PUBLISHED);
+        match self.kernel.read(&file) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => decode(&file, &other.map_err(failed("read", &file))?),
+        }
+    }
+
+    fn set_published(&self, id: &Id, paths: &[PathBuf]) -> Result<(), PoolError> {
+        let file = self.volume_dir(id).join(PUBLISHED);
+        self.kernel.write(&file, &encode(&paths)).map_err(failed("write", &file))
+    }
+
+    /// Writes down that a volume is going to be at `publish.at`.
+    fn note(&self, id: &Id, publish: &Publish<'_>) -> Result<(), PoolError> {
+        let mut paths = self.published(id)?;
+        for other in paths.iter().filter(|other| publish.alone && *other != publish.at) {
+            if is_mounted(self.sys(), other)? {
+                let why = format!("volume {id} is for one pod alone, and is published at {}", other.display());
+                return Err(PoolError::State(why));
+            }
+        }
+        if paths.iter().any(|p| p == publish.at) {
+            return Ok(());
+        }
+        paths.push(publish.at.to_owned());
+        self.set_published(id, &paths)
+    }
+
     /// Shows a staged volume at one more path.
     ///
     /// # Errors
@@ -258,6 +293,7 @@ impl Pool {
                 }
             },
         };
+        self.note(id, publish)?;
         self.make_target(publish.at, volume.content != Content::Block)?;
         if is_mounted(self.sys(), publish.at)? {
             return Ok(());
@@ -276,6 +312,13 @@ impl Pool {
     pub fn unpublish(&self, id: &Id, at: &Path) -> Result<(), PoolError> {
         let _turn = self.turn(id)?;
         self.unmount(at)?;
+        if self.volume(id).is_some() {
+            let mut paths = self.published(id)?;
+            if paths.iter().any(|p| p == at) {
+                paths.retain(|p| p != at);
+                self.set_published(id, &paths)?;
+            }
+        }
         let (above, name) = parts(at)?;
         let above_dir = match self.sys().open(above) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -69,7 +69,7 @@ impl Rig {
 
     pub fn up(&self, pool: &Pool, id: &Id, staged: &Path, published: &Path) -> Result<(), PoolError> {
         pool.stage(id, &Stage { at: staged, options: &[] })?;
-        pool.publish(id, &Publish { staged, at: published, read_only: false })
+        pool.publish(id, &Publish { staged, at: published, read_only: false, alone: false })
     }
 
     pub fn down(&self, pool: &Pool, id: &Id, staged: &Path, published: &Path) -> Result<(), PoolError> {

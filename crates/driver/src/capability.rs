@@ -1,0 +1,47 @@
+//! What volumes of this driver can be to a pod.
+use csi::{AccessType, Mode, Status, VolumeCapability};
+use pool::Content;
+
+/// What a filesystem is made as where nobody says.
+const DEFAULT_FILESYSTEM: &str = "ext4";
+/// What is made here.
+const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
+
+/// What a volume with all of these capabilities is.
+pub fn content(capabilities: &[VolumeCapability]) -> Result<Content, Status> {
+    let mut all = capabilities.iter().map(one);
+    let first = all.next().ok_or_else(|| Status::invalid_argument("volume capabilities are missing"))??;
+    for other in all {
+        if other? != first {
+            return Err(Status::invalid_argument("one volume cannot be all of these: a filesystem, or a block device"));
+        }
+    }
+    Ok(first)
+}
+
+/// What a volume with this capability is.
+pub fn one(capability: &VolumeCapability) -> Result<Content, Status> {
+    let mode = capability.access_mode.as_ref().map_or(0, |m| m.mode);
+    match Mode::try_from(mode) {
+        Ok(Mode::Unknown) | Err(_) => return Err(Status::invalid_argument("the access mode is missing or unknown")),
+        // Several nodes: those that the volume's topology allows, which is one.
+        Ok(_) => {}
+    }
+    match &capability.access_type {
+        None => Err(Status::invalid_argument("a capability says neither block nor mount")),
+        Some(AccessType::Block(_)) => Ok(Content::Block),
+        Some(AccessType::Mount(mount)) => {
+            let kind = if mount.fs_type.is_empty() { DEFAULT_FILESYSTEM } else { &mount.fs_type };
+            if !FILESYSTEMS.contains(&kind) {
+                let why = format!("filesystem {kind:?} is none of {}", FILESYSTEMS.join(", "));
+                return Err(Status::invalid_argument(why));
+            }
+            Ok(Content::Filesystem(kind.to_owned()))
+        }
+    }
+}
+
+/// Whether only one publication is allowed at a time.
+pub fn alone(capability: &VolumeCapability) -> bool {
+    capability.access_mode.as_ref().is_some_and(|m| m.mode() == Mode::SingleNodeSingleWriter)
+}
