@@ -21,6 +21,11 @@ pub enum Command {
     /// Needs root, unless --no-node. Prints one line when it is ready. SIGTERM or Ctrl-C ends it; containers keep running
     /// and are adopted by the next start on the same data directory. With no pod left, nothing of it stays on the machine.
     Up(UpArgs),
+    /// Serve volumes of this machine as a CSI driver, for any Kubernetes
+    ///
+    /// Volumes are images whose size is the limit; snapshots, clones, growth and raw block devices included. Needs root, and
+    /// mkfs of the filesystems that are used. SIGTERM or Ctrl-C ends it; volumes stay mounted.
+    Csi(CsiArgs),
     /// Run the labs end to end on a throw-away data directory
     Demo(DemoArgs),
     /// Import, pull, list and remove container images
@@ -91,6 +96,22 @@ pub struct UpArgs {
     pub rwo_scope: RwoScope,
     #[command(flatten)]
     pub registries: Registries,
+}
+
+#[derive(Args)]
+pub struct CsiArgs {
+    /// The socket to serve on: a path, or unix:// and a path
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///run/holdfast/csi.sock", value_name = "SOCKET")]
+    pub endpoint: String,
+    /// Directory of the volumes
+    #[arg(long, default_value = "/var/lib/holdfast/volumes", value_name = "DIR")]
+    pub pool: PathBuf,
+    /// Name of this node [default: the host name]
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// How long a deleted volume can be brought back, unless its space is needed: hours
+    #[arg(long, default_value_t = 24, value_name = "HOURS")]
+    pub keep_deleted: u64,
 }
 
 /// Who shares a ReadWriteOnce claim.

@@ -3,6 +3,7 @@
 //! The only crate that reads arguments or the environment. Absent on purpose: rules about objects (see `api`, `controllers`).
 mod cli;
 mod client;
+mod csi_driver;
 mod demo;
 mod errors;
 mod image;
@@ -46,6 +47,7 @@ async fn run(command: cli::Command) -> Outcome {
     use cli::Command;
     match command {
         Command::Up(args) => up::run(args).await,
+        Command::Csi(args) => csi_driver::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Image(args) => image::run(args).await,
         Command::Apply(args) => client::apply::run(args).await,

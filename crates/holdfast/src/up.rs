@@ -1,6 +1,6 @@
 //! `holdfast up`: API server, controllers and node in one process. Wiring only.
 mod local_node;
-mod preflight;
+pub mod preflight;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +26,7 @@ pub async fn run(args: UpArgs) -> Outcome {
     if !args.no_node {
         preflight::privileges()?;
     }
-    let node_name = preflight::node_name(&args)?;
+    let node_name = preflight::node_name(args.node_name.as_deref())?;
     let data = DataDir::take(&args.data.data_dir)?;
     let listener = listen(args.listen).await?;
     let network = if args.no_node { None } else { Some(local_node::open_network(&data.layout, &args)?) };
@@ -190,7 +190,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
 }
 
 /// A token that SIGTERM or Ctrl-C cancels.
-fn stop_signal() -> Result<CancellationToken, Error> {
+pub fn stop_signal() -> Result<CancellationToken, Error> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
     let mut term = signal(SignalKind::terminate()).doing(|| "listen for SIGTERM".into())?;

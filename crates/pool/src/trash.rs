@@ -70,6 +70,14 @@ impl Pool {
         Ok(())
     }
 
+    /// Removes for good what was deleted so long ago.
+    ///
+    /// # Errors
+    /// As [`Pool::empty_trash`].
+    pub fn empty_trash_older_than(&self, kept: std::time::Duration) -> Result<(), PoolError> {
+        self.empty_trash(self.seconds().saturating_sub(kept.as_secs()))
+    }
+
     /// Removes for good the oldest deleted volumes until `bytes` more fit.
     pub(crate) fn empty_trash_for(&self, bytes: u64) -> Result<(), PoolError> {
         for old in self.trashed()? {

@@ -8,7 +8,6 @@ use base::Layout;
 use rustix::thread::CapabilitySet;
 
 use crate::{
-    cli::UpArgs,
     client::Error,
     errors::{Doing, said},
 };
@@ -61,15 +60,15 @@ pub fn privileges() -> Result<(), Error> {
 }
 
 /// The node's name: as asked, else made of the host's.
-pub fn node_name(args: &UpArgs) -> Result<String, Error> {
-    let Some(name) = &args.node_name else {
+pub fn node_name(asked: Option<&str>) -> Result<String, Error> {
+    let Some(name) = asked else {
         return Ok(plain(&rustix::system::uname().nodename().to_string_lossy()));
     };
     // It is also the value of the label kubernetes.io/hostname.
     let mut wrong = api::names::dns_subdomain(name);
     wrong.extend(api::names::label_value(name));
     match wrong.first() {
-        None => Ok(name.clone()),
+        None => Ok(name.to_owned()),
         Some(why) => said(format!("--node-name {name:?} cannot be a node's name: {why}")),
     }
 }
