@@ -125,7 +125,8 @@ impl Node for Driver {
         request: NodeGetVolumeStatsRequest,
     ) -> Result<NodeGetVolumeStatsResponse, Status> {
         let id = volume_id(&request.volume_id)?;
-        let at = path("volume_path", &request.volume_path)?;
+        // A path that is not even absolute is one where the volume is not.
+        let at = PathBuf::from(required("volume_path", &request.volume_path)?);
         self.with(move |pool| {
             let usage = usage(pool.usage(&id, &at)?);
             let (abnormal, message) = match pool.health(&id)? {
@@ -139,7 +140,7 @@ impl Node for Driver {
 
     async fn node_expand_volume(&self, request: NodeExpandVolumeRequest) -> Result<NodeExpandVolumeResponse, Status> {
         let id = volume_id(&request.volume_id)?;
-        path("volume_path", &request.volume_path)?;
+        required("volume_path", &request.volume_path)?;
         let bytes = self.with(move |pool| pool.expand_filesystem(&id)).await?;
         Ok(NodeExpandVolumeResponse { capacity_bytes: signed(bytes) })
     }
