@@ -51,7 +51,7 @@ pub enum SocketError {
 /// A bound socket, removed when dropped.
 pub struct Listener {
     socket: UnixListener,
-    path: PathBuf,
+    file: Remove,
 }
 
 impl Listener {
@@ -71,8 +71,9 @@ impl Listener {
             Ok(_) => fs::remove_file(path).map_err(failed)?,
         }
         let socket = UnixListener::bind(path).map_err(failed)?;
+        let file = Remove(path.to_owned());
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(Self { socket, path: path.to_owned() })
+        Ok(Self { socket, file })
     }
 
     /// Serves what `routes` holds until `stop` is ready; calls that are under way end first.
@@ -80,19 +81,16 @@ impl Listener {
     /// # Errors
     /// [`SocketError::Serve`].
     pub async fn serve(self, routes: RoutesBuilder, stop: impl Future<Output = ()>) -> Result<(), SocketError> {
-        let Self { socket, path } = self;
-        let removed = Remove(path.clone());
-        let result = Server::builder()
+        let Self { socket, file } = self;
+        Server::builder()
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(UnixListenerStream::new(socket), stop)
             .await
-            .map_err(|source| SocketError::Serve { path, source });
-        drop(removed);
-        result
+            .map_err(|source| SocketError::Serve { path: file.0.clone(), source })
     }
 }
 
-/// Removes a socket's file, also when the future that serves it is dropped.
+/// Removes a socket's file, however serving ends.
 struct Remove(PathBuf);
 
 impl Drop for Remove {

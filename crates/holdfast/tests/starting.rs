@@ -212,3 +212,36 @@ fn a_full_disk() {
     // Before the directory that it is mounted in goes.
     drop(mount);
 }
+
+#[test]
+fn the_driver_alone() {
+    let dir = scratch();
+    let dir = dir.path();
+    let csi = |more: &[&'static str]| -> Vec<&str> { [&[PROGRAM, "csi", "--pool", "deep/pool"], more].concat() };
+    let socket = dir.join("run/csi.sock");
+    let endpoint = format!("--endpoint=unix://{}", socket.display());
+    refused(&csi(&["--endpoint", "csi.sock"]), dir, &["--endpoint", "\"csi.sock\"", "unix:///run/"]);
+    refused(&[&csi(&["--node-name", "A b"])[..], &[&endpoint]].concat(), dir, &["--node-name"]);
+    let mut child = Command::new("timeout")
+        .args(["--signal=KILL", "60"])
+        .args(csi(&["--node-name", "n1"]))
+        .arg(&endpoint)
+        .current_dir(dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run the driver");
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().expect("piped")), &mut line)
+        .expect("a line");
+    assert_eq!(line, format!("local.csi.holdfast serves node n1 on {}\n", socket.display()));
+    refused(&[&csi(&[])[..], &[&endpoint]].concat(), dir, &["another driver is listening on", "--endpoint"]);
+    let elsewhere = format!("--endpoint={}", dir.join("other.sock").display());
+    refused(&[&csi(&[])[..], &[&elsewhere]].concat(), dir, &["pool", "is in use by another process"]);
+    assert!(!dir.join("other.sock").exists(), "a start that failed leaves no socket");
+    // `timeout` passes the signal on.
+    let pid = i32::try_from(child.id()).expect("a pid");
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).expect("a pid"), rustix::process::Signal::TERM)
+        .expect("end the driver");
+    assert!(child.wait().expect("ended").success());
+    assert!(!socket.exists() && dir.join("deep/pool/volumes").is_dir());
+}
