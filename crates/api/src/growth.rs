@@ -49,7 +49,7 @@ pub fn grower(volume: &PersistentVolume) -> Grower {
 /// What is next for a claim that is bound to a volume.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Nothing is asked for; or a node is at it, or failed at this very size.
+    /// Nothing is asked for, or a node is at it.
     Settled,
     /// The claim has all that the volume has: [`PRE_RESIZE_CAPACITY`] means nothing any more.
     Complete,
@@ -68,7 +68,6 @@ pub fn step(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Step {
     match state(claim) {
         PENDING | IN_PROGRESS => Step::Settled,
         _ if grower(volume) == Grower::Elsewhere || offered < wants => Step::External,
-        INFEASIBLE if allocated(claim).is_some_and(|a| number(Some(a)) == wants) => Step::Settled,
         _ => Step::Ask { has: self::has(claim).cloned().unwrap_or_else(|| Text("0".into())) },
     }
 }
@@ -217,6 +216,7 @@ fn conditions(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::from_value;
 
     use super::*;
@@ -268,7 +268,8 @@ mod tests {
             // Asked for less while the node is at it: the node ends what it began.
             ("2Gi", at("1Gi", going, Some("3Gi")), "3Gi", Step::Settled, node("3Gi", 3, false, true)),
             ("2Gi", at("1Gi", never, Some("3Gi")), "3Gi", ask.clone(), None),
-            ("3Gi", at("1Gi", never, Some("3Gi")), "3Gi", Step::Settled, None),
+            // Back to what was given up: somebody may have made room.
+            ("3Gi", at("1Gi", never, Some("3Gi")), "3Gi", ask.clone(), None),
             ("2Gi", at("2Gi", None, Some("2Gi")), "3Gi", Step::Settled, None),
             ("3Gi", at("2Gi", None, Some("2Gi")), "3Gi", Step::Ask { has: Text("2Gi".into()) }, None),
             ("2Gi", at("1Gi", Some("ControllerResizeInProgress"), Some("2Gi")), "2Gi", ask, None),
@@ -326,5 +327,117 @@ mod tests {
             (&status["allocatedResources"], &status["allocatedResourceStatuses"]),
             (&json!({"storage": "2Gi"}), &Value::Null)
         );
+    }
+
+    /// What people, the controller and the node may do in any order; sizes in MiB.
+    #[derive(Debug, Clone)]
+    enum Act {
+        Ask(u64),
+        Offer(u64),
+        Enlarge(u64),
+        Controller,
+        Node,
+    }
+
+    struct Model {
+        claim: Value,
+        volume: Value,
+        device: u64,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            let claim = serde_json::to_value(claim("10Mi", at("10Mi", None, None))).unwrap();
+            Self { claim, volume: serde_json::to_value(local("10Mi")).unwrap(), device: 10 }
+        }
+
+        fn read(&self) -> (PersistentVolumeClaim, PersistentVolume) {
+            (from_value(self.claim.clone()).unwrap(), from_value(self.volume.clone()).unwrap())
+        }
+
+        fn mib(text: Option<&Text>) -> u64 {
+            u64::try_from(number(text).value()).unwrap() >> 20
+        }
+
+        fn say(&mut self, patch: Value) {
+            json_patch::merge(&mut self.claim, &json!({ "status": patch }));
+        }
+
+        fn act(&mut self, act: &Act) {
+            let now: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
+            let (claim, volume) = self.read();
+            match act {
+                // As validation lets it.
+                Act::Ask(size) if *size > Self::mib(has(&claim)) => {
+                    self.claim["spec"]["resources"]["requests"]["storage"] = json!(format!("{size}Mi"));
+                }
+                Act::Ask(_) => {}
+                Act::Offer(size) => self.volume["spec"]["capacity"]["storage"] = json!(format!("{size}Mi")),
+                Act::Enlarge(size) => self.device = self.device.max(*size),
+                Act::Controller => {
+                    if let Step::Ask { .. } = step(&claim, &volume) {
+                        self.say(asked(&claim, now));
+                    }
+                }
+                Act::Node => {
+                    let Some(step) = node_step(&claim, &volume) else { return };
+                    if step.mark {
+                        self.say(begun());
+                    }
+                    let claim = self.read().0;
+                    if self.device >= step.bytes >> 20 {
+                        self.say(finished(&claim, &step.to));
+                    } else if step.told {
+                        self.say(failed(&claim, &step.to, "small", now));
+                    }
+                }
+            }
+        }
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let size = 1..30_u64;
+        let act = prop_oneof![
+            size.clone().prop_map(Act::Ask),
+            size.clone().prop_map(Act::Offer),
+            size.prop_map(Act::Enlarge),
+            Just(Act::Controller),
+            Just(Act::Node),
+            Just(Act::Node),
+        ];
+        proptest::collection::vec(act, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn a_claim_is_told_what_it_has_and_gets_what_it_asks_for(acts in acts()) {
+            let mut model = Model::new();
+            let mut before = 10;
+            for act in &acts {
+                model.act(act);
+                let claim = model.read().0;
+                let now = Model::mib(has(&claim));
+                prop_assert!(now >= before, "it lost some after {act:?}");
+                prop_assert!(now <= model.device, "it was told of more than there is, after {act:?}");
+                let more = state(&claim).is_empty() || Model::mib(allocated(&claim)) > now;
+                prop_assert!(more, "{} for nothing after {act:?}", state(&claim));
+                before = now;
+            }
+            // The device is large enough at last, and the volume says so.
+            let wanted = Model::mib(request(&model.read().0));
+            let offered = Model::mib(capacity(&model.read().1)).max(wanted);
+            for act in [Act::Enlarge(30), Act::Offer(offered)] {
+                model.act(&act);
+            }
+            for _ in 0..4 {
+                model.act(&Act::Controller);
+                model.act(&Act::Node);
+            }
+            let (claim, volume) = model.read();
+            prop_assert!(Model::mib(has(&claim)) >= wanted, "{:?}", claim.status);
+            prop_assert_eq!(state(&claim), "");
+            prop_assert!(current(&claim).is_empty(), "{:?}", claim.status);
+            prop_assert!(matches!(step(&claim, &volume), Step::Settled | Step::Complete));
+        }
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! In: one claim with its volume. Out: the patches that ask the node for it, where this program grows such volumes and the
 //! volume object says that there is more; else a word that somebody else has to. What comes of it, the node writes.
-//! - X1: a claim that is being grown is asked for again only after that failed and the claim wants another size.
+//! - X1: a claim gets what it asks for once that is there, whatever it asked for and whatever failed before, and is told of
+//!   nothing that it has not got. (property of `api::growth`)
 //!
 //! Absent on purpose: enlarging what is behind a volume (its administrator or provisioner does that).
 //! Source: Kubernetes 1.36, `pkg/controller/volume/expand`.
 use api::growth::{PRE_RESIZE_CAPACITY, Step, asked, step};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use crate::{
-    claim::{claim_phase, reserved_for, volume_of},
-    decision::{Action, Context, Decision, Key, Note, annotated},
+    claim::{claim_phase, driver_in_place_of, reserved_for, volume_of},
+    decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     world::{Change, Object, World},
 };
 
@@ -33,13 +35,41 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
     match step(claim, volume) {
         Step::Complete if noted => note(json!(null)),
         Step::Settled | Step::Complete => Decision::settled(),
-        Step::External => {
-            let message = "waiting for an external controller to expand this PVC";
-            Decision::wait(Note::normal(meta, "ExternalExpanding", message))
-        }
+        Step::External => external((meta, claim), volume),
         Step::Ask { has } if !noted => note(json!(has)),
         Step::Ask { .. } => Decision::act(Action::status(meta, asked(claim, context.now))),
     }
+}
+
+/// Leaves it to somebody else's program, or to an administrator; a driver in place of an in-tree plugin is told so.
+fn external((meta, claim): (&Meta, &PersistentVolumeClaim), volume: &PersistentVolume) -> Decision {
+    const RESIZER: &str = "volume.kubernetes.io/storage-resizer";
+    let note = |message: String| Decision::wait(Note::normal(meta, "ExternalExpanding", message));
+    let Some((plugin, driver)) = in_tree_plugin(volume).and_then(|p| Some((p, driver_in_place_of(p)?))) else {
+        return note("waiting for an external controller to expand this PVC".into());
+    };
+    let mut decision =
+        note(format!("CSI migration enabled for {plugin}; waiting for external resizer to expand the pvc"));
+    if annotation(&claim.metadata, RESIZER) != Some(driver) {
+        decision.action = Some(Action::patch(meta, json!({ "metadata": { "annotations": { RESIZER: driver } } })));
+    }
+    decision
+}
+
+/// The in-tree plugin of a cloud's volumes.
+fn in_tree_plugin(volume: &PersistentVolume) -> Option<&'static str> {
+    let spec = volume.spec.as_ref()?;
+    [
+        (spec.aws_elastic_block_store.is_some(), "kubernetes.io/aws-ebs"),
+        (spec.azure_disk.is_some(), "kubernetes.io/azure-disk"),
+        (spec.azure_file.is_some(), "kubernetes.io/azure-file"),
+        (spec.cinder.is_some(), "kubernetes.io/cinder"),
+        (spec.gce_persistent_disk.is_some(), "kubernetes.io/gce-pd"),
+        (spec.portworx_volume.is_some(), "kubernetes.io/portworx-volume"),
+        (spec.vsphere_volume.is_some(), "kubernetes.io/vsphere-volume"),
+    ]
+    .into_iter()
+    .find_map(|(is, plugin)| is.then_some(plugin))
 }
 
 pub(crate) fn wakes(_: &World, change: &Change, wake: &mut dyn FnMut(Key)) {

@@ -169,6 +169,28 @@ fn one_node_at_a_time_has_a_volume(instance: &Instance, node: &str) {
     instance.kubectl(&["delete", "pod", "here", "there", "--force"]);
 }
 
+/// The object of what an in-tree plugin made outlives it, and is deleted with it, whatever is deleted first.
+fn in_tree_volumes_end_with_their_data(instance: &Instance) {
+    let dir = tempfile::Builder::new().prefix("hf-in-tree-").tempdir_in("/tmp").expect("a directory");
+    let path = dir.path().join("v");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("f"), "data").expect("a file");
+    let source = format!("persistentVolumeReclaimPolicy: Retain, hostPath: {{path: {path:?}}}");
+    apply(instance, &claim("made", "1Mi", &source));
+    instance.kubectl(&["wait", "--for=jsonpath={.status.phase}=Bound", "pvc/made", "--timeout=60s"]);
+    instance.kubectl(&["annotate", "pv", "made", "pv.kubernetes.io/provisioned-by=kubernetes.io/host-path"]);
+    // The policy counts that the volume has when the claim goes.
+    instance.kubectl(&["patch", "pv", "made", "-p", r#"{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}"#]);
+    until("the finalizer", || {
+        field(instance, "pv/made", ".metadata.finalizers").contains("kubernetes.io/pv-controller").then_some(())
+    });
+    instance.kubectl(&["delete", "pv", "made", "--wait=false"]);
+    assert!(path.join("f").exists());
+    instance.kubectl(&["delete", "pvc", "made"]);
+    instance.kubectl(&["wait", "--for=delete", "pv/made", "--timeout=60s"]);
+    assert!(!path.exists());
+}
+
 #[test]
 fn volumes_of_pods() {
     let instance = Instance::start();
@@ -177,6 +199,7 @@ fn volumes_of_pods() {
     std::thread::scope(|scope| {
         scope.spawn(move || claims_grow_in_use_and_before_they_are_mounted(shared, node));
         scope.spawn(move || one_node_at_a_time_has_a_volume(shared, node));
+        scope.spawn(move || in_tree_volumes_end_with_their_data(shared));
     });
 }
 

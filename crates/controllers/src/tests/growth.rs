@@ -30,6 +30,17 @@ fn what_nobody_here_can_grow_is_left_to_others() {
 }
 
 #[test]
+fn the_driver_in_place_of_an_in_tree_plugin_is_asked() {
+    let mut cluster = Cluster::new();
+    let (_, claim) = bound(&mut cluster, json!({ "hostPath": null, "gcePersistentDisk": { "pdName": "d" } }));
+    ask(&mut cluster, &claim, "2Gi");
+    let told = "CSI migration enabled for kubernetes.io/gce-pd; waiting for external resizer to expand the pvc";
+    assert_eq!(cluster.noted("ExternalExpanding"), [told]);
+    let resizer = &cluster.get(&claim)["metadata"]["annotations"]["volume.kubernetes.io/storage-resizer"];
+    assert_eq!(resizer, "pd.csi.storage.gke.io");
+}
+
+#[test]
 fn a_local_volume_is_grown_by_its_node_once_its_object_says_that_there_is_more() {
     let mut cluster = Cluster::new();
     let local = json!({ "hostPath": null, "local": { "path": "/dev/d" } });
