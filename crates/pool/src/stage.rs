@@ -164,7 +164,10 @@ impl Pool {
         let grown = outgrown && sys.grow_unmounted(&device, &kind).map_err(failed("grow the filesystem on", path))?;
         self.make_target(stage.at, true)?;
         let at = sys.open(stage.at).map_err(failed("open", stage.at))?;
-        let mount = DeviceMount { kind: &kind, read_only: false, options: stage.options };
+        // What pods delete goes back to the machine.
+        let mut options = vec!["discard".to_owned()];
+        options.extend_from_slice(stage.options);
+        let mount = DeviceMount { kind: &kind, read_only: false, options: &options };
         sys.mount_device(&device, &at, &mount).map_err(failed("mount on", stage.at))?;
         if outgrown && !grown {
             self.grow_mounted(&device, stage.at)?;

@@ -4,6 +4,7 @@ mod common;
 use common::{Rig, filesystem, new};
 use pool::{Backend, Content, Health, Id, Kind, NewSnapshot, NewVolume, Origin, PoolError, Usage};
 use std::{fs, io::Write, path::Path};
+use sys::{Disk, RealSys};
 
 const MIB: u64 = 1 << 20;
 
@@ -70,7 +71,12 @@ fn a_volume_cannot_outgrow_its_size_and_keeps_its_data() {
     assert!(space.total_bytes <= 20 * MIB && space.total_bytes > 14 * MIB, "{space:?}");
     let fitted = fill(&published);
     assert!(fitted <= 20 * MIB && fitted > 13 * MIB, "{fitted}");
+    let image = rig.path("pool/volumes/v/image");
+    let taken = || RealSys.image_size(&image).expect("an image").1;
+    assert!(taken() > 12 * MIB, "{}", taken());
     fs::remove_file(published.join("fill")).expect("removed");
+    rustix::fs::syncfs(fs::File::open(&published).expect("a directory")).expect("synced");
+    assert!(taken() < 8 * MIB, "what is deleted goes back to the machine, and {} bytes did not", taken());
     fs::write(published.join("page"), "data").expect("written");
     assert_eq!(pool.health(&volume.id).expect("health"), Health::Good);
 
