@@ -1,17 +1,22 @@
-//! Protection of what is in use: keeps the finalizers of claims and volumes on, and takes them off once nothing uses them.
+//! Protection of what is in use: keeps the finalizers of claims, volumes and attributes classes on, and takes them off once
+//! nothing uses them.
 //!
-//! In: one claim or volume. Out: the patch that puts the finalizer on, or takes it off after a look past the caches.
+//! In: one claim, volume or attributes class. Out: the patch that puts the finalizer on, or takes it off, from a claim after a
+//! look past the caches.
 //! - A claim that a scheduled pod names keeps its finalizer.   - A Bound volume keeps its finalizer.
+//! - An attributes class that a claim or a volume names, has or is on the way to keeps its finalizer.
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
 use crate::{
     claim::{claims_of, is_bound, is_made_for, is_reserved_for, node_of, reserved_for, volume_of, volume_phase},
     decision::{Action, Context, Decision, Key, Meta, Unless},
-    world::{Change, Object, World},
+    world::{Change, Entry, Object, World},
 };
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES: &str = "kubernetes.io/vac-protection";
+const ATTRIBUTES_KIND: &str = "VolumeAttributesClass";
 
 pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
     if let Some((meta, volume)) = world.volume(&key.name).filter(|_| key.kind == "PersistentVolume") {
@@ -20,6 +25,9 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         }
         let free = meta.deleting.is_some() && meta.has_finalizer(VOLUME) && !is_held(world, volume);
         return free.then(|| Action::drop_finalizer(meta, VOLUME)).into();
+    }
+    if key.kind == ATTRIBUTES_KIND {
+        return world.entry(key).and_then(|class| of_attributes(&class.meta, world)).into();
     }
     let Some((meta, _)) = world.claim(&key.namespace, &key.name).filter(|_| key.kind == "PersistentVolumeClaim") else {
         return Decision::settled();
@@ -41,6 +49,37 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         },
         then: Box::new(Action::drop_finalizer(meta, CLAIM)),
     })
+}
+
+fn of_attributes(class: &Meta, world: &World) -> Option<Action> {
+    if unprotected(class, ATTRIBUTES) {
+        return Some(Action::add_finalizer(class, ATTRIBUTES));
+    }
+    let going = class.deleting.is_some() && class.has_finalizer(ATTRIBUTES);
+    let used = || {
+        let users = world.entries("PersistentVolume").chain(world.entries("PersistentVolumeClaim"));
+        users.flat_map(|user| attributes_classes(&user.object)).any(|name| name == &*class.key.name)
+    };
+    (going && !used()).then(|| Action::drop_finalizer(class, ATTRIBUTES))
+}
+
+/// The attributes classes that a volume has, or that a claim asks for, has, or is being changed to.
+fn attributes_classes(object: &Object) -> Vec<&str> {
+    let names = match object {
+        Object::Volume(v) => vec![v.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref())],
+        Object::Claim(c) => {
+            let status = c.status.as_ref();
+            vec![
+                c.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref()),
+                status.and_then(|s| s.current_volume_attributes_class_name.as_deref()),
+                status
+                    .and_then(|s| s.modify_volume_status.as_ref())
+                    .and_then(|m| m.target_volume_attributes_class_name.as_deref()),
+            ]
+        }
+        _ => Vec::new(),
+    };
+    names.into_iter().flatten().filter(|name| !name.is_empty()).collect()
 }
 
 /// Whether a volume is bound, or its claim counts on it while it says otherwise.
@@ -70,7 +109,18 @@ pub fn uses(pod: &Pod, pod_uid: &str, claim: &Meta) -> bool {
 
 pub(crate) fn wakes(_: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
     match change.key.kind {
-        "PersistentVolumeClaim" | "PersistentVolume" => wake(change.key.clone()),
+        "PersistentVolumeClaim" | "PersistentVolume" => {
+            wake(change.key.clone());
+            let names = |entry: &Option<Entry>| -> Vec<String> {
+                let names = entry.iter().flat_map(|e| attributes_classes(&e.object));
+                names.map(str::to_owned).collect()
+            };
+            let kept = names(&change.new);
+            for name in names(&change.old).iter().filter(|name| !kept.contains(name)) {
+                wake(Key::new(ATTRIBUTES_KIND, "", name));
+            }
+        }
+        ATTRIBUTES_KIND => wake(change.key.clone()),
         "Pod" => {
             for entry in change.old.iter().chain(&change.new) {
                 let Object::Pod(pod) = &entry.object else { continue };

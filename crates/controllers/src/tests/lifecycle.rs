@@ -190,6 +190,39 @@ fn quotas_show_what_is_used() {
 }
 
 #[test]
+fn an_attributes_class_outlives_its_users() {
+    let mut cluster = Cluster::new();
+    let class = |name: &str| json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": name}, "driverName": "d", "parameters": {"a": "b"}});
+    let classes: Vec<Key> =
+        ["asked", "had", "coming", "of-a-volume", "unused"].map(class).map(|c| cluster.make(c)).into();
+    let of = |name: &str| json!({"spec": {"volumeAttributesClassName": name}});
+    cluster.make(pv("v", "1Gi", of("had")));
+    let claim = cluster.make(pvc("c", "1Gi", of("had")));
+    let volume = cluster.make(pv("w", "1Gi", of("of-a-volume")));
+    cluster.settle();
+    let modify = json!({"status": "Pending", "targetVolumeAttributesClassName": "coming"});
+    cluster.edit(
+        &claim,
+        json!({"spec": {"volumeAttributesClassName": "asked"}, "status": {"modifyVolumeStatus": modify}}),
+    );
+    cluster.settle();
+    for key in &classes {
+        assert_eq!(cluster.get(key)["metadata"]["finalizers"], json!(["kubernetes.io/vac-protection"]), "{key:?}");
+        cluster.delete(key, None);
+    }
+    cluster.settle();
+    let there = |cluster: &Cluster| classes.iter().map(|key| !cluster.get(key).is_null()).collect::<Vec<_>>();
+    assert_eq!(there(&cluster), [true, true, true, true, false]);
+    cluster.edit(&claim, json!({"status": {"modifyVolumeStatus": null}}));
+    cluster.settle();
+    assert_eq!(there(&cluster), [true, true, false, true, false]);
+    cluster.delete(&volume, None);
+    cluster.delete(&claim, None);
+    cluster.settle();
+    assert_eq!(there(&cluster), [false, true, false, false, false], "the released volume has one still");
+}
+
+#[test]
 fn protection_comes_back_to_what_lives() {
     let mut cluster = Cluster::new();
     let volume = cluster.make(pv("v", "1Gi", json!({})));

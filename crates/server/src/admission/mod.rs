@@ -29,6 +29,7 @@ pub(crate) async fn create(inner: &Inner, kind: &'static Kind, namespace: &str, 
             defaults::storage_class(inner, object);
         }
         ("", "PersistentVolume") => defaults::finalizer(object, "kubernetes.io/pv-protection"),
+        ("storage.k8s.io", "VolumeAttributesClass") => defaults::finalizer(object, "kubernetes.io/vac-protection"),
         _ => {}
     }
     Ok(())

@@ -35,6 +35,9 @@ async fn claims_get_the_newest_default_class_and_protection() {
     let before = c.ok("POST", claims, claim("a")).await;
     assert_eq!(before["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
     assert!(before["spec"]["storageClassName"].is_null());
+    let attributes = json!({"metadata": {"name": "gold"}, "driverName": "d", "parameters": {"a": "b"}});
+    let attributes = c.ok("POST", "/apis/storage.k8s.io/v1/volumeattributesclasses", attributes).await;
+    assert_eq!(attributes["metadata"]["finalizers"], json!(["kubernetes.io/vac-protection"]));
     for name in ["one", "two"] {
         let annotations =
             json!({"storageclass.kubernetes.io/is-default-class": if name == "one" { "true" } else { "false" }});
