@@ -1,145 +1,9 @@
 //! The controllers on a real API server in this process: what a user would see.
 #![allow(clippy::unwrap_used, reason = "a step that fails here fails the test")]
-use std::{sync::Arc, time::Duration};
+mod support;
 
-use engine::{Engine, Settings};
-use http::Request;
-use kube::Client;
 use serde_json::{Value, json};
-use server::{ApiServer, Config, Identity};
-use tokio::sync::oneshot;
-
-struct Cluster {
-    server: ApiServer,
-    client: Client,
-    engine: Arc<Engine>,
-    stop: Option<oneshot::Sender<()>>,
-    running: tokio::task::JoinHandle<()>,
-    _dir: tempfile::TempDir,
-}
-
-const LONG: Duration = Duration::from_secs(20);
-
-impl Cluster {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = Config {
-            layout: base::Layout::new(dir.path()),
-            listen_names: Vec::new(),
-            store: store::Options::default(),
-        };
-        let server = ApiServer::open(config).unwrap();
-        server.bootstrap().await.unwrap();
-        let client = Client::new(server.service(Identity::component("system:test")), "default");
-        let root_ca: Arc<str> = server.ca_certificate().into();
-        let engine = Arc::new(Engine::new(client.clone(), Settings { root_ca: Some(root_ca) }));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let runs = engine.clone();
-        let running = tokio::spawn(async move { runs.run(async { drop(stopped.await) }).await });
-        engine.ready().await;
-        Self { server, client, engine, stop: Some(stop), running, _dir: dir }
-    }
-
-    async fn stop(mut self) {
-        drop(self.stop.take());
-        tokio::time::timeout(LONG, self.running).await.expect("stops").unwrap();
-        for (name, stats) in self.engine.stats() {
-            println!("{name}: {stats:?}");
-            assert_eq!(stats.failures, 0, "{name}: {stats:?}");
-        }
-        self.server.close().await;
-    }
-
-    async fn send(&self, method: &str, path: &str, body: Value) -> Value {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("content-type", if method == "PATCH" { "application/merge-patch+json" } else { "application/json" })
-            .body(if body.is_null() { Vec::new() } else { body.to_string().into_bytes() })
-            .unwrap();
-        match self.client.request_text(request).await {
-            Ok(text) => serde_json::from_str(&text).unwrap(),
-            Err(kube::Error::Api(status)) if status.code == 404 => Value::Null,
-            Err(error) => panic!("{method} {path}: {error}"),
-        }
-    }
-
-    async fn make(&self, path: &str, object: Value) -> Value {
-        self.send("POST", path, object).await
-    }
-
-    async fn delete(&self, path: &str) {
-        self.send("DELETE", path, Value::Null).await;
-    }
-
-    async fn wait(&self, path: &str, what: &str, until: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let found = tokio::time::timeout(LONG, async {
-            loop {
-                last = self.send("GET", path, Value::Null).await;
-                if until(&last) {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        if found.await.is_err() {
-            panic!("{path}: not {what}: {last:#}; {:?}", self.engine.stats());
-        }
-        last
-    }
-
-    async fn event(&self, reason: &str, words: &str) -> Value {
-        let is = |e: &Value| e["reason"] == reason && e["message"].as_str().is_some_and(|m| m.contains(words));
-        let list = self
-            .wait("/api/v1/namespaces/ns/events", reason, |l| l["items"].as_array().is_some_and(|a| a.iter().any(is)))
-            .await;
-        list["items"].as_array().unwrap().iter().find(|e| is(e)).cloned().unwrap()
-    }
-}
-
-const NS: &str = "/api/v1/namespaces/ns";
-const CLAIMS: &str = "/api/v1/namespaces/ns/persistentvolumeclaims";
-const PODS: &str = "/api/v1/namespaces/ns/pods";
-const VOLUMES: &str = "/api/v1/persistentvolumes";
-
-fn namespace() -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}})
-}
-fn volume(name: &str, size: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-        "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "storageClassName": "k",
-                 "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/data"}},
-    })
-}
-fn claim(name: &str, size: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
-        "spec": {"resources": {"requests": {"storage": size}}, "accessModes": ["ReadWriteOnce"],
-                 "storageClassName": "k"},
-    })
-}
-fn pod(name: &str, claim: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {
-            "containers": [{"name": "c", "image": "i"}],
-            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}],
-        },
-    })
-}
-fn node() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
-        "status": {"capacity": {"cpu": "4", "memory": "8Gi", "pods": "10"},
-                   "allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"},
-                   "conditions": [{"type": "Ready", "status": "True"}]},
-    })
-}
-fn phase(phase: &'static str) -> impl Fn(&Value) -> bool {
-    move |o| o["status"]["phase"] == phase
-}
+use support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_with_a_claim_from_start_to_end() {
@@ -255,4 +119,24 @@ async fn room_is_not_given_twice() {
     let bound = pods["items"].as_array().unwrap().iter().filter(|p| p["spec"]["nodeName"] == "n").count();
     assert_eq!(bound, ROOM);
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_hears_why_its_ephemeral_claim_is_refused() {
+    let cluster = Cluster::start().await;
+    cluster.make("/api/v1/namespaces", namespace()).await;
+    cluster.wait(&format!("{NS}/serviceaccounts/default"), "made", |o| !o.is_null()).await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
+        "spec": {"hard": {"persistentvolumeclaims": "0"}}});
+    cluster.make(&format!("{NS}/resourcequotas"), quota).await;
+    let mut pod = pod("p", "x");
+    pod["spec"]["volumes"] =
+        json!([{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": claim("x", "1Gi")["spec"]}}}]);
+    cluster.make(PODS, pod).await;
+    let why = "ephemeral volume v: create PVC p-v: persistentvolumeclaims \"p-v\" is forbidden: exceeded quota: none";
+    let event = cluster.event("FailedBinding", why).await;
+    assert_eq!((&event["type"], &event["involvedObject"]["kind"]), (&json!("Warning"), &json!("Pod")));
+    // Once there is room it is made.
+    cluster.delete(&format!("{NS}/resourcequotas/none")).await;
+    cluster.wait(&format!("{CLAIMS}/p-v"), "made", |c| !c.is_null()).await;
 }
