@@ -114,6 +114,12 @@ impl Quantity {
         Quantity { nano: div_away(self.nano, unit) * unit, ..self }
     }
 
+    /// Rounds away from zero to whole units.
+    #[must_use]
+    pub fn rounded_to_whole(self) -> Self {
+        Quantity { nano: div_away(self.nano, NANO).saturating_mul(NANO), ..self }
+    }
+
     fn write_decimal(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mut mantissa, mut exponent) = (self.nano, -9);
         let limit = if self.format == Format::Exponent { i32::MAX } else { EXA };

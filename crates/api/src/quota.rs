@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Container, PersistentVolumeClaim, Pod, PodSpec, ResourceQuotaSpec, ScopedResourceSelectorRequirement,
+    Container, PersistentVolumeClaim, Pod, PodSpec, ResourceQuotaSpec, ScopedResourceSelectorRequirement, Service,
 };
 use serde_json::Value;
 
@@ -49,6 +49,7 @@ impl Counted {
         let typed = |object: &Value| match (kind.group, kind.plural) {
             ("", "pods") => serde_json::from_value(object.clone()).ok().map(|p| Self::pod(&p)),
             ("", "persistentvolumeclaims") => serde_json::from_value(object.clone()).ok().map(|c| Self::claim(&c)),
+            ("", "services") => serde_json::from_value(object.clone()).ok().map(|s| Self::service(&s)),
             _ => None,
         };
         typed(object).unwrap_or_else(|| Self::one(kind.group, kind.plural))
@@ -91,6 +92,28 @@ impl Counted {
         counted
     }
 
+    /// A service, by the ports that it takes on nodes, and whether it asks for a load balancer.
+    pub fn service(service: &Service) -> Self {
+        let mut counted = Self::one("", "services");
+        let spec = service.spec.as_ref();
+        let ports = || spec.iter().flat_map(|s| items(&s.ports));
+        let balanced = spec.and_then(|s| s.type_.as_deref()) == Some("LoadBalancer");
+        let on_nodes = match spec.and_then(|s| s.type_.as_deref()) {
+            Some("LoadBalancer") if spec.and_then(|s| s.allocate_load_balancer_node_ports) == Some(false) => {
+                ports().filter(|p| p.node_port.is_some_and(|port| port != 0)).count()
+            }
+            Some("NodePort" | "LoadBalancer") => ports().count(),
+            _ => 0,
+        };
+        let number = |n: usize| Quantity::whole(i64::try_from(n).unwrap_or(i64::MAX));
+        for (name, count) in [("services.nodeports", on_nodes), ("services.loadbalancers", usize::from(balanced))] {
+            if count > 0 {
+                counted.amounts.insert(name.to_owned(), number(count));
+            }
+        }
+        counted
+    }
+
     /// A claim, by what it asks for, or was given while it grows.
     pub fn claim(claim: &PersistentVolumeClaim) -> Self {
         let mut counted = Self::one("", "persistentvolumeclaims");
@@ -98,7 +121,7 @@ impl Counted {
         let storage = |map| amounts(map).get("storage").copied();
         let asked = storage(spec.and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref()));
         let given = storage(status.and_then(|s| s.allocated_resources.as_ref()));
-        let size = asked.map(|asked| given.map_or(asked, |given| given.max(asked)));
+        let size = asked.map(|asked| given.map_or(asked, |given| given.max(asked)).rounded_to_whole());
         let annotated = claim.metadata.annotations.as_ref().and_then(|a| a.get(BETA_CLASS)).cloned();
         let class = annotated.or_else(|| spec.and_then(|s| s.storage_class_name.clone())).filter(|c| !c.is_empty());
         let of_class = |name: &str| class.as_ref().map(|c| format!("{c}.storageclass.storage.k8s.io/{name}"));
@@ -109,7 +132,9 @@ impl Counted {
         }
         let wanted = spec.and_then(|s| s.volume_attributes_class_name.clone());
         let current = status.and_then(|s| s.current_volume_attributes_class_name.clone());
-        let attributes_classes = wanted.into_iter().chain(current).filter(|c| !c.is_empty()).collect();
+        let changing = status.and_then(|s| s.modify_volume_status.as_ref());
+        let target = changing.and_then(|m| m.target_volume_attributes_class_name.clone());
+        let attributes_classes = wanted.into_iter().chain(current).chain(target).filter(|c| !c.is_empty()).collect();
         counted.about = About::Claim { attributes_classes };
         counted
     }
@@ -146,12 +171,13 @@ impl Counted {
 
 /// Whether a scope's requirement holds for the classes that an object names.
 fn selects(scope: &ScopedResourceSelectorRequirement, classes: &[&String]) -> bool {
-    let listed = classes.iter().any(|class| items(&scope.values).any(|v| v == *class));
+    let listed = |class: &&String| items(&scope.values).any(|v| v == *class);
     match scope.operator.as_str() {
         "Exists" => !classes.is_empty(),
         "DoesNotExist" => classes.is_empty(),
-        "In" => listed,
-        "NotIn" => !listed,
+        "In" => classes.iter().any(listed),
+        // Of several, one that is not listed is enough.
+        "NotIn" => classes.is_empty() || !classes.iter().all(listed),
         _ => false,
     }
 }
@@ -275,9 +301,73 @@ mod tests {
         let gold = Counted::claim(&claim(json!("gold"), "1Gi")).amounts;
         assert_eq!(gold["gold.storageclass.storage.k8s.io/requests.storage"], Quantity::bytes(1 << 30));
         assert_eq!(gold["gold.storageclass.storage.k8s.io/persistentvolumeclaims"], Quantity::whole(1));
+        assert_eq!(Counted::claim(&claim(Value::Null, "1001m")).amounts["requests.storage"].to_string(), "2");
         let mut grown = claim(Value::Null, "1Gi");
         grown.status = serde_json::from_value(json!({"allocatedResources": {"storage": "3Gi"}})).expect("valid");
         assert_eq!(Counted::claim(&grown).amounts["requests.storage"], Quantity::bytes(3 << 30));
+    }
+
+    #[test]
+    fn claims_are_in_the_scopes_of_all_their_attributes_classes() {
+        let none = claim(Value::Null, "1Gi");
+        let mut one = none.clone();
+        one.spec.as_mut().expect("spec").volume_attributes_class_name = Some("class1".into());
+        let mut two = one.clone();
+        two.status = serde_json::from_value(json!({"currentVolumeAttributesClassName": "class2"})).expect("valid");
+        let mut three = two.clone();
+        three.status.as_mut().expect("status").modify_volume_status =
+            serde_json::from_value(json!({"status": "Pending", "targetVolumeAttributesClassName": "class3"}))
+                .expect("valid");
+        let table = [
+            ("DoesNotExist", json!(null), [true, false, false, false]),
+            ("Exists", json!(null), [false, true, true, true]),
+            ("In", json!(["class1"]), [false, true, true, true]),
+            ("In", json!(["class2"]), [false, false, true, true]),
+            ("In", json!(["class3"]), [false, false, false, true]),
+            ("In", json!(["class1", "class2", "class4"]), [false, true, true, true]),
+            ("In", json!(["class4"]), [false, false, false, false]),
+            ("NotIn", json!(["class4"]), [true, true, true, true]),
+            ("NotIn", json!(["class1"]), [true, false, true, true]),
+            ("NotIn", json!(["class1", "class2"]), [true, false, false, true]),
+        ];
+        for (operator, values, expected) in table {
+            let spec = serde_json::from_value::<ResourceQuotaSpec>(json!({"scopeSelector": {"matchExpressions": [
+                {"scopeName": "VolumeAttributesClass", "operator": operator, "values": values}]}}))
+            .expect("valid");
+            let got = [&none, &one, &two, &three].map(|c| Counted::claim(c).is_in(&spec));
+            assert_eq!(got, expected, "{operator} {values}");
+        }
+    }
+
+    #[test]
+    fn services_count_by_what_they_take_outside() {
+        let ports = |n: i64| (0..n).map(|i| json!({"port": i + 1})).collect::<Vec<_>>();
+        for (spec, nodes, balancers) in [
+            (json!({"ports": ports(2)}), None, None),
+            (json!({"type": "ClusterIP", "ports": ports(2)}), None, None),
+            (json!({"type": "NodePort", "ports": ports(1)}), Some(1), None),
+            (json!({"type": "NodePort", "ports": ports(3)}), Some(3), None),
+            (json!({"type": "LoadBalancer", "ports": ports(2)}), Some(2), Some(1)),
+            (
+                json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "ports": ports(2)}),
+                Some(2),
+                Some(1),
+            ),
+            (json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": ports(2)}), None, Some(1)),
+            (
+                json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+                    "ports": [{"port": 1, "nodePort": 30000}, {"port": 2}]}),
+                Some(1),
+                Some(1),
+            ),
+        ] {
+            let service = serde_json::from_value(json!({"spec": spec})).expect("valid");
+            let amounts = Counted::service(&service).amounts;
+            let number = |n: Option<i64>| n.map(Quantity::whole);
+            assert_eq!(amounts.get("services.nodeports").copied(), number(nodes), "{spec}");
+            assert_eq!(amounts.get("services.loadbalancers").copied(), number(balancers), "{spec}");
+            assert_eq!((amounts["services"], amounts["count/services"]), (Quantity::whole(1), Quantity::whole(1)));
+        }
     }
 
     #[test]

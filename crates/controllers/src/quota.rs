@@ -59,6 +59,7 @@ fn used(namespace: &str, spec: &ResourceQuotaSpec, world: &World) -> Amounts {
             let counted = match &entry.object {
                 Object::Pod(pod) => Counted::pod(pod),
                 Object::Claim(claim) => Counted::claim(claim),
+                Object::Service(service) => Counted::service(service),
                 _ => Counted::one(kind.group, kind.plural),
             };
             if !counted.is_in(spec) {

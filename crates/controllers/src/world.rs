@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota},
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service},
     storage::v1::{CSINode, StorageClass, VolumeAttachment},
 };
 
@@ -28,6 +28,7 @@ pub enum Object {
     Node(Arc<Node>),
     Namespace(Arc<Namespace>),
     Quota(Arc<ResourceQuota>),
+    Service(Arc<Service>),
     CsiNode(Arc<CSINode>),
     Attachment(Arc<VolumeAttachment>),
     /// The certificates in a namespace's `kube-root-ca.crt`.

@@ -5,7 +5,7 @@ use api::{KINDS, Kind, Scope};
 use controllers::{Entry, Key, Meta, Object, is_root_ca};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota},
+        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service},
         storage::v1::{CSINode, StorageClass, VolumeAttachment},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -80,6 +80,7 @@ pub(crate) fn entry(kind: &'static str, text: &str) -> Result<Entry, EngineError
         "Node" => read(kind, text, |o: &mut Node| &mut o.metadata, Object::Node),
         "Namespace" => read(kind, text, |o: &mut Namespace| &mut o.metadata, Object::Namespace),
         "ResourceQuota" => read(kind, text, |o: &mut ResourceQuota| &mut o.metadata, Object::Quota),
+        "Service" => read(kind, text, |o: &mut Service| &mut o.metadata, Object::Service),
         "CSINode" => read(kind, text, |o: &mut CSINode| &mut o.metadata, Object::CsiNode),
         "VolumeAttachment" => read(kind, text, |o: &mut VolumeAttachment| &mut o.metadata, Object::Attachment),
         _ => {

@@ -67,6 +67,7 @@ fn entry(object: &Value) -> Entry {
         "Node" => Object::Node(from_value(object).map(Arc::new).unwrap()),
         "Namespace" => Object::Namespace(from_value(object).map(Arc::new).unwrap()),
         "ResourceQuota" => Object::Quota(from_value(object).map(Arc::new).unwrap()),
+        "Service" => Object::Service(from_value(object).map(Arc::new).unwrap()),
         "CSINode" => Object::CsiNode(from_value(object).map(Arc::new).unwrap()),
         "VolumeAttachment" => Object::Attachment(from_value(object).map(Arc::new).unwrap()),
         "ConfigMap" => Object::RootCa(object["data"]["ca.crt"].as_str().unwrap_or_default().into()),

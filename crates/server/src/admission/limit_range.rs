@@ -63,7 +63,7 @@ pub(super) fn check_claim(inner: &Inner, namespace: &str, claim: &Value) -> ApiR
 /// Refuses a claim that is given a size out of bounds. One that was out of bounds before the range was made may still change
 /// in other ways: binding it must not fail.
 pub(super) fn check_resized(inner: &Inner, new: &Value, old: &Value) -> ApiResult<()> {
-    if new["spec"]["resources"] == old["spec"]["resources"] {
+    if new["spec"]["resources"] == old["spec"]["resources"] || !old["metadata"]["deletionTimestamp"].is_null() {
         return Ok(());
     }
     check_claim(inner, object::meta(new, "namespace"), new)

@@ -53,6 +53,7 @@ pub(crate) async fn update(inner: &Inner, kind: &'static Kind, new: &Value, old:
             resize::admit(inner, new, old)?;
             quota::admit(inner, kind, crate::object::meta(new, "namespace"), new, Some(old)).await
         }
+        ("", "Service") => quota::admit(inner, kind, crate::object::meta(new, "namespace"), new, Some(old)).await,
         _ => Ok(Held::default()),
     }
 }

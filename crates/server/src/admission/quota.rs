@@ -54,11 +54,13 @@ pub(crate) async fn admit(
         return Ok(Held::default());
     }
     let counted = Counted::of(kind, new);
-    let more = match old {
-        Some(old) => quota::growth(&counted.amounts, &Counted::of(kind, old).amounts),
-        None => counted.amounts.clone(),
+    let before = old.map(|old| Counted::of(kind, old));
+    // One that comes into a quota's scope by the change is new to that quota.
+    let more = |q: &Quota| match &before {
+        Some(before) if before.is_in(&q.spec) => quota::growth(&counted.amounts, &before.amounts),
+        // What takes nothing is let in even where too much is taken already.
+        _ => counted.amounts.iter().filter(|(_, q)| !q.is_zero()).map(|(name, q)| (name.clone(), *q)).collect(),
     };
-    let bounds = |q: &&Quota| q.hard.keys().any(|name| more.contains_key(name));
     let subject = Subject { group: kind.group, resource: kind.plural, name: object::meta(new, "name") };
     if old.is_none() && (kind.group, kind.plural) == ("", "pods") {
         let spec: PodSpec = serde_json::from_value(new["spec"].clone()).unwrap_or_default();
@@ -68,14 +70,19 @@ pub(crate) async fn admit(
             }
         }
     }
-    let quotas: Vec<&Quota> = quotas.iter().filter(|q| counted.is_in(&q.spec)).filter(bounds).collect();
+    let quotas: Vec<(&Quota, Amounts)> = quotas
+        .iter()
+        .filter(|q| counted.is_in(&q.spec))
+        .map(|q| (q, more(q)))
+        .filter(|(q, more)| q.hard.keys().any(|name| more.contains_key(name)))
+        .collect();
     if quotas.is_empty() {
         return Ok(Held::default());
     }
     let ledger = inner.ledgers.0.lock().entry(namespace.to_owned()).or_default().clone();
     let mut ledger = ledger.lock_owned().await;
     refresh(&mut ledger, inner, kind, namespace);
-    for quota in quotas {
+    for (quota, more) in quotas {
         let used = used(&ledger, kind, namespace, &quota.spec, &more);
         if let Some(why) = quota::exceeded(&quota.name, &quota.hard, &used, &more) {
             return Err(ApiError::forbidden(subject, &why));

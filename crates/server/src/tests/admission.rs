@@ -176,3 +176,64 @@ async fn pods_say_what_quotas_bound() {
             .contains("exceeded quota: q, requested: limits.cpu=600m, used: limits.cpu=600m, limited: limits.cpu=1")
     );
 }
+
+#[tokio::test]
+async fn what_comes_into_a_quotas_scope_is_new_to_it() {
+    let c = Client::new().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let scope =
+        json!({"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": "In", "values": ["gold"]}]});
+    let quota =
+        json!({"metadata": {"name": "gold"}, "spec": {"hard": {"requests.storage": "3Gi"}, "scopeSelector": scope}});
+    c.ok("POST", "/api/v1/namespaces/default/resourcequotas", quota).await;
+    let claim = |name: &str, size: &str, class: &str| {
+        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": size}}, "volumeAttributesClassName": class, "storageClassName": "k"}})
+    };
+    c.ok("POST", claims, claim("a", "2Gi", "gold")).await;
+    c.ok("POST", claims, claim("b", "2Gi", "silver")).await;
+    let said = c.fails("POST", claims, claim("c", "2Gi", "gold")).await;
+    assert!(
+        said.contains("exceeded quota: gold, requested: requests.storage=2Gi, used: requests.storage=2Gi"),
+        "{said}"
+    );
+    let pointed =
+        json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "v"}});
+    c.ok("PATCH", &format!("{claims}/b"), pointed).await;
+    c.ok("PATCH", &format!("{claims}/b/status"), json!({"status": {"phase": "Bound"}})).await;
+    let said = c.fails("PATCH", &format!("{claims}/b"), json!({"spec": {"volumeAttributesClassName": "gold"}})).await;
+    assert!(
+        said.contains("exceeded quota: gold, requested: requests.storage=2Gi, used: requests.storage=2Gi"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn services_are_bounded_by_what_they_take_outside() {
+    let c = Client::new().await;
+    let services = "/api/v1/namespaces/default/services";
+    let hard = json!({"services.nodeports": "2", "services.loadbalancers": "0"});
+    c.ok(
+        "POST",
+        "/api/v1/namespaces/default/resourcequotas",
+        json!({"metadata": {"name": "q"}, "spec": {"hard": hard}}),
+    )
+    .await;
+    let service = |name: &str, kind: &str, ports: &[i64]| {
+        let ports: Vec<_> = ports.iter().map(|p| json!({"name": format!("p{p}"), "port": p})).collect();
+        json!({"metadata": {"name": name}, "spec": {"type": kind, "ports": ports}})
+    };
+    c.ok("POST", services, service("a", "NodePort", &[80])).await;
+    let said = c.fails("POST", services, service("b", "NodePort", &[80, 81])).await;
+    assert!(said.contains("exceeded quota: q, requested: services.nodeports=2, used: services.nodeports=1, limited: services.nodeports=2"), "{said}");
+    let said = c.fails("POST", services, service("b", "LoadBalancer", &[80])).await;
+    assert!(
+        said.contains(
+            "requested: services.loadbalancers=1, used: services.loadbalancers=0, limited: services.loadbalancers=0"
+        ),
+        "{said}"
+    );
+    c.ok("POST", services, service("b", "ClusterIP", &[80, 81])).await;
+    let said = c.fails("PATCH", &format!("{services}/b"), json!({"spec": {"type": "NodePort"}})).await;
+    assert!(said.contains("requested: services.nodeports=2, used: services.nodeports=1"), "{said}");
+}
