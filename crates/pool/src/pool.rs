@@ -274,27 +274,47 @@ impl Pool {
     }
 
     fn make(&self, volume: &Volume, origin: Option<&Origin>) -> Result<(), PoolError> {
-        let (half, place) = (self.dir.join(MAKING).join(volume.id.as_str()), self.volume_dir(&volume.id));
-        let kernel = &self.kernel;
+        let (kernel, place) = (&self.kernel, self.volume_dir(&volume.id));
+        self.put_in_place(&format!("volume.{}", volume.id), &place, &encode(volume), |half| {
+            let (image, data) = (half.join(IMAGE), half.join(DATA));
+            match (volume.backend, origin) {
+                (Backend::Directory, _) => return kernel.ensure_dir(&data).map_err(failed("make", &data)),
+                (Backend::Image, None) => {
+                    return kernel.make_image(&image, volume.bytes).map_err(failed("make", &image));
+                }
+                (Backend::Image, Some(Origin::Snapshot(id))) => {
+                    self.copy(&self.snapshot_dir(id).join(IMAGE), &image)?
+                }
+                (Backend::Image, Some(Origin::Volume(id))) => self.copy_volume(id, &image)?,
+            }
+            kernel.resize_image(&image, volume.bytes).map_err(failed("enlarge", &image))
+        })
+    }
+
+    pub(crate) fn make_snapshot(&self, snapshot: &Snapshot) -> Result<(), PoolError> {
+        let place = self.snapshot_dir(&snapshot.id);
+        self.put_in_place(&format!("snapshot.{}", snapshot.id), &place, &encode(snapshot), |half| {
+            self.copy_volume(&snapshot.volume, &half.join(IMAGE))
+        })
+    }
+
+    /// Makes a directory where nobody looks, lets it be filled, and gives it its record and its place.
+    fn put_in_place(
+        &self,
+        name: &str,
+        place: &Path,
+        record: &[u8],
+        fill: impl FnOnce(&Path) -> Result<(), PoolError>,
+    ) -> Result<(), PoolError> {
+        let (kernel, half) = (&self.kernel, self.dir.join(MAKING).join(name));
         // What an earlier try of this process left.
         kernel.remove(&half).map_err(failed("remove", &half))?;
         let made = (|| {
             kernel.ensure_dir(&half).map_err(failed("make", &half))?;
-            let (image, data) = (half.join(IMAGE), half.join(DATA));
-            match (volume.backend, origin) {
-                (Backend::Directory, _) => kernel.ensure_dir(&data).map_err(failed("make", &data))?,
-                (Backend::Image, None) => kernel.make_image(&image, volume.bytes).map_err(failed("make", &image))?,
-                (Backend::Image, Some(origin)) => {
-                    match origin {
-                        Origin::Snapshot(id) => self.copy(&self.snapshot_dir(id).join(IMAGE), &image)?,
-                        Origin::Volume(id) => self.copy_volume(id, &image)?,
-                    }
-                    kernel.resize_image(&image, volume.bytes).map_err(failed("enlarge", &image))?;
-                }
-            }
-            let record = half.join(RECORD);
-            kernel.write(&record, &encode(volume)).map_err(failed("write", &record))?;
-            kernel.move_to(&half, &place).map_err(failed("put in place", &half))
+            fill(&half)?;
+            let file = half.join(RECORD);
+            kernel.write(&file, record).map_err(failed("write", &file))?;
+            kernel.move_to(&half, place).map_err(failed("put in place", &half))
         })();
         if made.is_err() {
             // The next try, or the next start, removes what this cannot.
@@ -361,28 +381,6 @@ impl Pool {
         self.look_again(&volume.id, written)?;
         self.remember(volume.clone());
         Ok(())
-    }
-
-    /// The same protocol for a snapshot: `image` fills the directory that is going to be the snapshot's.
-    pub(crate) fn make_snapshot(
-        &self,
-        snapshot: &Snapshot,
-        image: impl FnOnce(&Path) -> Result<(), PoolError>,
-    ) -> Result<(), PoolError> {
-        let half = self.dir.join(MAKING).join(format!("snapshot.{}", snapshot.id));
-        let place = self.snapshot_dir(&snapshot.id);
-        self.kernel.remove(&half).map_err(failed("remove", &half))?;
-        let made = (|| {
-            self.kernel.ensure_dir(&half).map_err(failed("make", &half))?;
-            image(&half.join(IMAGE))?;
-            let record = half.join(RECORD);
-            self.kernel.write(&record, &encode(snapshot)).map_err(failed("write", &record))?;
-            self.kernel.move_to(&half, &place).map_err(failed("put in place", &half))
-        })();
-        if made.is_err() {
-            let _ = self.kernel.remove(&half);
-        }
-        made
     }
 }
 

@@ -46,8 +46,7 @@ impl Pool {
             content: volume.content,
             made: self.seconds(),
         };
-        let made = self.make_snapshot(&snapshot, |image| self.copy_volume(&volume.id, image));
-        self.look_again(&snapshot.id, made)?;
+        self.look_again(&snapshot.id, self.make_snapshot(&snapshot))?;
         self.remember_snapshot(snapshot.clone());
         Ok(snapshot)
     }
