@@ -1,8 +1,8 @@
 //! Claim binding: gives each claim one suitable volume, and keeps the phases of both true.
 //!
-//! In: one claim, or one volume, and the world. Out: the next of the writes of the handshake (reserve the volume, mark
-//! it Bound, point the claim at it, mark that Bound), or what the claim waits for. A crash or a lost write between any
-//! two resumes here.
+//! In: one claim, or one volume, and the world. Out: the next of the writes of the handshake (reserve the volume; point
+//! the claim at it, and beside that mark the volume Bound; mark the claim Bound), or what the claim waits for. A crash or
+//! a lost write between any two resumes here.
 //! - B1: a volume is reserved for at most one claim UID until that claim is gone. (property)
 //! - B2: a bound claim never changes its volume. (property)
 //! - B3: what is settled stays settled: deciding again yields no action. (property)
@@ -17,7 +17,7 @@ use crate::{
     claim::{
         BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of,
         class_of, class_of_volume, default_class, driver_in_place_of, is_free, is_reserved_for, is_terminated,
-        mismatch, node_of, reserved_for, says_class, volume_of,
+        mismatch, node_of, reserved_for, says_class, volume_of, volume_phase,
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     volume,
@@ -274,12 +274,13 @@ fn decide_bound(claim: Claim<'_>, world: &World) -> Decision {
     }
 }
 
-/// The next write that is missing for the two to be bound to each other; `None` when all is done.
+/// The next write that is missing for the two to be bound to each other; `None` when all is done, or when the volume's
+/// own decision has to mark it Bound first, which it does beside the claim's being pointed at it.
 pub(crate) fn bind(claim: Claim<'_>, volume: Volume<'_>) -> Option<Action> {
-    reserve(claim.0, volume)
-        .or_else(|| volume::phase(volume, "Bound", ""))
-        .or_else(|| point_at(claim, &volume.0.key.name))
-        .or_else(|| claim_status(claim, "Bound", Some(volume.1)))
+    reserve(claim.0, volume).or_else(|| point_at(claim, &volume.0.key.name)).or_else(|| {
+        // Whoever sees the claim Bound may count on the volume.
+        (volume_phase(volume.1) == "Bound").then(|| claim_status(claim, "Bound", Some(volume.1))).flatten()
+    })
 }
 
 /// Reserves a volume for this incarnation of a claim.

@@ -3,7 +3,8 @@
 //!
 //! In: one claim, volume or attributes class. Out: the patch that puts the finalizer on, or takes it off, from a claim after a
 //! look past the caches.
-//! - A claim that a scheduled pod names keeps its finalizer.   - A Bound volume keeps its finalizer.
+//! - A claim that a scheduled pod names keeps its finalizer.
+//! - A volume that is Bound, or reserved for a claim that is there, keeps its finalizer.
 //! - An attributes class that a claim or a volume names, has or is on the way to keeps its finalizer.
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
@@ -82,15 +83,18 @@ fn attributes_classes(object: &Object) -> Vec<&str> {
     names.into_iter().flatten().filter(|name| !name.is_empty()).collect()
 }
 
-/// Whether a volume is bound, or its claim counts on it while it says otherwise.
+/// Whether a volume is bound, or its claim counts on it while it says otherwise, or is about to: it may be pointed here
+/// already.
 fn is_held(world: &World, volume: &PersistentVolume) -> bool {
-    let holds = |meta: &Meta, claim: &PersistentVolumeClaim| {
-        Some(volume_of(claim)) == volume.metadata.name.as_deref() && is_reserved_for(volume, meta)
+    let phase = volume_phase(volume);
+    let counts_on = |(meta, claim): (&Meta, &PersistentVolumeClaim)| {
+        let here = is_bound(claim) && Some(volume_of(claim)) == volume.metadata.name.as_deref();
+        let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        let chosen = reference.is_some_and(|r| r.uid.as_ref() == Some(&meta.uid));
+        (here && is_reserved_for(volume, meta)) || (chosen && !matches!(phase, "Released" | "Failed"))
     };
-    volume_phase(volume) == "Bound"
-        || reserved_for(volume)
-            .and_then(|(namespace, name)| world.claim(namespace, name))
-            .is_some_and(|(meta, claim)| is_bound(claim) && holds(meta, claim))
+    phase == "Bound"
+        || reserved_for(volume).and_then(|(namespace, name)| world.claim(namespace, name)).is_some_and(counts_on)
 }
 
 /// Whether somebody took the protection off, or made the object where nobody put it on.

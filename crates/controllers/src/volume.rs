@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::{
     claim::{
-        BOUND_BY_CONTROLLER, PROVISIONED_BY, driver_in_place_of, keeps, modes_differ, reserved_for, volume_of,
-        volume_phase,
+        BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, Place, best_volume, driver_in_place_of, keeps, modes_differ,
+        reserved_for, volume_of, volume_phase,
     },
     decision::{Action, Decision, Meta, Note, Unless, annotated, annotation},
     world::World,
@@ -33,7 +33,7 @@ pub(crate) fn decide(volume: Volume<'_>, world: &World) -> Decision {
     let claim = world.claim(namespace, name).filter(|(m, _)| m.uid == uid);
     let Some(claim) = claim else { return release(volume, uid, world) };
     match volume_of(claim.1) {
-        "" => unfinished(volume, claim),
+        "" => unfinished(volume, claim, world),
         bound if bound == &*meta.key.name => phase(volume, "Bound", "").into(),
         // The claim got another volume.
         _ if annotated(&object.metadata, PROVISIONED_BY) && policy(object) == "Delete" => release(volume, uid, world),
@@ -42,15 +42,19 @@ pub(crate) fn decide(volume: Volume<'_>, world: &World) -> Decision {
 }
 
 /// The claim has yet to be pointed here; its own decision does that, unless it never can.
-fn unfinished(volume: Volume<'_>, (claim_meta, claim): (&Meta, &PersistentVolumeClaim)) -> Decision {
+fn unfinished(volume: Volume<'_>, claim: (&Meta, &PersistentVolumeClaim), world: &World) -> Decision {
     let (meta, object) = volume;
+    let (claim_meta, claim) = claim;
     let chosen_here = annotated(&object.metadata, BOUND_BY_CONTROLLER);
     if meta.deleting.is_some() || (chosen_here && !keeps(claim, object)) {
         // Else it would be kept from everybody, and from its own end, by a claim that never comes.
         return unbind(volume);
     }
     if !modes_differ(claim, object) {
-        return Decision::settled();
+        // The claim is about to be pointed here: the two writes need not wait for each other.
+        let chosen = !annotated(&claim.metadata, BIND_COMPLETED)
+            && best_volume(world, (claim_meta, claim), Place::Unknown, &[]).is_some_and(|(m, _)| m.key == meta.key);
+        return chosen.then(|| phase(volume, "Bound", "")).flatten().into();
     }
     let (volume, claim) = (&meta.key.name, &claim_meta.key.name);
     let on_volume = format!(

@@ -1,7 +1,8 @@
 //! Times what a user feels, on the release binary. Measures only; asserts nothing about time.
 //!
 //! - `cargo xtask bench KUBECTL IMAGES_DIR [BINARY]`: starts, labs, memory, with a real kubectl and real containers.
-//! - `cargo xtask bench claims [BINARY]`: binding of claims to volumes, by their number.
+//! - `cargo xtask bench claims [BINARY] [SECTION...] [MOST]`: binding of claims to volumes, by their number, and emptying
+//!   volumes. Sections are `bulk`, `single`, `forms` and `recycle` (root); `MOST` bounds the number of objects.
 mod claims;
 mod http;
 mod labs;
@@ -23,15 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(args: &[String]) -> ExitCode {
     let done = match args {
-        [claims] if claims == "claims" => binary(None).and_then(|binary| claims::run(&binary)),
-        [claims, path] if claims == "claims" => claims::run(Path::new(path)),
+        [claims, words @ ..] if claims == "claims" => claims::run(words),
         [kubectl, images] => binary(None).and_then(|b| labs::run(b, kubectl.into(), Path::new(images))),
         [kubectl, images, path] => labs::run(path.into(), kubectl.into(), Path::new(images)),
         _ => {
             eprintln!(
                 "usage: cargo xtask bench KUBECTL IMAGES_DIR [BINARY]   (root; without BINARY it builds the release)"
             );
-            eprintln!("       cargo xtask bench claims [BINARY]");
+            eprintln!("       cargo xtask bench claims [BINARY] [SECTION...] [MOST]");
             return ExitCode::from(2);
         }
     };
@@ -62,6 +62,14 @@ fn release(root: &Path) -> Result<PathBuf> {
     Ok(target.join("release/holdfast"))
 }
 
+/// What a daemon took so far.
+struct Usage {
+    /// Resident memory of its own, and of pages of files (mostly its program).
+    own_kib: u64,
+    file_kib: u64,
+    cpu: Duration,
+}
+
 /// A running daemon on a directory of its own; itself and the directory go when it is dropped.
 struct Daemon {
     dir: PathBuf,
@@ -83,14 +91,39 @@ impl Daemon {
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
         Ok(Self { dir, child, ready_after })
     }
+    /// A directory of this daemon's name and `what`, which goes when it is dropped.
+    fn beside(&self, what: &str) -> Result<Scratch> {
+        let mut name = self.dir.clone().into_os_string();
+        name.push(format!("-{what}"));
+        let path = PathBuf::from(name);
+        fs::create_dir(&path)?;
+        Ok(Scratch { path })
+    }
     fn kubeconfig(&self) -> PathBuf {
         self.dir.join("admin.kubeconfig")
     }
     /// Resident memory in KiB.
     fn rss_kib(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).ok_or("no VmRSS")?;
-        Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
+        let usage = self.usage()?;
+        Ok(usage.own_kib + usage.file_kib)
+    }
+    fn usage(&self) -> Result<Usage> {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", self.child.id()));
+        let status = read("status")?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|l| l.strip_prefix(name)).ok_or("a figure of memory is missing")?;
+            Ok(line.split_whitespace().next().ok_or("no figure")?.parse()?)
+        };
+        let stat = read("stat")?;
+        // The name in brackets may hold anything.
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).ok_or("no CPU time")?.parse()?) };
+        Ok(Usage {
+            own_kib: field("RssAnon:")?,
+            file_kib: field("RssFile:")? + field("RssShmem:")?,
+            // Clock ticks of `/proc` are a hundredth of a second on every Linux.
+            cpu: Duration::from_millis((ticks(11)? + ticks(12)?) * 10),
+        })
     }
 }
 
@@ -99,6 +132,17 @@ impl Drop for Daemon {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A directory that goes when this is dropped.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
