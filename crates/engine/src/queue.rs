@@ -164,11 +164,25 @@ impl Core {
         let mut due = self.due.lock();
         let Some(due) = due.as_mut() else { return };
         for (i, controller) in CONTROLLERS.iter().enumerate() {
-            (controller.wakes)(world, change, &mut |key| self.enqueue(due, (i, key)));
+            (controller.wakes)(world, change, &mut |key| {
+                let own = key == change.key;
+                let job = (i, key);
+                if !own || due.contains_key(&job) {
+                    return self.enqueue(due, job, None);
+                }
+                // Most changes ask for nothing of most controllers: a task for each would cost more than the answer.
+                let decision = self.decide(&job, world);
+                if decision == Decision::default() {
+                    self.tell(&job, Vec::new());
+                } else {
+                    self.enqueue(due, job, Some(decision));
+                }
+            });
         }
     }
 
-    fn enqueue(self: &Arc<Self>, due: &mut HashMap<Job, Arc<Notify>>, job: Job) {
+    /// Begins the job's task, with a decision if one was made, or wakes it.
+    fn enqueue(self: &Arc<Self>, due: &mut HashMap<Job, Arc<Notify>>, job: Job, decided: Option<Decision>) {
         if *self.stopping.borrow() {
             return;
         }
@@ -178,7 +192,13 @@ impl Core {
         }
         let notify = Arc::new(Notify::new());
         due.insert(job.clone(), notify.clone());
-        tokio::spawn(work(self.clone(), job, notify));
+        tokio::spawn(work(self.clone(), job, notify, decided));
+    }
+
+    fn decide(&self, (controller, key): &Job, world: &World) -> Decision {
+        let context = Context { now: SystemClock.now(), root_ca: self.settings.root_ca.clone() };
+        self.counters[*controller].decisions.fetch_add(1, Ordering::Relaxed);
+        (CONTROLLERS[*controller].decide)(key, world, &context)
     }
 
     /// Decides everything.
@@ -272,12 +292,12 @@ impl Waits {
 }
 
 /// Decides and acts on one key until there is nothing left to do.
-async fn work(core: Arc<Core>, job: Job, notify: Arc<Notify>) {
+async fn work(core: Arc<Core>, job: Job, notify: Arc<Notify>, mut decided: Option<Decision>) {
     let mut stop = core.stopping.subscribe();
     let mut waits = Waits::new();
     let mut steps = 0;
     while !*stop.borrow() {
-        let (outcome, again) = step(&core, &job).await;
+        let (outcome, again) = step(&core, &job, decided.take()).await;
         let (delay, wakeable) = match outcome {
             None => {
                 if settle(&core, &job, &notify, again) {
@@ -332,17 +352,12 @@ fn settle(core: &Core, job: &Job, notify: &Notify, again: Option<Duration>) -> b
     true
 }
 
-/// One decision and its action.
-async fn step(core: &Arc<Core>, job: &Job) -> (Option<Outcome>, Option<Duration>) {
-    let controller = &CONTROLLERS[job.0];
+/// One decision, unless it was made, and its action.
+async fn step(core: &Arc<Core>, job: &Job, decided: Option<Decision>) -> (Option<Outcome>, Option<Duration>) {
     let counters = &core.counters[job.0];
     let count = |c: &AtomicU64| c.fetch_add(1, Ordering::Relaxed);
-    let decide = || -> Decision {
-        let context = Context { now: SystemClock.now(), root_ca: core.settings.root_ca.clone() };
-        count(&counters.decisions);
-        (controller.decide)(&job.1, &core.world.read(), &context)
-    };
-    let mut decision = decide();
+    let decide = || core.decide(job, &core.world.read());
+    let mut decision = decided.unwrap_or_else(decide);
     let (mut permit, mut turn, mut held) = (None, None, None);
     if decision.takes {
         // First, so that no more is held than is acted on. The semaphore is never closed.
@@ -359,17 +374,18 @@ async fn step(core: &Arc<Core>, job: &Job) -> (Option<Outcome>, Option<Duration>
     if !decision.wake.is_empty()
         && let Some(due) = core.due.lock().as_mut()
     {
-        decision.wake.drain(..).for_each(|key| core.enqueue(due, (job.0, key)));
+        decision.wake.drain(..).for_each(|key| core.enqueue(due, (job.0, key), None));
     }
     let Some(action) = decision.action else {
         core.tell(job, decision.notes);
         return (None, decision.again);
     };
-    tracing::debug!(controller = controller.name, key = %job.1, ?action, "act");
+    tracing::debug!(controller = CONTROLLERS[job.0].name, key = %job.1, ?action, "act");
     if permit.is_none() {
         permit = core.permits.acquire().await.ok();
     }
-    let outcome = act::perform(core, action).await;
+    // Apart from the task, which most often has nothing to perform and is small so.
+    let outcome = Box::pin(act::perform(core, action)).await;
     drop(permit);
     if let Some(volume) = held {
         core.release(&volume);
