@@ -5,7 +5,7 @@ pub(crate) mod fake;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -28,6 +28,10 @@ pub(crate) trait DiskFile: Send {
     /// Cuts the file to `len` bytes.
     fn cut(&mut self, len: u64) -> io::Result<()>;
     fn sync(&mut self) -> io::Result<()>;
+    /// Bytes that can be appended before the file itself has to grow, which makes a sync slower.
+    fn room(&self) -> u64;
+    /// Puts so many durable zeros after the end, which appending overwrites: readers of the file find them there.
+    fn make_room(&mut self, bytes: u64) -> io::Result<()>;
 }
 
 /// A directory of the machine.
@@ -71,13 +75,13 @@ impl Disk for RealDisk {
     }
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let path = self.dir.join(name);
-        // Truncated apart from opening, because an append handle may not truncate.
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        file.set_len(0)?;
-        Ok(Box::new(file))
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        Ok(Box::new(RealFile { file, end: 0, room: 0 }))
     }
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().append(true).open(self.dir.join(name))?))
+        let file = OpenOptions::new().write(true).open(self.dir.join(name))?;
+        let end = file.metadata()?.len();
+        Ok(Box::new(RealFile { file, end, room: 0 }))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.dir.join(from), self.dir.join(to))
@@ -90,15 +94,43 @@ impl Disk for RealDisk {
     }
 }
 
-impl DiskFile for File {
+struct RealFile {
+    file: File,
+    end: u64,
+    room: u64,
+}
+
+impl DiskFile for RealFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
+        self.file.write_all_at(bytes, self.end)?;
+        let more = bytes.len() as u64;
+        self.end += more;
+        self.room = self.room.saturating_sub(more);
+        Ok(())
     }
     fn cut(&mut self, len: u64) -> io::Result<()> {
-        self.set_len(len)
+        self.file.set_len(len)?;
+        (self.end, self.room) = (len, 0);
+        Ok(())
     }
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
+    }
+    fn room(&self) -> u64 {
+        self.room
+    }
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        let mut at = self.end + self.room;
+        let end = self.end + bytes;
+        while at < end {
+            let part = (end - at).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..part as usize], at)?;
+            at += part;
+        }
+        self.file.sync_data()?;
+        self.room = bytes.max(self.room);
+        Ok(())
     }
 }
 
@@ -137,6 +169,12 @@ impl DiskFile for NoDisk {
         Ok(())
     }
     fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn room(&self) -> u64 {
+        u64::MAX
+    }
+    fn make_room(&mut self, _: u64) -> io::Result<()> {
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! A file is a header (magic, random salt, CRC) and frames. A frame is one write followed by one sync: header (magic,
 //! kind, payload length, payload CRC, header CRC) and records. Both CRCs are salted, so that no object's bytes can pass
 //! for a frame. Because frame n is synced before frame n+1 is written, an unreadable frame with a readable one after
-//! it was damaged later, and one with nothing readable after it is the torn end of the log.
+//! it was damaged later, and one with nothing readable after it is the torn end of the log. After the last frame there
+//! may be zeros: room that was made for more.
 use std::hash::{BuildHasher as _, RandomState};
 
 use crate::{Revision, StoreError};
@@ -148,7 +149,7 @@ fn take_record<'a>(payload: &mut &'a [u8]) -> Option<Entry<'a>> {
 pub(crate) struct End {
     /// Bytes that are whole.
     pub(crate) len: u64,
-    /// Bytes after them that were never acknowledged.
+    /// Bytes after them that were never acknowledged; zero if they are but room for more.
     pub(crate) torn: u64,
 }
 
@@ -186,5 +187,7 @@ pub(crate) fn read(
         }
         at = next;
     }
-    Ok(End { len: at as u64, torn: (file.len() - at) as u64 })
+    let rest = &file[at..];
+    let torn = if rest.iter().all(|byte| *byte == 0) { 0 } else { rest.len() };
+    Ok(End { len: at as u64, torn: torn as u64 })
 }

@@ -117,7 +117,7 @@ fn read_snapshot<F>(
         _ => Err("not part of this snapshot"),
     })?;
     // A snapshot gets its name only when all of it is durable: here a torn end is damage.
-    if !ended || end.torn > 0 {
+    if !ended || end.len < file.len() as u64 {
         return Err(StoreError::Corrupt { file: name.into(), offset: end.len, what: "the snapshot is not whole" });
     }
     state.restore(revision, objects);
@@ -156,6 +156,8 @@ fn read_log<F>(
     let mut file = disk.open(name).map_err(StoreError::io(format!("open {name}")))?;
     if end.torn > 0 {
         tracing::warn!(file = name, bytes = end.torn, "cut the unacknowledged end of the log");
+    }
+    if end.len < bytes.len() as u64 {
         file.cut(end.len).and_then(|()| file.sync()).map_err(StoreError::io(format!("cut {name}")))?;
     }
     Ok(Some(Tail { file, format, len: end.len }))

@@ -10,12 +10,12 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use base::Histogram;
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -36,11 +36,21 @@ pub struct Options {
     pub history_bytes: usize,
     /// A log longer than this, and longer than the last snapshot, is replaced by a snapshot.
     pub log_bytes: u64,
+    /// Zeros that are kept after the log's end, for the next batches to overwrite: their syncs are shorter. 0: none.
+    pub room_bytes: u64,
+    /// How long nothing must be written before such room is made.
+    pub room_after: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { history_events: 20_000, history_bytes: 16 << 20, log_bytes: 16 << 20 }
+        Self {
+            history_events: 20_000,
+            history_bytes: 16 << 20,
+            log_bytes: 16 << 20,
+            room_bytes: 4 << 20,
+            room_after: Duration::from_millis(20),
+        }
     }
 }
 
@@ -147,6 +157,8 @@ impl<F: Send + Sync + 'static> Store<F> {
             snapshot_bytes: Arc::default(),
             snapshot_runs: Arc::default(),
             snapshot: None,
+            room: (options.room_bytes, options.room_after),
+            full: false,
         };
         let thread = std::thread::Builder::new()
             .name("store-flusher".into())
@@ -364,21 +376,16 @@ struct Flusher<F> {
     snapshot_bytes: Arc<AtomicU64>,
     snapshot_runs: Arc<AtomicBool>,
     snapshot: Option<JoinHandle<()>>,
+    /// How many bytes of room to make, and after how long.
+    room: (u64, Duration),
+    /// No room could be made in this log.
+    full: bool,
 }
 
 impl<F: Send + Sync + 'static> Flusher<F> {
     fn run(mut self) {
         loop {
-            let mut batch = {
-                let mut queue = self.shared.queue.lock();
-                while queue.batch.events.is_empty() && queue.refuse.is_none() {
-                    self.shared.work.wait(&mut queue);
-                }
-                if queue.batch.events.is_empty() {
-                    break;
-                }
-                std::mem::replace(&mut queue.batch, Batch::new())
-            };
+            let Some(mut batch) = self.next_batch() else { break };
             match self.write(&mut batch.frame) {
                 Ok(()) => self.publish(batch),
                 Err(error) => self.give_up(batch, error),
@@ -394,6 +401,37 @@ impl<F: Send + Sync + 'static> Flusher<F> {
         drop(state);
         if let Some(snapshot) = self.snapshot.take() {
             let _ = snapshot.join();
+        }
+    }
+
+    /// Waits for writes; `None` at the end.
+    fn next_batch(&mut self) -> Option<Batch<F>> {
+        let shared = self.shared.clone();
+        let mut queue = shared.queue.lock();
+        loop {
+            let wants_room = !self.full && self.tail.file.room() < self.room.0 / 2;
+            if wants_room && self.room.1.is_zero() {
+                self.make_room();
+            }
+            if !queue.batch.events.is_empty() {
+                return Some(std::mem::replace(&mut queue.batch, Batch::new()));
+            }
+            if queue.refuse.is_some() {
+                return None;
+            }
+            if !wants_room {
+                shared.work.wait(&mut queue);
+            } else if shared.work.wait_for(&mut queue, self.room.1).timed_out() {
+                MutexGuard::unlocked(&mut queue, || self.make_room());
+            }
+        }
+    }
+
+    /// Writes zeros where the next batches go, so that their syncs find blocks and length as they are (ADR 0015).
+    fn make_room(&mut self) {
+        if let Err(error) = self.tail.file.make_room(self.room.0) {
+            tracing::debug!(%error, "no room was made in the log; syncs are slower");
+            self.full = true;
         }
     }
 
@@ -460,7 +498,10 @@ impl<F: Send + Sync + 'static> Flusher<F> {
             (state.revision, state.objects().cloned().collect::<Vec<_>>())
         };
         match Tail::create(&*self.disk, revision + 1) {
-            Ok(tail) => self.tail = tail,
+            Ok(tail) => {
+                self.tail = tail;
+                self.full = false;
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot begin a new log; the old one grows on");
                 self.snapshot_bytes.store(self.tail.len * 2, Ordering::Relaxed);

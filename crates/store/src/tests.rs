@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -117,7 +117,7 @@ fn a_watch_expires_only_when_it_is_slow() {
         let store = open(&FakeDisk::default(), options).unwrap();
         let mut slow = store.watch("/a/", 1).unwrap();
         let mut idle = store.watch("/b/", 0).unwrap();
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, idle.next()).await.is_err());
+        assert!(tokio::time::timeout(Duration::ZERO, idle.next()).await.is_err());
         for i in 0..9 {
             put(&store, &format!("/a/{i}"), Expect::Absent, "x").await.unwrap();
         }
@@ -175,14 +175,14 @@ async fn count_up(store: Arc<Text>, task: usize, times: usize) {
 }
 
 /// Small limits, so that a short run rotates logs and writes snapshots.
-fn tight() -> Options {
-    Options { log_bytes: 150, ..Options::default() }
+fn tight(room_bytes: u64) -> Options {
+    Options { log_bytes: 150, room_bytes, room_after: Duration::ZERO, ..Options::default() }
 }
 
 /// Writes until the disk fails. Returns what was acknowledged after each write, newest last.
-fn run_script(disk: &FakeDisk) -> Vec<BTreeMap<String, (Revision, Bytes)>> {
+fn run_script(disk: &FakeDisk, room: u64) -> Vec<BTreeMap<String, (Revision, Bytes)>> {
     let mut acknowledged = vec![BTreeMap::new()];
-    let Ok(store) = open(disk, tight()) else { return acknowledged };
+    let Ok(store) = open(disk, tight(room)) else { return acknowledged };
     runtime().block_on(async {
         for i in 0..12 {
             let key = format!("/{}", i % 4);
@@ -203,26 +203,35 @@ fn run_script(disk: &FakeDisk) -> Vec<BTreeMap<String, (Revision, Bytes)>> {
 
 #[test]
 fn a_crash_at_any_operation_loses_nothing_acknowledged() {
+    // Without room in the log, and with room for some batches.
+    [0, 100].into_iter().for_each(crash_everywhere);
+}
+
+fn crash_everywhere(room: u64) {
     let whole = FakeDisk::default();
-    let states = run_script(&whole);
+    let states = run_script(&whole, room);
     assert_eq!(states.len(), 13);
     let operations = whole.operations();
     assert!(operations > 40, "the script must reach snapshots: {operations}");
     let survivals = (0..=3).map(Survives::Thirds).chain([Survives::Nothing, Survives::Holes]);
     for (crash, survives) in (1..=operations + 1).flat_map(|n| survivals.clone().map(move |s| (n, s))) {
         let disk = FakeDisk::crashing_at(crash);
-        let acknowledged = run_script(&disk);
+        let acknowledged = run_script(&disk, room);
         let disk = disk.after_crash(survives);
-        let store = open(&disk, tight()).unwrap_or_else(|e| panic!("crash at {crash}, {survives:?}: {e}"));
+        let store =
+            open(&disk, tight(room)).unwrap_or_else(|e| panic!("crash at {crash}, {survives:?}, room {room}: {e}"));
         let found = contents(&store);
         let n = acknowledged.len();
         // The write under way may have made it.
         let possible = &states[n - 1..(n + 1).min(states.len())];
-        assert!(possible.contains(&found), "crash at {crash}, {survives:?}: {found:?} is none of {possible:?}");
+        assert!(
+            possible.contains(&found),
+            "crash at {crash}, {survives:?}, room {room}: {found:?} is none of {possible:?}"
+        );
         let again = runtime().block_on(put(&store, "/again", Expect::Absent, "x")).unwrap();
         assert_eq!(again.revision, store.revision());
         drop(store);
-        let store = open(&disk, tight()).unwrap();
+        let store = open(&disk, tight(room)).unwrap();
         assert_eq!(store.revision(), again.revision);
         assert_eq!(store.get("/again").unwrap().value, again.value);
     }

@@ -82,22 +82,31 @@ impl FakeDisk {
 }
 
 fn survivor(file: &Data, survives: Survives) -> Data {
-    let common = file.synced.len().min(file.current.len());
-    let unsynced = file.current.get(file.synced.len()..).unwrap_or_default();
+    let Data { synced, current } = file;
+    if survives == Survives::Nothing {
+        return Data { synced: synced.clone(), current: synced.clone() };
+    }
+    // What was written since the last sync: behind the end, or over the zeros of the room made for it.
+    let common = synced.iter().zip(current).take_while(|(s, c)| s == c).count();
+    let new = current.len() - common;
+    let old = |at: usize| synced.get(at).copied().unwrap_or_default();
     let bytes = match survives {
-        Survives::Nothing => file.synced.clone(),
-        Survives::Thirds(n) => [&file.current[..common], &unsynced[..unsynced.len() * n / 3]].concat(),
+        Survives::Nothing | Survives::Thirds(_) if current.len() < synced.len() => current.clone(),
+        Survives::Nothing => synced.clone(),
+        Survives::Thirds(n) => {
+            let reached = common + new * n / 3;
+            [&current[..reached], synced.get(reached..).unwrap_or_default()].concat()
+        }
         Survives::Holes => {
-            let mut bytes = file.current.clone();
-            let hole = unsynced.len() / 3..unsynced.len() * 2 / 3;
-            bytes[common..][hole].fill(0);
-            bytes
+            let hole = common + new / 3..common + new * 2 / 3;
+            current.iter().enumerate().map(|(i, byte)| if hole.contains(&i) { old(i) } else { *byte }).collect()
         }
     };
     Data { synced: bytes.clone(), current: bytes }
 }
 
-struct FakeFile(FakeDisk, usize);
+/// The disk, which of its files, and where that one ends, room aside.
+struct FakeFile(FakeDisk, usize, usize);
 
 impl Disk for FakeDisk {
     fn names(&self) -> io::Result<Vec<String>> {
@@ -113,11 +122,12 @@ impl Disk for FakeDisk {
         let file = inner.files.len() - 1;
         inner.names.insert(name.into(), file);
         drop(inner);
-        Ok(Box::new(FakeFile(self.clone(), file)))
+        Ok(Box::new(FakeFile(self.clone(), file, 0)))
     }
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = self.step()?.names[name];
-        Ok(Box::new(FakeFile(self.clone(), file)))
+        let inner = self.step()?;
+        let file = inner.names[name];
+        Ok(Box::new(FakeFile(self.clone(), file, inner.files[file].current.len())))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.step()?;
@@ -143,17 +153,24 @@ impl DiskFile for FakeFile {
         // The write that the power fails under may have reached the cache in part.
         let reached = if off.is_some() || inner.fail_append { bytes.len() / 2 } else { bytes.len() };
         if inner.crash_at == 0 || inner.operations <= inner.crash_at {
-            inner.files[self.1].current.extend_from_slice(&bytes[..reached]);
+            let current = &mut inner.files[self.1].current;
+            let end = self.2 + reached;
+            current.resize(current.len().max(end), 0);
+            current[self.2..end].copy_from_slice(&bytes[..reached]);
         }
         match off {
             Some(error) => Err(error),
             None if inner.fail_append => Err(io::ErrorKind::StorageFull.into()),
-            None => Ok(()),
+            None => {
+                self.2 += bytes.len();
+                Ok(())
+            }
         }
     }
     fn cut(&mut self, len: u64) -> io::Result<()> {
         let mut inner = self.0.step()?;
         inner.files[self.1].current.truncate(len as usize);
+        self.2 = len as usize;
         Ok(())
     }
     fn sync(&mut self) -> io::Result<()> {
@@ -161,5 +178,15 @@ impl DiskFile for FakeFile {
         let file = &mut inner.files[self.1];
         file.synced = file.current.clone();
         Ok(())
+    }
+    fn room(&self) -> u64 {
+        (self.0.0.lock().files[self.1].current.len() - self.2) as u64
+    }
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        let mut inner = self.0.step()?;
+        let file = &mut inner.files[self.1];
+        file.current.resize(file.current.len().max(self.2 + bytes as usize), 0);
+        drop(inner);
+        self.sync()
     }
 }
