@@ -168,7 +168,7 @@ fn check(rows: &[Row], more: &[Value]) {
     }
 }
 
-/// Decides about one object until nothing is left to do about it; what was told.
+/// Decides about one object, and about the volume that it was just given, until nothing is left to do; what was told.
 fn look(cluster: &mut Cluster, key: &Key, name: &str) -> Vec<String> {
     let binder = CONTROLLERS.iter().find(|c| c.name == "binder").unwrap();
     let context = Context { now: cluster.now, root_ca: None };
@@ -176,7 +176,14 @@ fn look(cluster: &mut Cluster, key: &Key, name: &str) -> Vec<String> {
     for _ in 0..10 {
         let objects = cluster.objects.clone();
         cluster.refresh(&objects);
-        let decision = (binder.decide)(key, &cluster.world, &context);
+        let mut decision = (binder.decide)(key, &cluster.world, &context);
+        let claim = cluster.get(key);
+        let given = Key::new("PersistentVolume", "", claim["spec"]["volumeName"].as_str().unwrap_or_default());
+        let theirs = cluster.get(&given)["spec"]["claimRef"]["uid"] == claim["metadata"]["uid"];
+        if decision == Decision::settled() && theirs && !claim.is_null() {
+            // A volume is marked Bound by a decision of its own.
+            decision = (binder.decide)(&given, &cluster.world, &context);
+        }
         let kind = |note: &Note| if note.warning { "Warning" } else { "Normal" };
         let done = decision.action.is_none_or(|action| cluster.perform(action));
         if done {

@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, from_value, json};
 
 use crate::{
-    Action, CONTROLLERS, Change, Context, Entry, Key, Meta, Note, Object, Target, Unless, World, protection, rules,
+    Action, CONTROLLERS, Change, Context, Decision, Entry, Key, Meta, Note, Object, Target, Unless, World, protection, rules,
 };
 
 /// What happens to a write.

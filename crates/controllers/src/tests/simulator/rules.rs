@@ -154,6 +154,12 @@ fn claim_written(sim: &Sim, key: &Key, before: &Value, after: &Value) {
     }
     assert!(name.is_empty() || after["spec"]["volumeName"] == name, "{key} left {name}");
     class_given(sim, key, before, after);
+    let phase = |object: &Value| text(&object["status"]["phase"]).to_owned();
+    if phase(after) == "Bound" && phase(before) != "Bound" && !sim.meddled.contains(name) {
+        let volume = volume(sim, name);
+        // It may have been deleted while the claim was on its way; then that is told next.
+        assert!(volume.is_null() || phase(volume) == "Bound", "{key} is Bound before {name} is");
+    }
     if bound_to(before).is_some() || bound_to(after).is_none() {
         return;
     }
