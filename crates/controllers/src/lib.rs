@@ -10,6 +10,7 @@ mod amount;
 mod binder;
 mod candidate;
 mod claim;
+mod cold;
 mod decision;
 mod ephemeral;
 mod expand;
@@ -30,6 +31,7 @@ mod world;
 use api::select;
 
 pub use account::is_root_ca;
+pub use cold::Cold;
 pub use decision::{Action, Context, Decision, Key, Meta, Note, Target, Unless};
 pub use namespace::namespaced_kinds;
 pub use world::{Change, Entry, Object, World};

@@ -1,8 +1,9 @@
 //! The objects as they were last seen, indexed by what decisions ask for.
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry as MapEntry},
     hash::Hash,
+    ops::Bound,
     sync::Arc,
 };
 
@@ -14,6 +15,7 @@ use k8s_openapi::api::{
 
 use crate::{
     claim,
+    cold::Cold,
     decision::{Key, Meta},
     free::Free,
 };
@@ -22,8 +24,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub enum Object {
     Pod(Arc<Pod>),
-    Claim(Arc<PersistentVolumeClaim>),
-    Volume(Arc<PersistentVolume>),
+    Claim(Cold<PersistentVolumeClaim>),
+    Volume(Cold<PersistentVolume>),
     Class(Arc<StorageClass>),
     Node(Arc<Node>),
     Namespace(Arc<Namespace>),
@@ -54,6 +56,12 @@ pub struct Change {
 
 type Table = BTreeMap<(Arc<str>, Arc<str>), Entry>;
 
+/// Kinds whose objects are folded up when there are more than so many of them: most are settled, and not looked at.
+const FOLDED: [&str; 2] = ["PersistentVolumeClaim", "PersistentVolume"];
+const MOST_WHOLE: usize = 1_000;
+/// Objects folded for each change of their kind, in turn.
+const LOOKED_OVER: usize = 3;
+
 /// Everything seen. Fed by the engine, read by decisions.
 #[derive(Debug, Default)]
 pub struct World {
@@ -73,6 +81,8 @@ pub struct World {
     unbound_by_class: Index<String>,
     claims_by_volume: Index<String>,
     missing_nodes: HashMap<String, Timestamp>,
+    /// Where the folding of each kind goes on.
+    fold_from: HashMap<&'static str, (Arc<str>, Arc<str>)>,
 }
 
 macro_rules! getter {
@@ -240,7 +250,32 @@ impl World {
             self.index(new, true);
         }
         self.note_missing_nodes(old.as_ref(), new.as_ref(), now);
+        self.fold_kind(key.kind, LOOKED_OVER);
         Change { key, old, new }
+    }
+
+    /// Folds up to `most` objects of each kind of which there are many, where it stopped the last time; whether some
+    /// are left before it begins again. One that is in use unfolds, which costs little.
+    pub fn fold(&mut self, most: usize) -> bool {
+        FOLDED.into_iter().fold(false, |left, kind| self.fold_kind(kind, most) || left)
+    }
+
+    fn fold_kind(&mut self, kind: &'static str, most: usize) -> bool {
+        let Some(table) = self.tables.get_mut(kind).filter(|t| FOLDED.contains(&kind) && t.len() > MOST_WHOLE) else {
+            return false;
+        };
+        let from = self.fold_from.remove(kind).map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (id, entry) in table.range_mut((from, Bound::Unbounded)).take(most) {
+            match &mut entry.object {
+                Object::Claim(claim) => claim.fold(),
+                Object::Volume(volume) => volume.fold(),
+                _ => {}
+            }
+            last = Some(id.clone());
+        }
+        self.fold_from.extend(last.map(|id| (kind, id)));
+        self.fold_from.contains_key(kind)
     }
 
     fn index(&mut self, entry: &Entry, add: bool) {
@@ -322,7 +357,24 @@ fn range<'a>(table: &'a Table, namespace: &Arc<str>) -> impl Iterator<Item = &'a
 
 /// Keys under a value; a value without keys is forgotten.
 #[derive(Debug)]
-struct Index<V>(HashMap<V, BTreeSet<Key>>);
+struct Index<V>(HashMap<V, Keys>);
+
+/// Most values have one key, and a set takes the room of eleven.
+#[derive(Debug)]
+enum Keys {
+    One(Key),
+    Many(BTreeSet<Key>),
+}
+
+impl Keys {
+    fn iter(&self) -> impl Iterator<Item = &Key> {
+        let (one, many) = match self {
+            Self::One(key) => (Some(key), None),
+            Self::Many(keys) => (None, Some(keys)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
 
 impl<V> Default for Index<V> {
     fn default() -> Self {
@@ -336,15 +388,34 @@ impl<V: Hash + Eq> Index<V> {
         V: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.0.get(value).into_iter().flatten()
+        self.0.get(value).into_iter().flat_map(Keys::iter)
     }
+
     fn set(&mut self, value: V, key: &Key, add: bool) {
-        if add {
-            self.0.entry(value).or_default().insert(key.clone());
-        } else if let Some(keys) = self.0.get_mut(&value) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.0.remove(&value);
+        match self.0.entry(value) {
+            MapEntry::Vacant(vacant) if add => drop(vacant.insert(Keys::One(key.clone()))),
+            MapEntry::Vacant(_) => {}
+            MapEntry::Occupied(mut found) => {
+                let empty = match (found.get_mut(), add) {
+                    (Keys::One(one), true) if one == key => false,
+                    (Keys::One(one), true) => {
+                        let both = BTreeSet::from([one.clone(), key.clone()]);
+                        *found.get_mut() = Keys::Many(both);
+                        false
+                    }
+                    (Keys::One(one), false) => one == key,
+                    (Keys::Many(keys), true) => {
+                        keys.insert(key.clone());
+                        false
+                    }
+                    (Keys::Many(keys), false) => {
+                        keys.remove(key);
+                        keys.is_empty()
+                    }
+                };
+                if empty {
+                    found.remove();
+                }
             }
         }
     }

@@ -136,6 +136,7 @@ async fn watch_once(core: &Arc<Core>, kind: &'static Kind, from: &mut String) ->
                 let status: kube::core::Status = wire::parse(kind.kind, text)?;
                 return Err(EngineError::Watch { kind: kind.kind, code: status.code, message: status.message });
             }
+            change if change != "DELETED" && core.knows(kind.kind, text, from) => {}
             change => {
                 let entry = wire::entry(kind.kind, text)?;
                 let (key, revision) = (entry.meta.key.clone(), entry.meta.resource_version.clone());

@@ -36,6 +36,10 @@ const ECHO_CAP: Duration = Duration::from_secs(5);
 /// Everything is decided again after this, in case a change went unnoticed.
 const RESYNC: Duration = Duration::from_secs(600);
 
+/// Once everything was decided, objects that nobody looks at are folded, so many at a time.
+const FOLD_AFTER: Duration = Duration::from_secs(5);
+const FOLD: usize = 100;
+
 /// Counts of one controller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -115,6 +119,18 @@ impl Core {
         let mut seen = self.seen.lock();
         let last = seen.entry(kind).or_default();
         *last = (*last).max(number(revision));
+    }
+
+    /// Whether an object's text is the state that is known already, most often from the answer to an action. If so, that
+    /// it was seen is remembered, also in `from`.
+    pub(crate) fn knows(&self, kind: &'static str, text: &str, from: &mut String) -> bool {
+        let Ok(head) = serde_json::from_str::<wire::Head<'_>>(text) else { return false };
+        if !self.world.read().entry(&head.key(kind)).is_some_and(|known| head.is(&known.meta)) {
+            return false;
+        }
+        head.resource_version().clone_into(from);
+        self.seen(kind, from);
+        true
     }
 
     /// Takes in what a list (without `revision`) or a watch told.
@@ -259,6 +275,10 @@ pub(crate) async fn start(core: Arc<Core>) {
     *core.due.lock() = Some(HashMap::new());
     loop {
         core.wake_all();
+        tokio::time::sleep(FOLD_AFTER).await;
+        while core.world.write().fold(FOLD) {
+            tokio::task::yield_now().await;
+        }
         tokio::time::sleep(RESYNC).await;
     }
 }

@@ -1,5 +1,5 @@
 //! Kubernetes objects on the wire: paths, requests, and what is kept of a response.
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{KINDS, Kind, Scope};
 use controllers::{Entry, Key, Meta, Object, is_root_ca};
@@ -65,6 +65,39 @@ pub(crate) struct Line {
     pub(crate) object: Box<RawValue>,
 }
 
+/// Which state of which object a text is, as far as it is quickly read.
+#[derive(Deserialize)]
+pub(crate) struct Head<'a> {
+    #[serde(borrow)]
+    metadata: HeadMeta<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadMeta<'a> {
+    #[serde(default, borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+    #[serde(borrow)]
+    resource_version: Cow<'a, str>,
+}
+
+impl Head<'_> {
+    pub(crate) fn key(&self, kind: &'static str) -> Key {
+        Key::new(kind, &self.metadata.namespace, &self.metadata.name)
+    }
+    pub(crate) fn resource_version(&self) -> &str {
+        &self.metadata.resource_version
+    }
+    /// Whether it is the very state of the object that `known` is.
+    pub(crate) fn is(&self, known: &Meta) -> bool {
+        known.resource_version == self.metadata.resource_version && known.uid == self.metadata.uid
+    }
+}
+
 #[derive(Deserialize)]
 pub(crate) struct Bare {
     pub(crate) metadata: ObjectMeta,
@@ -73,16 +106,22 @@ pub(crate) struct Bare {
 /// What is kept of an object.
 pub(crate) fn entry(kind: &'static str, text: &str) -> Result<Entry, EngineError> {
     match kind {
-        "Pod" => read(kind, text, |o: &mut Pod| &mut o.metadata, Object::Pod),
-        "PersistentVolumeClaim" => read(kind, text, |o: &mut PersistentVolumeClaim| &mut o.metadata, Object::Claim),
-        "PersistentVolume" => read(kind, text, |o: &mut PersistentVolume| &mut o.metadata, Object::Volume),
-        "StorageClass" => read(kind, text, |o: &mut StorageClass| &mut o.metadata, Object::Class),
-        "Node" => read(kind, text, |o: &mut Node| &mut o.metadata, Object::Node),
-        "Namespace" => read(kind, text, |o: &mut Namespace| &mut o.metadata, Object::Namespace),
-        "ResourceQuota" => read(kind, text, |o: &mut ResourceQuota| &mut o.metadata, Object::Quota),
-        "Service" => read(kind, text, |o: &mut Service| &mut o.metadata, Object::Service),
-        "CSINode" => read(kind, text, |o: &mut CSINode| &mut o.metadata, Object::CsiNode),
-        "VolumeAttachment" => read(kind, text, |o: &mut VolumeAttachment| &mut o.metadata, Object::Attachment),
+        "Pod" => read(kind, text, |o: &mut Pod| &mut o.metadata, |o| Object::Pod(o.into())),
+        "PersistentVolumeClaim" => {
+            read(kind, text, |o: &mut PersistentVolumeClaim| &mut o.metadata, |o| Object::Claim(o.into()))
+        }
+        "PersistentVolume" => {
+            read(kind, text, |o: &mut PersistentVolume| &mut o.metadata, |o| Object::Volume(o.into()))
+        }
+        "StorageClass" => read(kind, text, |o: &mut StorageClass| &mut o.metadata, |o| Object::Class(o.into())),
+        "Node" => read(kind, text, |o: &mut Node| &mut o.metadata, |o| Object::Node(o.into())),
+        "Namespace" => read(kind, text, |o: &mut Namespace| &mut o.metadata, |o| Object::Namespace(o.into())),
+        "ResourceQuota" => read(kind, text, |o: &mut ResourceQuota| &mut o.metadata, |o| Object::Quota(o.into())),
+        "Service" => read(kind, text, |o: &mut Service| &mut o.metadata, |o| Object::Service(o.into())),
+        "CSINode" => read(kind, text, |o: &mut CSINode| &mut o.metadata, |o| Object::CsiNode(o.into())),
+        "VolumeAttachment" => {
+            read(kind, text, |o: &mut VolumeAttachment| &mut o.metadata, |o| Object::Attachment(o.into()))
+        }
         _ => {
             let bare: Bare = parse(kind, text)?;
             let name = bare.metadata.name.as_deref().unwrap_or_default();
@@ -96,14 +135,14 @@ fn read<T: DeserializeOwned>(
     kind: &'static str,
     text: &str,
     meta: impl Fn(&mut T) -> &mut ObjectMeta,
-    wrap: impl FnOnce(Arc<T>) -> Object,
+    wrap: impl FnOnce(T) -> Object,
 ) -> Result<Entry, EngineError> {
     let mut object: T = parse(kind, text)?;
     let metadata = meta(&mut object);
     // Half of an object, and no decision looks at it.
     metadata.managed_fields = None;
     let meta = Arc::new(Meta::new(kind, metadata));
-    Ok(Entry { meta, object: wrap(Arc::new(object)) })
+    Ok(Entry { meta, object: wrap(object) })
 }
 
 fn root_ca(text: &str) -> Result<Object, EngineError> {

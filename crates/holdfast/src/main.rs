@@ -14,6 +14,10 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 
+/// Many small objects of all ages: with the C library's allocator a third of the memory lies idle between them (ADR 0015).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // A container's shim is this same program started again: it must act before any thread exists.
     if let Some(code) = runtime::maybe_run_shim() {

@@ -16,7 +16,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{
+    api::core::v1::{PersistentVolume, PersistentVolumeClaim},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use serde_json::{Value, from_value, json};
 
 use crate::{
@@ -61,8 +64,8 @@ fn entry(object: &Value) -> Entry {
     let object = object.clone();
     let object = match kind {
         "Pod" => Object::Pod(from_value(object).map(Arc::new).unwrap()),
-        "PersistentVolumeClaim" => Object::Claim(from_value(object).map(Arc::new).unwrap()),
-        "PersistentVolume" => Object::Volume(from_value(object).map(Arc::new).unwrap()),
+        "PersistentVolumeClaim" => Object::Claim(from_value::<PersistentVolumeClaim>(object).unwrap().into()),
+        "PersistentVolume" => Object::Volume(from_value::<PersistentVolume>(object).unwrap().into()),
         "StorageClass" => Object::Class(from_value(object).map(Arc::new).unwrap()),
         "Node" => Object::Node(from_value(object).map(Arc::new).unwrap()),
         "Namespace" => Object::Namespace(from_value(object).map(Arc::new).unwrap()),
