@@ -215,8 +215,11 @@ pub(crate) fn best_volume<'a>(
         return None;
     }
     // With a node given the size alone counts, as upstream's scheduler has it.
-    let few_modes = !matches!(place, Place::On(_));
-    world.best_free(claim, few_modes, |m, v| free(&m.key.name) && is_selected(claim, v) && within_reach(v))
+    let node = match place {
+        Place::On(node) => Some(node),
+        _ => None,
+    };
+    world.best_free(claim, node, |m, v| free(&m.key.name) && is_selected(claim, v) && within_reach(v))
 }
 
 /// The CSI driver that does the work of an in-tree provisioner today.

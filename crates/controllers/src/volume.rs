@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::{
     claim::{
-        BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, Place, best_volume, driver_in_place_of, keeps, modes_differ,
-        reserved_for, volume_of, volume_phase,
+        BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, Place, best_volume, driver_in_place_of, keeps,
+        modes_differ, reserved_for, volume_of, volume_phase,
     },
     decision::{Action, Decision, Meta, Note, Unless, annotated, annotation},
     world::World,

@@ -7,9 +7,13 @@ use std::{
     sync::Arc,
 };
 
+use api::{
+    pod::{Amounts, requests},
+    quantity::Quantity,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service},
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, Service},
     storage::v1::{CSINode, StorageClass, VolumeAttachment},
 };
 
@@ -62,6 +66,13 @@ const MOST_WHOLE: usize = 1_000;
 /// Objects folded for each change of their kind, in turn.
 const LOOKED_OVER: usize = 3;
 
+/// What the pods of a node that have not ended take up together.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) pods: usize,
+    pub(crate) requests: Amounts,
+}
+
 /// Everything seen. Fed by the engine, read by decisions.
 #[derive(Debug, Default)]
 pub struct World {
@@ -70,6 +81,7 @@ pub struct World {
     /// Owner UID to its dependents.
     dependents: Index<String>,
     pods_by_node: Index<String>,
+    loads: HashMap<String, Load>,
     /// Namespace and claim name to the pods that name it.
     pods_by_claim: Index<(Arc<str>, String)>,
     unscheduled: BTreeSet<Key>,
@@ -171,6 +183,10 @@ impl World {
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&Meta, &Pod)> {
         self.pods_of(self.pods_by_node.get(node))
     }
+    /// What the pods of a node take up; `None` where there are none.
+    pub(crate) fn load(&self, node: &str) -> Option<&Load> {
+        self.loads.get(node)
+    }
     /// Pods that name a claim, directly or by an ephemeral volume.
     pub fn pods_naming(&self, namespace: &str, claim: &str) -> impl Iterator<Item = (&Meta, &Pod)> {
         self.pods_of(self.pods_by_claim.get(&(namespace.into(), claim.to_owned())))
@@ -183,11 +199,11 @@ impl World {
     pub(crate) fn best_free(
         &self,
         claim: &PersistentVolumeClaim,
-        few_modes: bool,
+        node: Option<&Node>,
         keep: impl Fn(&Meta, &PersistentVolume) -> bool,
     ) -> Option<(&Meta, &PersistentVolume)> {
         let passes = |name: &str| self.volume(name).is_some_and(|(m, v)| !self.held.contains(&m.key) && keep(m, v));
-        self.volume(self.free.best(claim, few_modes, passes)?)
+        self.volume(self.free.best(claim, node, node.is_none(), passes)?)
     }
     /// How many free volumes of a class nobody holds.
     pub(crate) fn count_free(&self, class: &str) -> usize {
@@ -316,10 +332,27 @@ impl World {
         match spec.node_name.as_deref().unwrap_or_default() {
             "" if add => drop(self.unscheduled.insert(key.clone())),
             "" => drop(self.unscheduled.remove(key)),
-            node => self.pods_by_node.set(node.to_owned(), key, add),
+            node => {
+                self.pods_by_node.set(node.to_owned(), key, add);
+                if !claim::is_terminated(pod) {
+                    self.load_node(node, spec, add);
+                }
+            }
         }
         for (_, name, _) in claim::claims_of(pod) {
             self.pods_by_claim.set((key.namespace.clone(), name), key, add);
+        }
+    }
+
+    fn load_node(&mut self, node: &str, spec: &PodSpec, add: bool) {
+        let load = self.loads.entry(node.to_owned()).or_default();
+        for (name, amount) in requests(spec) {
+            let sum = load.requests.entry(name).or_insert(Quantity::ZERO);
+            *sum = if add { *sum + amount } else { *sum - amount };
+        }
+        load.pods = if add { load.pods + 1 } else { load.pods.saturating_sub(1) };
+        if load.pods == 0 {
+            self.loads.remove(node);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Whether a pod fits a node, its volumes aside, and how well.
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use api::{
-    pod::{is_sidecar, requests},
+    pod::{Amounts, is_sidecar, requests},
     quantity::Quantity,
 };
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
@@ -12,10 +12,10 @@ use crate::{
     amount::amount,
     claim::is_terminated,
     select::{node_matches, term_matches},
-    world::World,
+    world::{Load, World},
 };
 
-type Amounts = BTreeMap<String, Quantity>;
+static NO_LOAD: Load = Load { pods: 0, requests: Amounts::new() };
 
 fn of(amounts: &Amounts, name: &str) -> Quantity {
     amounts.get(name).copied().unwrap_or(Quantity::ZERO)
@@ -42,11 +42,11 @@ pub(crate) fn obstacles(world: &World, pod: &Pod, node: &Node) -> Vec<Obstacle> 
         return vec![Obstacle::fixed("node(s) didn't match Pod's node affinity/selector")];
     }
     let name = node.metadata.name.as_deref().unwrap_or_default();
-    let others: Vec<&Pod> = world.pods_on(name).map(|(_, p)| p).filter(|p| !is_terminated(p)).collect();
-    if ports(spec).any(|port| others.iter().filter_map(|p| p.spec.as_ref()).flat_map(ports).any(|o| clash(&port, &o))) {
+    let others = || world.pods_on(name).map(|(_, p)| p).filter(|p| !is_terminated(p)).filter_map(|p| p.spec.as_ref());
+    if ports(spec).any(|port| others().flat_map(ports).any(|o| clash(&port, &o))) {
         return vec![Obstacle::by_pods("node(s) didn't have free ports for the requested pod ports")];
     }
-    too_little(spec, node, &others)
+    too_little(spec, node, world.load(name).unwrap_or(&NO_LOAD))
 }
 
 fn taint(key: &str) -> Taint {
@@ -113,28 +113,16 @@ fn allocatable(node: &Node) -> Amounts {
     amounts.into_iter().flatten().map(|(name, q)| (name.clone(), amount(q))).collect()
 }
 
-fn used(others: &[&Pod]) -> Amounts {
-    let mut used = Amounts::new();
-    for other in others.iter().filter_map(|p| p.spec.as_ref()) {
-        for (name, amount) in requests(other) {
-            let sum = of(&used, &name) + amount;
-            used.insert(name, sum);
-        }
-    }
-    used
-}
-
-fn too_little(spec: &PodSpec, node: &Node, others: &[&Pod]) -> Vec<Obstacle> {
+fn too_little(spec: &PodSpec, node: &Node, load: &Load) -> Vec<Obstacle> {
     let offered = allocatable(node);
     let mut found = Vec::new();
-    let pods = Quantity::whole(i64::try_from(others.len() + 1).unwrap_or(i64::MAX));
+    let pods = Quantity::whole(i64::try_from(load.pods + 1).unwrap_or(i64::MAX));
     if offered.get("pods").is_some_and(|most| pods > *most) {
         found.push(Obstacle::by_pods("Too many pods"));
     }
-    let used = used(others);
     for (name, wanted) in requests(spec).into_iter().filter(|(_, wanted)| !wanted.is_zero()) {
         let all = of(&offered, &name);
-        if wanted + of(&used, &name) > all {
+        if wanted + of(&load.requests, &name) > all {
             found.push(Obstacle { reason: format!("Insufficient {name}"), removable: wanted <= all });
         }
     }
@@ -145,15 +133,15 @@ fn too_little(spec: &PodSpec, node: &Node, others: &[&Pod]) -> Vec<Obstacle> {
 pub(crate) fn score(world: &World, pod: &Pod, node: &Node) -> i64 {
     let Some(spec) = &pod.spec else { return 0 };
     let name = node.metadata.name.as_deref().unwrap_or_default();
-    let others: Vec<&Pod> = world.pods_on(name).map(|(_, p)| p).filter(|p| !is_terminated(p)).collect();
-    let (offered, used, wanted) = (allocatable(node), used(&others), requests(spec));
+    let load = world.load(name).unwrap_or(&NO_LOAD);
+    let (offered, wanted) = (allocatable(node), requests(spec));
     let free = ["cpu", "memory"].iter().map(|resource| {
         let all = i128::from(of(&offered, resource).milli_value());
-        let left = of(&offered, resource) - of(&used, resource) - of(&wanted, resource);
+        let left = of(&offered, resource) - of(&load.requests, resource) - of(&wanted, resource);
         if all == 0 { 0 } else { i64::try_from(i128::from(left.milli_value()) * 100 / all).unwrap_or_default() }
     });
     // Pods that ask for nothing are spread by number.
-    let room = free.sum::<i64>() / 2 - i64::try_from(others.len()).unwrap_or_default().min(50) / 5;
+    let room = free.sum::<i64>() / 2 - i64::try_from(load.pods).unwrap_or_default().min(50) / 5;
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let unwelcome = taints.iter().filter(|t| t.effect == "PreferNoSchedule" && !tolerated(t, tolerations)).count();

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
 use crate::{
-    claim::{binds_late, claims_of, class_of_volume, is_terminated, node_of, reserved_for},
+    claim::{binds_late, claims_of, class_of_volume, is_free, is_terminated, node_of, reserved_for},
     decision::{Action, Context, Decision, Key, Meta, Note, Unless},
     namespace::whole_seconds,
     world::{Change, Entry, Object, World},
@@ -157,6 +157,7 @@ fn unschedulable(meta: &Meta, pod: &Pod, context: &Context, message: String) -> 
 }
 
 pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    let any = |_: &Pod| true;
     let mut all = || world.unscheduled().for_each(|k| wake(k.clone()));
     match change.key.kind {
         "Node" if node_changed(change) => all(),
@@ -169,27 +170,30 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
             // What it has for itself alone is in the way of others from now on.
             (Some(old), Some(Entry { object: Object::Pod(pod), .. })) if !holds_room(&old.object) => {
                 for (_, claim, _) in claims_of(pod) {
-                    pods_with(world, &Key::new("PersistentVolumeClaim", &change.key.namespace, &claim), wake);
+                    pods_with(world, &Key::new("PersistentVolumeClaim", &change.key.namespace, &claim), any, wake);
                 }
             }
             _ => {}
         },
-        "PersistentVolumeClaim" => pods_with(world, &change.key, wake),
+        "PersistentVolumeClaim" => pods_with(world, &change.key, any, wake),
         "PersistentVolume" => {
+            let free_now = matches!(change.new.as_ref().map(|e| &e.object), Some(Object::Volume(v)) if is_free(v));
             for entry in change.old.iter().chain(&change.new) {
                 let Object::Volume(volume) = &entry.object else { continue };
                 if let Some((namespace, name)) = reserved_for(volume) {
-                    pods_with(world, &Key::new("PersistentVolumeClaim", namespace, name), wake);
+                    pods_with(world, &Key::new("PersistentVolumeClaim", namespace, name), any, wake);
                 }
                 // The others are told by the binder's writes.
                 let class = class_of_volume(volume);
-                if binds_late(world.class(class).map(|(_, c)| c)) {
-                    world.unbound_claims(class).for_each(|claim| pods_with(world, claim, wake));
+                if is_free(volume) && binds_late(world.class(class).map(|(_, c)| c)) {
+                    // One volume less changes nothing for those who have yet to choose, but what others were told.
+                    let concerns = |pod: &Pod| free_now || is_told(pod);
+                    world.unbound_claims(class).for_each(|claim| pods_with(world, claim, concerns, wake));
                 }
             }
-            world.claims_naming(&change.key.name).for_each(|claim| pods_with(world, claim, wake));
+            world.claims_naming(&change.key.name).for_each(|claim| pods_with(world, claim, any, wake));
         }
-        "StorageClass" => world.unbound_claims(&change.key.name).for_each(|claim| pods_with(world, claim, wake)),
+        "StorageClass" => world.unbound_claims(&change.key.name).for_each(|claim| pods_with(world, claim, any, wake)),
         "CSINode" | "VolumeAttachment" => {
             let with_claims = world
                 .unscheduled()
@@ -200,10 +204,16 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
     }
 }
 
-/// The pods that wait for a node and name a claim.
-fn pods_with(world: &World, claim: &Key, wake: &mut dyn FnMut(Key)) {
+/// Of the pods that wait for a node and name a claim, those that `concerns` lets pass.
+fn pods_with(world: &World, claim: &Key, concerns: impl Fn(&Pod) -> bool, wake: &mut dyn FnMut(Key)) {
     let pods = world.pods_naming(&claim.namespace, &claim.name);
-    pods.filter(|(_, pod)| node_of(pod).is_empty()).for_each(|(m, _)| wake(m.key.clone()));
+    pods.filter(|(_, pod)| node_of(pod).is_empty() && concerns(pod)).for_each(|(m, _)| wake(m.key.clone()));
+}
+
+/// Whether a pod was told why it has no node.
+fn is_told(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|c| c.type_ == "PodScheduled" && c.status == "False")
 }
 
 /// Whether a pod takes up resources of a node.

@@ -23,7 +23,8 @@ use k8s_openapi::{
 use serde_json::{Value, from_value, json};
 
 use crate::{
-    Action, CONTROLLERS, Change, Context, Decision, Entry, Key, Meta, Note, Object, Target, Unless, World, protection, rules,
+    Action, CONTROLLERS, Change, Context, Decision, Entry, Key, Meta, Note, Object, Target, Unless, World, protection,
+    rules,
 };
 
 /// What happens to a write.
