@@ -236,7 +236,7 @@ impl World {
     }
     /// Claims of any class whose binding is not complete.
     pub(crate) fn unbound(&self) -> impl Iterator<Item = &Key> {
-        self.unbound_by_class.0.values().flatten()
+        self.unbound_by_class.0.values().flat_map(Keys::iter)
     }
     /// Claims whose `spec.volumeName` is this volume.
     pub fn claims_naming(&self, volume: &str) -> impl Iterator<Item = &Key> {
