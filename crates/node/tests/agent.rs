@@ -569,4 +569,14 @@ async fn one_of_several_nodes_reclaims() {
     w.api.put(VOLUME, volume);
     w.event("VolumeRecycled: Volume recycled").await;
     w.api.until("taken over", |_| (!old(&spared[1])).then_some(())).await;
+    // This node took it, and was started again.
+    w.stop().await;
+    put_node(&w, "m");
+    let data = released(&w, json!({}));
+    let mut volume = w.api.get(VOLUME).expect("there");
+    volume["metadata"]["annotations"]["holdfast.dev/reclaimed-by"] = json!("n");
+    volume["metadata"]["annotations"]["holdfast.dev/last-held-by"] = json!("m");
+    w.api.put(VOLUME, volume);
+    w.start();
+    w.api.until("it goes on", |_| (!old(&data)).then_some(())).await;
 }

@@ -10,6 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use parking_lot::Mutex;
 use rustix::{
     fs::{self, CWD, Mode, OFlags},
     io::Errno,
@@ -99,8 +100,14 @@ fn run(program: &str, arguments: &[&str], device: &Handle, good: &[i32]) -> io::
     }
 }
 
-/// Makes a filesystem with the host's program for it.
+/// Makes a filesystem with the host's program for it, unless there is one.
 pub(crate) fn make(device: &Handle, kind: &str) -> io::Result<()> {
+    // Two pods may want the same new device: what the first has written meanwhile must not be lost to the second.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock();
+    if let DeviceContent::Filesystem(_) = probe(device)?.content {
+        return Err(Errno::EXIST.into());
+    }
     let (program, arguments): (&str, &[&str]) = match kind {
         "ext2" => ("mkfs.ext2", &["-q", "-F", "-m0"]),
         "ext3" => ("mkfs.ext3", &["-q", "-F", "-m0"]),

@@ -319,6 +319,9 @@ impl Sys for FakeSys {
     fn make_filesystem(&self, device: &Handle, kind: &str) -> io::Result<()> {
         self.call(|k| {
             let at = place(device)?;
+            if k.disk(at)?.filesystem.is_some() {
+                return Err(Errno::EXIST);
+            }
             let root = k.make_root(0o755);
             let disk = k.disk(at)?;
             disk.filesystem = Some(DiskFilesystem { kind: kind.to_owned(), bytes: disk.bytes, root });

@@ -236,8 +236,8 @@ pub trait Sys: Send + Sync {
     fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()>;
     /// Size and content of a block device.
     fn probe_device(&self, device: &Handle) -> io::Result<Device>;
-    /// Makes a filesystem on a device, whatever is on it. `ENOENT` names the program that this host lacks; `ENODEV` is
-    /// for kinds that nobody here can make.
+    /// Makes a filesystem on a device that has none, whatever else is on it; `EEXIST` if it has. `ENOENT` names the program
+    /// that this host lacks; `ENODEV` is for kinds that nobody here can make.
     fn make_filesystem(&self, device: &Handle, kind: &str) -> io::Result<()>;
     /// Mounts a device's filesystem over the directory `at`, which may be done any number of times.
     fn mount_device(&self, device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()>;

@@ -6,6 +6,8 @@
 //! - V3: set-up and tear-down finish what an earlier, failed call began, and leave nothing. (fault sweep)
 //! - V4: a reader never sees keys of two versions side by side. (atomic-writer property)
 //! - V5: reclaiming removes nothing outside the volume, follows no link and crosses no mount. (exchange race test)
+//! - V6: a device with anything on it is never formatted, unless that was begun here and cut off. (device tests)
+//! - V7: growing finishes what an earlier, failed call began, and claims no more than there is. (fault sweep)
 //!
 //! Absent on purpose: async, the Kubernetes client, direct kernel calls (everything goes through `sys::Sys`).
 //! Source: Kubernetes reference, "Volumes", "Persistent Volumes", "Downward API", "Projected Volumes".

@@ -4,7 +4,7 @@
 use std::{io::Read, path::Path, process::Command, sync::Arc};
 
 use flate2::read::GzDecoder;
-use sys::{FakeSys, FileKind, RealSys};
+use sys::{FakeSys, FileKind, RealSys, Sys};
 use testkit::{LoopDevice, in_mount_namespace, plugin_suite::local};
 use volumes::{Growth, Ownership, PodVolumes, Ready, Resolved, Source, VolumeError};
 
@@ -104,21 +104,30 @@ fn what_is_on_a_device_is_never_overwritten() {
     fake.with_disk("/dev/d", MIB, true);
     let volumes = PodVolumes::new("/pods".into(), fake.clone());
     let with = |fs_type: Option<&str>| Source::Local {
-        path: "/dev/d".into(),
+        path: if fake.open(Path::new("/dev/e")).is_ok() { "/dev/e".into() } else { "/dev/d".into() },
         read_only: false,
         fs_type: fs_type.map(str::to_owned),
         mount_options: Vec::new(),
     };
     let refused = |fs_type: Option<&str>| set_up(&volumes, "p", &with(fs_type)).unwrap_err().to_string();
     assert!(refused(None).contains("it holds data"), "{}", refused(None));
-    fake.with_disk("/dev/d", MIB, false);
-    assert!(refused(Some("ntfs; reboot")).contains("fsType \"ntfs; reboot\" is none of"));
+    // Cut off while formatting; the next pod knows nothing of that.
+    let mark = Path::new("/pods/p/volumes/kubernetes.io~local-volume/v/formatting");
+    fake.with_file(mark, FileKind::File);
     set_up(&volumes, "p", &with(Some("xfs"))).unwrap();
     assert_eq!(fake.filesystem_on("/dev/d"), Some(("xfs".into(), MIB)));
+    assert!(fake.open(mark).is_err(), "the mark is left");
+    volumes.tear_down("p").unwrap();
+
+    fake.with_file("/dev/e", FileKind::BlockDevice);
+    fake.with_disk("/dev/e", MIB, false);
+    assert!(refused(Some("ntfs; reboot")).contains("fsType \"ntfs; reboot\" is none of"));
+    set_up(&volumes, "p", &with(Some("xfs"))).unwrap();
+    assert_eq!(fake.filesystem_on("/dev/e"), Some(("xfs".into(), MIB)));
     volumes.tear_down("p").unwrap();
     let wrong = refused(Some("ext4"));
     assert!(wrong.contains("failed to mount the volume as \"ext4\", it already contains xfs"), "{wrong}");
-    assert_eq!(fake.filesystem_on("/dev/d").unwrap().0, "xfs");
+    assert_eq!(fake.filesystem_on("/dev/e").unwrap().0, "xfs");
     volumes.tear_down("p").unwrap();
     set_up(&volumes, "p", &with(None)).unwrap();
     volumes.tear_down("p").unwrap();

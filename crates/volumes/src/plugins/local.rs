@@ -21,6 +21,8 @@ pub(super) struct Local;
 
 /// What an empty device gets where nothing else is asked for.
 const DEFAULT_FILESYSTEM: &str = "ext4";
+/// In the volume's directory: the device is being formatted.
+const FORMATTING: &str = "formatting";
 /// What can be made and mounted here: names of others never get near a program or the kernel.
 const FILESYSTEMS: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
 
@@ -123,7 +125,7 @@ impl BlockDevice<'_> {
         if sys.stat(&data).map_err(failed("read", &path))?.mount_root {
             return Ok(data);
         }
-        let kind = self.filesystem(fs_type, read_only)?;
+        let kind = self.filesystem(top, dir, fs_type, read_only)?;
         let mount = DeviceMount { kind: &kind, read_only, options };
         let tried =
             if options.is_empty() { String::new() } else { format!(" with mount options {}", options.join(",")) };
@@ -133,7 +135,13 @@ impl BlockDevice<'_> {
     }
 
     /// The filesystem on the device, made if the device is empty.
-    fn filesystem(&self, wanted: Option<&str>, read_only: bool) -> Result<String, VolumeError> {
+    fn filesystem(
+        &self,
+        top: &Handle,
+        dir: &Path,
+        wanted: Option<&str>,
+        read_only: bool,
+    ) -> Result<String, VolumeError> {
         if let Some(other) = wanted.filter(|w| !FILESYSTEMS.contains(w)) {
             let known = FILESYSTEMS.join(", ");
             return Err(self.unusable(format!("fsType {other:?} is none of {known}; change the persistent volume"))(
@@ -141,6 +149,7 @@ impl BlockDevice<'_> {
             ));
         }
         let is_ext = |kind: &str| kind.starts_with("ext");
+        let begun = if_found(self.sys.stat_at(top, OsStr::new(FORMATTING))).map_err(failed("read", dir))?.is_some();
         match self.sys.probe_device(self.device).map_err(failed("read", self.path))?.content {
             DeviceContent::Filesystem(found) => match wanted {
                 // One driver serves all of the family.
@@ -155,19 +164,28 @@ impl BlockDevice<'_> {
                 let why = "cannot mount unformatted disk as we are manipulating it in read-only mode";
                 Err(self.unusable(format!("{why}; let a pod that may write use it first"))(None))
             }
-            DeviceContent::Empty => {
-                let kind = wanted.unwrap_or(DEFAULT_FILESYSTEM);
-                let made = self.sys.make_filesystem(self.device, kind);
-                let why = format!("it is empty, and making an {kind} filesystem on it failed");
-                made.map_err(|e| self.unusable(why)(Some(e)))?;
-                Ok(kind.to_owned())
-            }
+            DeviceContent::Empty => self.format(top, dir, wanted.unwrap_or(DEFAULT_FILESYSTEM)),
+            // What is on it is the half of what was begun here.
+            DeviceContent::Other if begun => self.format(top, dir, wanted.unwrap_or(DEFAULT_FILESYSTEM)),
             DeviceContent::Other => {
                 let why = "it holds data, but none of the filesystems known here, and is left as it is; wipe its \
                            beginning if the data is of no use";
                 Err(self.unusable(why)(None))
             }
         }
+    }
+
+    /// Makes a filesystem. A mark stands while that goes on: cut off, it leaves a device that is no longer empty.
+    fn format(&self, top: &Handle, dir: &Path, kind: &str) -> Result<String, VolumeError> {
+        let (sys, name) = (self.sys, OsStr::new(FORMATTING));
+        match sys.write_new(top, name, b"", 0o600) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            other => other.map_err(failed("write", dir.join(FORMATTING)))?,
+        }
+        let why = format!("making the filesystem {kind} on it failed");
+        sys.make_filesystem(self.device, kind).map_err(|e| self.unusable(why)(Some(e)))?;
+        if_found(sys.remove_file(top, name)).map_err(failed("remove", dir.join(FORMATTING)))?;
+        Ok(kind.to_owned())
     }
 
     fn grow(&self, dir: &Path, bytes: u64) -> Result<Growth, VolumeError> {
