@@ -9,7 +9,7 @@ use crate::{
     object,
     options::{DeleteOptions, Propagation},
     read::Found,
-    status::{ApiError, ApiResult},
+    status::{ApiError, ApiResult, Subject},
     write::{At, Written, encode, has_spec_finalizers, is_finished, mark_deleted, store_error},
 };
 
@@ -110,18 +110,20 @@ impl Inner {
 }
 
 fn check(at: &At<'_>, options: &DeleteOptions, old: &Value) -> ApiResult<()> {
+    // By its kind: upstream does so here and nowhere else.
+    let subject = Subject { resource: at.kind.kind, ..at.subject() };
     let (uid, revision) = (object::meta(old, "uid"), object::meta(old, "resourceVersion"));
     if let Some(asked) = options.uid.as_deref().filter(|asked| *asked != uid) {
         let why = format!(
             "the UID in the precondition ({asked}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
         );
-        return Err(ApiError::conflict(at.subject(), &why));
+        return Err(ApiError::conflict(subject, &why));
     }
     if let Some(asked) = options.resource_version.as_deref().filter(|asked| *asked != revision) {
         let why = format!(
             "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record ({revision}). The object might have been modified"
         );
-        return Err(ApiError::conflict(at.subject(), &why));
+        return Err(ApiError::conflict(subject, &why));
     }
     Ok(())
 }

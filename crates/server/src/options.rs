@@ -262,7 +262,7 @@ impl ListOptions {
             Some("NotOlderThan") => Some(Match::NotOlderThan),
             Some("Exact") if !watch => Some(Match::Exact),
             Some(other) => {
-                let supported = if watch { "\"NotOlderThan\"" } else { "\"\", \"Exact\", \"NotOlderThan\"" };
+                let supported = if watch { "\"NotOlderThan\"" } else { "\"Exact\", \"NotOlderThan\", \"\"" };
                 let message = format!("Unsupported value: {other:?}: supported values: {supported}");
                 errors.push(FieldError { field: field.into(), reason: "FieldValueNotSupported", message });
                 None

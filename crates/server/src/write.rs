@@ -374,6 +374,11 @@ fn only(old: &Value, new: &Value, field: &str) -> Value {
 
 fn match_identity(at: &At<'_>, new: &mut Value, old: &Value) -> ApiResult<()> {
     let name = object::meta(new, "name");
+    if name.is_empty() {
+        let message =
+            format!("the name of the object ({} based on URL) was undeterminable: name must be provided", at.name);
+        return Err(ApiError::bad_request(message));
+    }
     if name != at.name {
         let message = format!("the name of the object ({name}) does not match the name on the URL ({})", at.name);
         return Err(ApiError::bad_request(message));
@@ -382,10 +387,8 @@ fn match_identity(at: &At<'_>, new: &mut Value, old: &Value) -> ApiResult<()> {
     if namespace.is_empty() || at.kind.scope == Scope::Cluster {
         object::set_meta(new, "namespace", at.namespace);
     } else if namespace != at.namespace {
-        return Err(ApiError::bad_request(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
-            at.namespace
-        )));
+        let message = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(ApiError::bad_request(message.to_owned()));
     }
     let (asked, found) = (object::meta(new, "uid"), object::meta(old, "uid"));
     if !asked.is_empty() && asked != found {

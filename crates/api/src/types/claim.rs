@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{AGE, NAME, col, wide};
 use crate::age::age;
 use crate::check::{is_empty, is_native_resource, items, text};
-use crate::contract::{Column, SelectableFields};
+use crate::contract::Column;
 use crate::field::{Errors, Path};
 use crate::quantity::{Quantity, canonical_map};
 use crate::typed::Rules;
@@ -220,7 +220,6 @@ impl Rules for PersistentVolumeClaim {
         wide("VolumeMode", "string", "Whether the volume holds a filesystem or is a raw block device."),
     ];
     const STATUS: bool = true;
-    const SELECTABLE: &'static [&'static str] = &["name"];
 
     fn default(&mut self) {
         default_spec(self.spec.get_or_insert_default());
@@ -311,10 +310,6 @@ impl Rules for PersistentVolumeClaim {
             age(self.metadata.creation_timestamp.as_ref(), now).into(),
             spec.volume_mode.as_deref().unwrap_or("<unset>").into(),
         ]
-    }
-
-    fn selectable(&self) -> SelectableFields {
-        vec![("name", self.metadata.name.clone().unwrap_or_default())]
     }
 }
 

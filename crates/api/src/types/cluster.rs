@@ -21,7 +21,7 @@ const KUBERNETES_FINALIZER: &str = "kubernetes";
 impl Rules for Namespace {
     const COLUMNS: &'static [Column] = &[NAME, col("Status", "string", "The status of the namespace"), AGE];
     const STATUS: bool = true;
-    const SELECTABLE: &'static [&'static str] = &["status.phase", "name"];
+    const SELECTABLE: &'static [&'static str] = &["status.phase"];
 
     fn default(&mut self) {
         if let Some(name) = self.metadata.name.clone().filter(|n| !n.is_empty()) {
@@ -75,10 +75,7 @@ impl Rules for Namespace {
     }
 
     fn selectable(&self) -> SelectableFields {
-        vec![
-            ("status.phase", self.status.as_ref().map_or("", |s| text(&s.phase)).to_owned()),
-            ("name", self.metadata.name.clone().unwrap_or_default()),
-        ]
+        vec![("status.phase", self.status.as_ref().map_or("", |s| text(&s.phase)).to_owned())]
     }
 }
 

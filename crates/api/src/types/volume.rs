@@ -11,7 +11,7 @@ use super::claim::{BETA_STORAGE_CLASS, VOLUME_MODES, access_modes, class_of, mod
 use super::{AGE, NAME, col, wide};
 use crate::age::age;
 use crate::check::{IMMUTABLE, is_empty, is_root, items, text};
-use crate::contract::{Column, SelectableFields};
+use crate::contract::Column;
 use crate::field::{Errors, Path};
 use crate::quantity::canonical_map;
 use crate::typed::Rules;
@@ -257,7 +257,6 @@ impl Rules for PersistentVolume {
         wide("VolumeMode", "string", "Whether the volume holds a filesystem or is a raw block device."),
     ];
     const STATUS: bool = true;
-    const SELECTABLE: &'static [&'static str] = &["name"];
 
     fn default(&mut self) {
         default_spec(self.spec.get_or_insert_default());
@@ -359,10 +358,6 @@ impl Rules for PersistentVolume {
             age(self.metadata.creation_timestamp.as_ref(), now).into(),
             spec.volume_mode.as_deref().unwrap_or("<unset>").into(),
         ]
-    }
-
-    fn selectable(&self) -> SelectableFields {
-        vec![("name", self.metadata.name.clone().unwrap_or_default())]
     }
 }
 

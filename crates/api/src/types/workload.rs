@@ -162,7 +162,6 @@ impl Rules for ReplicaSet {
     const COLUMNS: &'static [Column] = SETS_OF_PODS;
     const STATUS: bool = true;
     const GENERATION: bool = true;
-    const SELECTABLE: &'static [&'static str] = &["status.replicas"];
 
     fn default(&mut self) {
         let spec = self.spec.get_or_insert_default();
@@ -197,10 +196,6 @@ impl Rules for ReplicaSet {
             images,
             selector(Some(&spec.selector)),
         ]
-    }
-
-    fn selectable(&self) -> crate::contract::SelectableFields {
-        vec![("status.replicas", self.status.as_ref().map_or(0, |s| s.replicas).to_string())]
     }
 }
 

@@ -47,6 +47,24 @@ async fn errors_are_worded_as_upstream() {
             json!({"metadata": {"name": "x"}}),
             "400 BadRequest: the name of the object (x) does not match the name on the URL (m)",
         ),
+        (
+            "PUT",
+            one.clone(),
+            json!({"metadata": {}}),
+            "400 BadRequest: the name of the object (m based on URL) was undeterminable: name must be provided",
+        ),
+        (
+            "PUT",
+            one.clone(),
+            json!({"metadata": {"name": "m", "namespace": "x"}}),
+            "400 BadRequest: the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            "GET",
+            "/api/v1/persistentvolumes?fieldSelector=name%3Dx".to_owned(),
+            Value::Null,
+            "400 BadRequest: \"name\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
         ("PUT", format!("{MAPS}/no"), json!({"metadata": {"name": "no"}}), "404 NotFound: configmaps \"no\" not found"),
         (
             "POST",
