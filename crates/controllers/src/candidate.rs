@@ -143,6 +143,8 @@ impl Difference {
             Self::Deleting => 1000,
             Self::Phase(_) => 30,
             Self::Mode { .. } => 15,
+            // A small volume of its own class is nearer than one of another class.
+            Self::Class { .. } => 12,
             _ => 10,
         }
     }

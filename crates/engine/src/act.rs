@@ -39,15 +39,15 @@ impl Core {
 }
 
 /// Performs an action, once.
-pub(crate) async fn perform(core: &Arc<Core>, action: Action) -> Outcome {
-    let action = match action {
-        Action::Checked { unless, then } => match forbidden(core, &unless).await {
+pub(crate) async fn perform(core: &Arc<Core>, mut action: Action) -> Outcome {
+    // One check may stand behind another.
+    while let Action::Checked { unless, then } = action {
+        match forbidden(core, &unless).await {
             Ok(true) => return Outcome::Stale,
-            Ok(false) => *then,
+            Ok(false) => action = *then,
             Err(error) => return refused(error),
-        },
-        action => action,
-    };
+        }
+    }
     let done = match action {
         Action::Create { key, object } => create(core, &key, &object).await,
         Action::Patch { target, subresource, patch } => {
@@ -59,7 +59,7 @@ pub(crate) async fn perform(core: &Arc<Core>, action: Action) -> Outcome {
         Action::Bind { pod, node } => bind(core, &pod, &node).await,
         Action::Empty { namespace, kinds } => empty(core, &namespace, &kinds).await,
         Action::Finalize { namespace, finalizers } => finalize(core, &namespace, &finalizers).await,
-        Action::Checked { .. } => unreachable!("a check is about an action that writes"),
+        Action::Checked { .. } => unreachable!("all checks were made above"),
     };
     done.unwrap_or_else(refused)
 }

@@ -7,6 +7,7 @@ use crate::{
     answer::Answer,
     facts::{Facts, name_of},
     provisioner::Health,
+    provisioning,
 };
 
 pub(crate) fn explain(facts: &Facts, class: &StorageClass, now: Timestamp) -> Answer {
@@ -61,6 +62,7 @@ fn provisioner_of(facts: &Facts, name: &str, provisioner: &str, now: Timestamp) 
             "provisioner-not-running",
             format!("class {name} makes no volumes: provisioner {served} is not ready"),
         )
+        .fix(provisioning::look(facts, served))
     } else {
         Answer::stuck(
             "provisioner-not-running",

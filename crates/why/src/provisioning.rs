@@ -83,7 +83,8 @@ pub(crate) fn explain(
     answer
 }
 
-fn look(facts: &Facts, provisioner: &str) -> String {
+/// Where to look at a provisioner that does not run.
+pub(crate) fn look(facts: &Facts, provisioner: &str) -> String {
     let ails = |pod: &&&k8s_openapi::api::core::v1::Pod| ailment(pod).is_some();
     match pods_of(facts, provisioner).iter().find(ails) {
         Some(pod) => {
