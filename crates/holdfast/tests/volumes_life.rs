@@ -150,8 +150,12 @@ fn one_node_at_a_time_has_a_volume(instance: &Instance, node: &str) {
     apply(instance, &claim("roams", "1Mi", &format!("hostPath: {{path: {dir:?}}}")));
     // A machine that nobody runs.
     apply(instance, "apiVersion: v1\nkind: Node\nmetadata: {name: other}\nspec: {unschedulable: true}\n");
-    let there = pod("there", "roams", "other");
-    apply(instance, &there);
+    let run_there = || {
+        apply(instance, &pod("there", "roams", "other"));
+        let runs = r#"{"status":{"phase":"Running"}}"#;
+        instance.kubectl(&["patch", "pod", "there", "--subresource=status", "-p", runs]);
+    };
+    run_there();
     apply(instance, &pod("here", "roams", node));
     told(instance, "here", "Multi-Attach error for volume \"roams\" Volume is already used by pod(s) there");
     assert_eq!(field(instance, "pod/here", ".status.phase"), "Pending");
@@ -159,9 +163,11 @@ fn one_node_at_a_time_has_a_volume(instance: &Instance, node: &str) {
     ready(instance, "here");
     assert_eq!(field(instance, "pv/roams", r".metadata.annotations.holdfast\.dev/held-by"), node);
     instance.kubectl(&["delete", "pod", "here"]);
+    let let_go = r".metadata.annotations.holdfast\.dev/last-held-by";
+    until("the volume is let go", || (field(instance, "pv/roams", let_go) == node).then_some(()));
 
     // Who deletes a node says that its machine is off.
-    apply(instance, &there);
+    run_there();
     apply(instance, &pod("here", "roams", node));
     told(instance, "here", "Volume is already used by pod(s) there");
     instance.kubectl(&["delete", "node", "other"]);
