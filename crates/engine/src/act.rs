@@ -39,16 +39,14 @@ impl Core {
 }
 
 /// Performs an action, once.
-pub(crate) async fn perform(core: &Arc<Core>, mut action: Action) -> Outcome {
-    // One check may stand behind another.
-    while let Action::Checked { unless, then } = action {
-        match forbidden(core, &unless).await {
-            Ok(true) => return Outcome::Stale,
-            Ok(false) => action = *then,
-            Err(error) => return refused(error),
-        }
-    }
+pub(crate) async fn perform(core: &Arc<Core>, action: Action) -> Outcome {
     let done = match action {
+        // A check may be about another check.
+        Action::Checked { unless, then } => match forbidden(core, &unless).await {
+            Ok(true) => Ok(Outcome::Stale),
+            Ok(false) => Ok(Box::pin(perform(core, *then)).await),
+            Err(error) => Err(error),
+        },
         Action::Create { key, object } => create(core, &key, &object).await,
         Action::Patch { target, subresource, patch } => {
             let uri = wire::object(&target.key, subresource);
@@ -59,7 +57,6 @@ pub(crate) async fn perform(core: &Arc<Core>, mut action: Action) -> Outcome {
         Action::Bind { pod, node } => bind(core, &pod, &node).await,
         Action::Empty { namespace, kinds } => empty(core, &namespace, &kinds).await,
         Action::Finalize { namespace, finalizers } => finalize(core, &namespace, &finalizers).await,
-        Action::Checked { .. } => unreachable!("all checks were made above"),
     };
     done.unwrap_or_else(refused)
 }

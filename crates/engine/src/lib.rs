@@ -54,6 +54,9 @@ pub enum EngineError {
     },
     #[error("watch {kind}: {message}")]
     Watch { kind: &'static str, code: u16, message: String },
+    /// A panic, whose words are on standard error.
+    #[error("a fault in holdfast itself; please report it")]
+    Fault,
 }
 
 impl EngineError {

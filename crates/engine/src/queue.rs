@@ -1,6 +1,7 @@
 //! Who is due: one task per controller and key, as long as there is something to do.
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,12 +11,13 @@ use std::{
 
 use base::{Backoff, Clock, SystemClock};
 use controllers::{CONTROLLERS, Change, Context, Decision, Entry, Key, Note, World};
+use futures::FutureExt;
 use kube::Client;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::{
-    Settings, act,
+    EngineError, Settings, act,
     wire::{self},
 };
 
@@ -180,20 +182,25 @@ impl Core {
         let mut due = self.due.lock();
         let Some(due) = due.as_mut() else { return };
         for (i, controller) in CONTROLLERS.iter().enumerate() {
-            (controller.wakes)(world, change, &mut |key| {
-                let own = key == change.key;
-                let job = (i, key);
-                if !own || due.contains_key(&job) {
-                    return self.enqueue(due, job, None);
-                }
-                // Most changes ask for nothing of most controllers: a task for each would cost more than the answer.
-                let decision = self.decide(&job, world);
-                if decision == Decision::default() {
-                    self.tell(&job, Vec::new());
-                } else {
-                    self.enqueue(due, job, Some(decision));
-                }
-            });
+            let wakes = || {
+                (controller.wakes)(world, change, &mut |key| {
+                    let own = key == change.key;
+                    let job = (i, key);
+                    if !own || due.contains_key(&job) {
+                        return self.enqueue(due, job, None);
+                    }
+                    // Most changes ask for nothing of most controllers: a task for each would cost more than the answer.
+                    let decision = self.decide(&job, world);
+                    if decision == Decision::default() {
+                        self.tell(&job, Vec::new());
+                    } else {
+                        self.enqueue(due, job, Some(decision));
+                    }
+                });
+            };
+            if catch_unwind(AssertUnwindSafe(wakes)).is_err() {
+                tracing::error!(controller = controller.name, about = %change.key, "a fault in holdfast: who waits for this was not told");
+            }
         }
     }
 
@@ -214,7 +221,12 @@ impl Core {
     fn decide(&self, (controller, key): &Job, world: &World) -> Decision {
         let context = Context { now: SystemClock.now(), root_ca: self.settings.root_ca.clone() };
         self.counters[*controller].decisions.fetch_add(1, Ordering::Relaxed);
-        (CONTROLLERS[*controller].decide)(key, world, &context)
+        let controller = &CONTROLLERS[*controller];
+        // One object that nobody foresaw must not take the others' watch with it.
+        catch_unwind(AssertUnwindSafe(|| (controller.decide)(key, world, &context))).unwrap_or_else(|_| {
+            tracing::error!(controller = controller.name, %key, "a fault in holdfast: this object is left as it is until it changes");
+            Decision::settled()
+        })
     }
 
     /// Decides everything.
@@ -317,7 +329,8 @@ async fn work(core: Arc<Core>, job: Job, notify: Arc<Notify>, mut decided: Optio
     let mut waits = Waits::new();
     let mut steps = 0;
     while !*stop.borrow() {
-        let (outcome, again) = step(&core, &job, decided.take()).await;
+        let tried = AssertUnwindSafe(step(&core, &job, decided.take())).catch_unwind().await;
+        let (outcome, again) = tried.unwrap_or_else(|_| (Some(Outcome::Failed(EngineError::Fault)), None));
         let (delay, wakeable) = match outcome {
             None => {
                 if settle(&core, &job, &notify, again) {
@@ -362,7 +375,7 @@ fn settle(core: &Core, job: &Job, notify: &Notify, again: Option<Duration>) -> b
     }
     let mut due = core.due.lock();
     // Wakes come under this lock, so that none is lost between the look and the removal.
-    let woken = futures::FutureExt::now_or_never(notify.notified()).is_some();
+    let woken = notify.notified().now_or_never().is_some();
     if woken {
         notify.notify_one();
         return false;
@@ -370,6 +383,15 @@ fn settle(core: &Core, job: &Job, notify: &Notify, again: Option<Duration>) -> b
     due.as_mut().map(|due| due.remove(job));
     core.idle.notify_waiters();
     true
+}
+
+/// A volume that nobody else chooses, until this is dropped.
+struct Held<'a>(&'a Arc<Core>, Key);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.release(&self.1);
+    }
 }
 
 /// One decision, unless it was made, and its action.
@@ -384,12 +406,12 @@ async fn step(core: &Arc<Core>, job: &Job, decided: Option<Decision>) -> (Option
         permit = core.permits.acquire().await.ok();
         turn = Some(core.taking[job.0].lock().await);
         decision = decide();
-        held = decision.holds().cloned();
-        if let Some(volume) = &held {
+        held = decision.holds().cloned().map(|volume| {
             // Nobody chooses it from here on: the next may choose while this is written.
             core.world.write().hold(volume.clone());
             turn = None;
-        }
+            Held(core, volume)
+        });
     }
     if !decision.wake.is_empty()
         && let Some(due) = core.due.lock().as_mut()
@@ -407,9 +429,7 @@ async fn step(core: &Arc<Core>, job: &Job, decided: Option<Decision>) -> (Option
     // Apart from the task, which most often has nothing to perform and is small so.
     let outcome = Box::pin(act::perform(core, action)).await;
     drop(permit);
-    if let Some(volume) = held {
-        core.release(&volume);
-    }
+    drop(held);
     drop(turn);
     match &outcome {
         Outcome::Done | Outcome::Unseen => {

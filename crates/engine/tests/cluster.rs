@@ -122,6 +122,27 @@ async fn room_is_not_given_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_for_one_pod_alone_goes_from_pod_to_pod() {
+    let cluster = Cluster::start().await;
+    cluster.make("/api/v1/namespaces", namespace()).await;
+    cluster.wait(&format!("{NS}/serviceaccounts/default"), "made", |o| !o.is_null()).await;
+    cluster.make("/api/v1/nodes", node()).await;
+    let alone = |mut object: Value| {
+        object["spec"]["accessModes"] = json!(["ReadWriteOncePod"]);
+        object
+    };
+    cluster.make(VOLUMES, alone(volume("v", "1Gi"))).await;
+    cluster.make(CLAIMS, alone(claim("c", "1Gi"))).await;
+    cluster.make(PODS, pod("p", "c")).await;
+    cluster.wait(&format!("{PODS}/p"), "scheduled", |p| p["spec"]["nodeName"] == "n").await;
+    cluster.make(PODS, pod("q", "c")).await;
+    cluster.event("FailedScheduling", "ReadWriteOncePod access mode already in-use by another pod").await;
+    cluster.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await;
+    cluster.wait(&format!("{PODS}/q"), "scheduled", |p| p["spec"]["nodeName"] == "n").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_hears_why_its_ephemeral_claim_is_refused() {
     let cluster = Cluster::start().await;
     cluster.make("/api/v1/namespaces", namespace()).await;
