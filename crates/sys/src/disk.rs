@@ -344,6 +344,7 @@ struct LoopInfo {
 
 /// `struct loop_config`
 #[repr(C)]
+#[derive(Default)]
 struct LoopConfig {
     fd: u32,
     block_size: u32,
@@ -368,12 +369,6 @@ impl Default for LoopInfo {
             encrypt_key: [0; 32],
             init: [0; 2],
         }
-    }
-}
-
-impl Default for LoopConfig {
-    fn default() -> Self {
-        Self { fd: 0, block_size: 0, info: LoopInfo::default(), reserved: [0; 8] }
     }
 }
 
