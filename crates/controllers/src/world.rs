@@ -273,7 +273,11 @@ impl World {
     /// Folds up to `most` objects of each kind of which there are many, where it stopped the last time; whether some
     /// are left before it begins again. One that is in use unfolds, which costs little.
     pub fn fold(&mut self, most: usize) -> bool {
-        FOLDED.into_iter().fold(false, |left, kind| self.fold_kind(kind, most) || left)
+        let mut left = false;
+        for kind in FOLDED {
+            left |= self.fold_kind(kind, most);
+        }
+        left
     }
 
     fn fold_kind(&mut self, kind: &'static str, most: usize) -> bool {

@@ -3,6 +3,7 @@
 //! driver's attachment, a kubelet's Event) is made through the API.
 //!
 //! `HOLDFAST_WHY_KUBECONFIG=FILE` runs the part without containers against another Kubernetes.
+#![allow(clippy::unwrap_used, reason = "a step that fails here fails the test")]
 mod common;
 
 use std::{

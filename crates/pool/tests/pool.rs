@@ -44,7 +44,7 @@ fn a_name_has_one_volume() {
 
     drop(pool);
     let pool = rig.pool();
-    assert_eq!(pool.volumes(), [made.clone()], "it is found again");
+    assert_eq!(pool.volumes(), std::slice::from_ref(&made), "it is found again");
     pool.delete(&made.id).expect("deleted");
     pool.delete(&made.id).expect("deleted already");
     assert!(pool.volumes().is_empty());

@@ -120,7 +120,7 @@ impl DiskFile for RealFile {
         self.room
     }
     fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut at = self.end + self.room;
         let end = self.end + bytes;
         while at < end {
