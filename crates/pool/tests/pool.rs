@@ -76,7 +76,12 @@ fn a_volume_cannot_outgrow_its_size_and_keeps_its_data() {
     assert!(taken() > 12 * MIB, "{}", taken());
     fs::remove_file(published.join("fill")).expect("removed");
     rustix::fs::syncfs(fs::File::open(&published).expect("a directory")).expect("synced");
-    assert!(taken() < 8 * MIB, "what is deleted goes back to the machine, and {} bytes did not", taken());
+    // The filesystem gives it back some time after it is synced.
+    let given = (0..300).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        taken() < 8 * MIB
+    });
+    assert!(given, "what is deleted goes back to the machine, and {} bytes did not", taken());
     fs::write(published.join("page"), "data").expect("written");
     assert_eq!(pool.health(&volume.id).expect("health"), Health::Good);
 

@@ -94,10 +94,28 @@ impl Disk for RealDisk {
     }
 }
 
+/// Room is made only where so many times as much is free: others on the disk need theirs more.
+const ROOM_SHARE: u64 = 16;
+
 struct RealFile {
     file: File,
     end: u64,
     room: u64,
+}
+
+impl RealFile {
+    /// Zeros up to so many bytes after the end.
+    fn write_zeros(&self, bytes: u64) -> io::Result<()> {
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        let mut at = self.end + self.room;
+        let end = self.end + bytes;
+        while at < end {
+            let part = (end - at).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..part as usize], at)?;
+            at += part;
+        }
+        Ok(())
+    }
 }
 
 impl DiskFile for RealFile {
@@ -120,17 +138,17 @@ impl DiskFile for RealFile {
         self.room
     }
     fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-        let mut at = self.end + self.room;
-        let end = self.end + bytes;
-        while at < end {
-            let part = (end - at).min(ZEROS.len() as u64);
-            self.file.write_all_at(&ZEROS[..part as usize], at)?;
-            at += part;
+        let space = rustix::fs::fstatvfs(&self.file)?;
+        if space.f_bavail * space.f_frsize < bytes * ROOM_SHARE {
+            return Err(io::ErrorKind::StorageFull.into());
         }
-        self.file.sync_data()?;
-        self.room = bytes.max(self.room);
-        Ok(())
+        let made = self.write_zeros(bytes).and_then(|()| self.file.sync_data());
+        match made {
+            Ok(()) => self.room = bytes.max(self.room),
+            // What was written of it is of no use.
+            Err(_) => self.file.set_len(self.end + self.room)?,
+        }
+        made
     }
 }
 

@@ -3,13 +3,18 @@
 //! All paths here lie in directories that no pod can change, so they are followed as they are. "Durable" means that it
 //! survives a loss of power from the moment the call returns.
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd},
-        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+        },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -76,7 +81,7 @@ pub trait Disk: Send + Sync {
     fn attach(&self, image: &Path) -> io::Result<PathBuf>;
     /// Tells a device that its image has grown.
     fn refresh(&self, device: &Path) -> io::Result<()>;
-    /// Takes a device from its image; as soon as nobody uses it, if somebody does.
+    /// Takes a device from its image. `EBUSY`: somebody uses it; it goes when they let go.
     fn detach(&self, device: &Path) -> io::Result<()>;
 
     /// Repairs a filesystem that no mount has, as far as that needs no decision, where its kind does not do so itself when
@@ -96,6 +101,9 @@ const FUSE_MAGIC: i64 = 0x6573_5546;
 /// How often a device that somebody else took first is given up for another one.
 const ATTACH_TRIES: usize = 64;
 const SECTOR_BYTES: u32 = 4096;
+/// How often and how far apart it is looked whether a device is free of its image.
+const DETACH_LOOKS: u32 = 100;
+const DETACH_WAIT: Duration = Duration::from_millis(10);
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
@@ -218,9 +226,10 @@ impl Disk for RealSys {
         };
         for entry in fs::read_dir("/sys/block")? {
             let name = entry?.file_name();
-            // A loop device without a file has no directory of that name.
-            let backed = Path::new("/sys/block").join(&name).join("loop").exists();
-            if !backed {
+            // Opening a device keeps others from detaching it: only those whose file has such a name are looked at. Only
+            // a device with a file has this file.
+            let backing = Path::new("/sys/block").join(&name).join("loop/backing_file");
+            if !fs::read(backing).is_ok_and(|file| may_be(&file, image)) {
                 continue;
             }
             let device = Path::new("/dev").join(&name);
@@ -262,9 +271,17 @@ impl Disk for RealSys {
     fn detach(&self, device: &Path) -> io::Result<()> {
         match loop_ioctl(&File::open(device)?, LOOP_CLR_FD, 0) {
             // It has no image any more.
-            Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(()),
-            other => other.map(drop),
+            Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Ok(()),
+            other => other?,
+        };
+        // Where somebody has the device open, and be it to look at it, the kernel waits for that.
+        for _ in 0..DETACH_LOOKS {
+            if loop_status(device)?.is_none() {
+                return Ok(());
+            }
+            std::thread::sleep(DETACH_WAIT);
         }
+        Err(Errno::BUSY.into())
     }
 
     fn check_filesystem(&self, device: &Path, kind: &str) -> io::Result<bool> {
@@ -290,6 +307,16 @@ impl Disk for RealSys {
     fn thaw(&self, mounted: &Path) -> io::Result<()> {
         loop_ioctl(&File::open(mounted)?, FITHAW, 0).map(drop)
     }
+}
+
+/// Whether what the kernel says of a device's file can be said of `image`: it has the same name in a directory of the same
+/// name. Where these are is told differently in other mount namespaces.
+fn may_be(said: &[u8], image: &Path) -> bool {
+    let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
+    let tail = |path: &Path| {
+        (path.file_name().map(OsStr::to_owned), path.parent().and_then(|p| p.file_name()).map(OsStr::to_owned))
+    };
+    tail(said) == tail(image)
 }
 
 /// Copies what is not a hole; `to` is empty and gets the size of `from`.

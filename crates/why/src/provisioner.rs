@@ -126,7 +126,8 @@ fn image_is_like(pod: &Pod, provisioner: &str) -> bool {
         &["com", "io", "org", "net", "dev", "sh", "k8s", "kubernetes", "storage", "csi", "example"];
     let words = |text: &str| -> Vec<String> {
         let all = text.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_lowercase);
-        all.filter(|w| !w.is_empty() && !EVERYWHERE.contains(&w.as_str())).collect()
+        // Two letters are found by accident.
+        all.filter(|w| w.len() > 2 && !EVERYWHERE.contains(&w.as_str())).collect()
     };
     let wanted = words(provisioner);
     let like = |image: &str| {
@@ -196,4 +197,17 @@ fn container_reason(status: &ContainerStatus) -> Option<String> {
         (Some(waiting), Some(ended)) => Some(format!("{waiting}; {ended}")),
         (waiting, ended) => waiting.or(ended),
     }
+}
+
+#[test]
+fn images_are_like_a_provisioner_by_all_its_words() {
+    let like = |image: &str, provisioner: &str| {
+        let pod = serde_json::json!({"spec": {"containers": [{"name": "c", "image": image}]}});
+        image_is_like(&serde_json::from_value(pod).expect("a pod"), provisioner)
+    };
+    assert!(like("registry.k8s.io/team/nfs-subdir-provisioner:v4", "example.com/nfs"));
+    assert!(like("topolvm/topolvm@sha256:0", "topolvm.io"));
+    assert!(!like("x", "example.com/x"));
+    assert!(!like("nfs.example.com/web", "example.com/nfs"));
+    assert!(!like("nginx", "csi.storage.k8s.io"));
 }

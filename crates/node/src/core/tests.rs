@@ -599,7 +599,7 @@ fn a_volume_that_fails_stays_in_the_condition() {
         let found = all.into_iter().find(|c| c.type_ == "PodReadyToStartContainers").expect("the condition");
         (found.status, found.reason.unwrap_or_default(), found.message.unwrap_or_default())
     };
-    let mut s = scene("Always m:main", "sandbox");
+    let mut s = scene("Always m:main", "sb");
     s.volumes = false;
     let fine = |status: &str| (status.to_owned(), String::new(), String::new());
     assert_eq!(condition(&s), fine("True"));
@@ -608,7 +608,7 @@ fn a_volume_that_fails_stays_in_the_condition() {
     s.volumes = true;
     assert_eq!(condition(&s), fine("True"));
     // What fails later, in a pod that runs, is told by Events only.
-    let mut s = scene("Always m:main", "sandbox main=running");
+    let mut s = scene("Always m:main", "sb main=run");
     s.volumes = false;
     s.trouble = Some(VolumeTrouble { reason: "FailedMount", message: "x".into() });
     assert_eq!(condition(&s), fine("True"));
