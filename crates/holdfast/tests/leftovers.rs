@@ -11,14 +11,16 @@ fn names(dir: &str) -> Vec<String> {
 
 /// Names that instances give: `holdfast-...` directories, `hf-...` and `hfv...` interfaces.
 fn ours(name: &str) -> bool {
-    name.contains("holdfast-test-") || name.contains("holdfast-demo-")
+    ["holdfast-test-", "holdfast-demo-", "holdfast-pool", "holdfast-driver"].iter().any(|part| name.contains(part))
 }
 
 #[test]
 fn nothing_is_left_behind() {
     let mut left = Vec::new();
     left.extend(lines("/proc/self/mountinfo").into_iter().filter(|l| ours(l)).map(|l| format!("mount: {l}")));
-    left.extend(names("/tmp").into_iter().filter(|n| ours(n)).map(|n| format!("directory: /tmp/{n}")));
+    for dir in ["/tmp", "/dev/shm"] {
+        left.extend(names(dir).into_iter().filter(|n| ours(n)).map(|n| format!("directory: {dir}/{n}")));
+    }
     left.extend(names("/sys/class/net").into_iter().filter(|n| n.starts_with("hf")).map(|n| format!("interface: {n}")));
     for device in names("/sys/block").into_iter().filter(|n| n.starts_with("loop")) {
         let file = lines(&format!("/sys/block/{device}/loop/backing_file")).join("");
