@@ -2,7 +2,7 @@
 use csi::*;
 use pool::{Health, Id, NewSnapshot, NewVolume, Origin, Pool};
 
-use crate::{Driver, TOPOLOGY_KEY, capability, parameters::Parameters, required, volume_id};
+use crate::{Driver, TOPOLOGY_KEY, capability, parameters::Parameters, required, signed, volume_id};
 
 /// Begins a token that says after which id the next page starts.
 const AFTER: &str = "after:";
@@ -29,10 +29,6 @@ fn range(range: Option<CapacityRange>) -> Result<(u64, u64), Status> {
     let range = range.unwrap_or_default();
     let bytes = |n: i64| u64::try_from(n).map_err(|_| Status::invalid_argument("a capacity is negative"));
     Ok((bytes(range.required_bytes)?, bytes(range.limit_bytes)?))
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn origin(source: Option<VolumeContentSource>) -> Result<Option<Origin>, Status> {

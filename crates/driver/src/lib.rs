@@ -79,6 +79,11 @@ fn required<'a>(what: &str, value: &'a str) -> Result<&'a str, Status> {
     if value.is_empty() { Err(Status::invalid_argument(format!("{what} is missing"))) } else { Ok(value) }
 }
 
+/// A number as the messages have it.
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// The volume that a request names. An id that none of ours can have names none.
 fn volume_id(text: &str) -> Result<Id, Status> {
     let text = required("volume_id", text)?;

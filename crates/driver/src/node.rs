@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use csi::*;
 use pool::{Content, Health, PoolError, Publish, Stage, Usage};
 
-use crate::{Driver, capability, required, volume_id};
+use crate::{Driver, capability, required, signed, volume_id};
 
 fn path(what: &str, text: &str) -> Result<PathBuf, Status> {
     let path = PathBuf::from(required(what, text)?);
@@ -16,10 +16,6 @@ fn path(what: &str, text: &str) -> Result<PathBuf, Status> {
 
 fn existing(capability: Option<&VolumeCapability>) -> Result<&VolumeCapability, Status> {
     capability.ok_or_else(|| Status::invalid_argument("volume_capability is missing"))
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn usage(usage: Usage) -> Vec<VolumeUsage> {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Instance, kubectl, text, until};
+use common::{Instance, kubectl, text, told, until};
 
 /// A pod named `$1` with one container `c`: JSON or YAML flow text for the container, and for the rest of the pod's spec.
 fn pod(name: &str, container: &str, spec: &str) -> String {
@@ -31,17 +31,6 @@ fn ready(instance: &Instance, name: &str) {
 
 fn field(instance: &Instance, name: &str, path: &str) -> String {
     instance.kubectl(&["get", "pod", name, "-o", &format!("jsonpath={{{path}}}")])
-}
-
-/// Waits for an event about `name` whose message contains `words`.
-#[track_caller]
-fn told(instance: &Instance, name: &str, words: &str) {
-    let about = format!("involvedObject.name={name}");
-    until(&format!("an event about {name}: {words}"), || {
-        let all =
-            instance.kubectl(&["get", "events", "--field-selector", &about, "-o", "jsonpath={.items[*].message}"]);
-        all.contains(words).then_some(())
-    });
 }
 
 /// Processes with `words` among their arguments.

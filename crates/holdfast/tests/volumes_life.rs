@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{Instance, root, text, until};
+use common::{Instance, root, text, told, until};
 
 fn apply(instance: &Instance, objects: &str) {
     let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
@@ -36,17 +36,6 @@ fn pod(name: &str, claim: &str, node: &str) -> String {
 
 fn ready(instance: &Instance, name: &str) {
     instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
-}
-
-/// Waits for an event about `name` whose message contains `words`.
-#[track_caller]
-fn told(instance: &Instance, name: &str, words: &str) {
-    let about = format!("involvedObject.name={name}");
-    until(&format!("an event about {name}: {words}"), || {
-        let all =
-            instance.kubectl(&["get", "events", "--field-selector", &about, "-o", "jsonpath={.items[*].message}"]);
-        all.contains(words).then_some(())
-    });
 }
 
 fn field(instance: &Instance, object: &str, path: &str) -> String {

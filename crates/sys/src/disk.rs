@@ -18,7 +18,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, fstatfs, fstatvfs, seek},
+    fs::{SeekFrom, copy_file_range, fstatfs, fstatvfs, seek},
     io::Errno,
 };
 
@@ -66,8 +66,6 @@ pub trait Disk: Send + Sync {
 
     /// Makes a file of that size whose content is zeros and takes no space; `EEXIST` if there is one.
     fn make_image(&self, image: &Path, bytes: u64) -> io::Result<()>;
-    /// Reserves the space of all of an image, so that a write to it never fails for lack of it.
-    fn reserve_image(&self, image: &Path) -> io::Result<()>;
     /// Gives an image another size.
     fn resize_image(&self, image: &Path, bytes: u64) -> io::Result<()>;
     /// Size of an image, and how much of it takes space, in bytes.
@@ -181,15 +179,6 @@ impl Disk for RealSys {
         file.set_len(bytes)?;
         file.sync_all()?;
         sync_parent(image)
-    }
-
-    fn reserve_image(&self, image: &Path) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(image)?;
-        let bytes = file.metadata()?.len();
-        if bytes > 0 {
-            fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
-        }
-        file.sync_all()
     }
 
     fn resize_image(&self, image: &Path, bytes: u64) -> io::Result<()> {

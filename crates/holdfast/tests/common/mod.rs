@@ -186,3 +186,14 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// Waits for an event about `name` whose message contains `words`.
+#[track_caller]
+pub fn told(instance: &Instance, name: &str, words: &str) {
+    let about = format!("involvedObject.name={name}");
+    until(&format!("an event about {name}: {words}"), || {
+        let all =
+            instance.kubectl(&["get", "events", "--field-selector", &about, "-o", "jsonpath={.items[*].message}"]);
+        all.contains(words).then_some(())
+    });
+}

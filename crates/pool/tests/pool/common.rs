@@ -30,7 +30,6 @@ pub fn new(name: &str, bytes: u64) -> NewVolume {
     }
 }
 
-#[allow(dead_code)] // Not every test file uses all.
 impl Rig {
     pub fn new() -> Self {
         Self::with(Arc::new(RealSys))

@@ -1,6 +1,4 @@
 //! Every call to the machine fails once before it acts and once after: nothing is lost, nothing leaks, and asking again finishes.
-mod common;
-
 use std::{
     ffi::OsStr,
     io,
@@ -12,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use common::{Rig, new};
 use pool::{NewSnapshot, Pool, PoolError};
 use sys::*;
+
+use crate::common::{Rig, new};
 
 /// Counts the calls that change something, and fails one of them.
 #[derive(Default)]
@@ -69,7 +68,6 @@ pass_on! { Disk:
         move_to(from: &Path, to: &Path) -> io::Result<()>;
         remove(path: &Path) -> io::Result<()>;
         make_image(image: &Path, bytes: u64) -> io::Result<()>;
-        reserve_image(image: &Path) -> io::Result<()>;
         resize_image(image: &Path, bytes: u64) -> io::Result<()>;
         copy_image(from: &Path, to: &Path) -> io::Result<Copied>;
         attach(image: &Path) -> io::Result<PathBuf>;

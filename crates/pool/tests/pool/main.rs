@@ -1,5 +1,6 @@
 //! Volumes on the real kernel: images, loop devices, filesystems. Needs root.
 mod common;
+mod faults;
 
 use common::{Rig, filesystem, new};
 use pool::{Backend, Content, Health, Id, Kind, NewSnapshot, NewVolume, Origin, PoolError, Usage};
