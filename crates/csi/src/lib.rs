@@ -1,11 +1,13 @@
 //! The Container Storage Interface over unix sockets: messages, servers and clients. Knows neither Kubernetes' objects nor
 //! how a volume is made.
+mod facts;
 mod messages;
 pub mod registration;
 mod rpc;
 mod services;
 mod socket;
 
+pub use facts::Facts;
 pub use messages::*;
 pub use services::*;
 pub use socket::{Driver, Listener, SocketError};
