@@ -113,6 +113,11 @@ impl Errors {
         self.valued(at, "FieldValueInvalid", "Invalid value", value, detail);
     }
 
+    /// A rule over several fields of an object: its value is not shown.
+    pub fn invalid_whole(&mut self, at: &Path<'_>, detail: &str) {
+        self.plain(at, "FieldValueInvalid", "Invalid value", detail);
+    }
+
     /// One `invalid` per sentence, as the checks in `names` give them.
     pub fn invalid_all(&mut self, at: &Path<'_>, value: &impl Serialize, details: impl IntoIterator<Item = String>) {
         for detail in details {

@@ -3,6 +3,7 @@ use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, coordination::v1 as
 use k8s_openapi::api::{networking::v1 as networking, scheduling::v1 as scheduling, storage::v1 as storage};
 
 use crate::contract::{Kind, Scope, Subresource};
+use crate::snapshot;
 use crate::typed::{Rules, Typed};
 use crate::types::event::{EVENTS_FACE, EventsFace};
 
@@ -104,6 +105,11 @@ kinds! {
     }
     "scheduling.k8s.io" "v1" {
         scheduling::PriorityClass, "priorityclasses", "priorityclass", ["pc"], [], Cluster, &[], "io.k8s.api.scheduling.v1";
+    }
+    "snapshot.storage.k8s.io" "v1" {
+        snapshot::VolumeSnapshotClass, "volumesnapshotclasses", "volumesnapshotclass", ["vsclass", "vsclasses"], [], Cluster, &[], "io.k8s.storage.snapshot.v1";
+        snapshot::VolumeSnapshotContent, "volumesnapshotcontents", "volumesnapshotcontent", ["vsc", "vscs"], [], Cluster, ONLY_STATUS, "io.k8s.storage.snapshot.v1";
+        snapshot::VolumeSnapshot, "volumesnapshots", "volumesnapshot", ["vs"], [], Namespace, ONLY_STATUS, "io.k8s.storage.snapshot.v1";
     }
     "storage.k8s.io" "v1" {
         storage::CSIDriver, "csidrivers", "csidriver", [], [], Cluster, &[], "io.k8s.api.storage.v1";

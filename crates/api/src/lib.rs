@@ -19,6 +19,7 @@ pub mod reclaim;
 pub mod schema;
 pub mod select;
 pub mod selector;
+pub mod snapshot;
 pub mod strategic;
 pub mod typed;
 pub mod types;

@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::contract::{Column, FieldError, SelectableFields, Strategy};
 use crate::field::Errors;
@@ -18,7 +18,7 @@ pub trait Rules: Serialize + DeserializeOwned + 'static {
     const STATUS: bool = false;
     /// Whether a new object may bring its status along (nodes do).
     const STATUS_AT_CREATE: bool = false;
-    /// Whether changes of `spec` count up `metadata.generation`.
+    /// Whether changes of all but metadata and status count up `metadata.generation`.
     const GENERATION: bool = false;
     /// Whether updates are warned of too: not where programs write often and people seldom.
     const WARNS_OF_UPDATES: bool = true;
@@ -161,7 +161,12 @@ impl<T: Rules> Strategy for Typed<T> {
     }
 
     fn generation_changes(&self, new: &Value, old: &Value) -> Option<bool> {
-        T::GENERATION.then(|| new.get("spec") != old.get("spec"))
+        let counted = |key: &str| !matches!(key, "status" | "metadata" | "apiVersion" | "kind");
+        let (Value::Object(new), Value::Object(old)) = (new, old) else { return T::GENERATION.then_some(false) };
+        let differs = |a: &Map<String, Value>, b: &Map<String, Value>| {
+            a.iter().any(|(key, value)| counted(key) && b.get(key) != Some(value))
+        };
+        T::GENERATION.then(|| differs(new, old) || differs(old, new))
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {

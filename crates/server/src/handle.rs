@@ -38,8 +38,17 @@ const ANSWER_WITH_OBJECT: &[&str] = &[
     "VolumeAttributesClass",
 ];
 /// Kinds that are only updated at a resourceVersion.
-const CONDITIONAL_UPDATE: &[&str] =
-    &["Lease", "CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass"];
+const CONDITIONAL_UPDATE: &[&str] = &[
+    "Lease",
+    "CSIDriver",
+    "CSINode",
+    "CSIStorageCapacity",
+    "VolumeAttachment",
+    "VolumeAttributesClass",
+    "VolumeSnapshot",
+    "VolumeSnapshotClass",
+    "VolumeSnapshotContent",
+];
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 /// What `/` lists.

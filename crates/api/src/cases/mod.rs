@@ -3,6 +3,7 @@ mod defaults;
 mod other;
 mod pod;
 mod rows;
+mod snapshot;
 mod updates;
 mod volumes;
 

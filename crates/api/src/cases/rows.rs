@@ -7,7 +7,7 @@ use super::volumes::{pv, pvc};
 use super::*;
 
 /// The cells of an object, an hour after 2020 began.
-fn row(name: &str, body: Value) -> Vec<Value> {
+pub(super) fn row(name: &str, body: Value) -> Vec<Value> {
     let now: Timestamp = "2020-01-01T01:00:00Z".parse().expect("a time");
     let mut object = object(name, body);
     object["metadata"]["creationTimestamp"] = json!("2020-01-01T00:00:00Z");

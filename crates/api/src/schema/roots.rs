@@ -15,6 +15,8 @@ use k8s_openapi::{
 };
 use schemars::{JsonSchema, SchemaGenerator};
 
+use crate::snapshot;
+
 /// A type that can be asked for by name.
 pub(super) struct Root {
     pub(super) name: fn() -> Cow<'static, str>,
@@ -42,6 +44,7 @@ pub(super) static ROOTS: &[Root] = roots! {
         OwnerReference ManagedFieldsEntry
     }
     storage { StorageClass VolumeAttachment CSIDriver CSINode CSIStorageCapacity VolumeAttributesClass }
+    snapshot { VolumeSnapshot VolumeSnapshotContent VolumeSnapshotClass }
     apps { Deployment ReplicaSet StatefulSet DaemonSet ControllerRevision }
     batch { Job CronJob }
     coordination { Lease }

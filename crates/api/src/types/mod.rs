@@ -16,6 +16,7 @@ pub(crate) mod pod_validation;
 mod pod_warnings;
 mod probe;
 mod scheduling;
+mod snapshot;
 mod sources;
 pub mod storage;
 pub mod volume;
