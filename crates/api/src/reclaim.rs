@@ -9,7 +9,8 @@ pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// Keeps a volume object until what is behind it was deleted by a plugin of this program.
 pub const IN_TREE_FINALIZER: &str = "kubernetes.io/pv-controller";
 
-const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
+/// The CSI driver that does the work of the in-tree provisioner that made a volume.
+pub const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
 const IN_TREE: &str = "kubernetes.io/";
 const HOST_PATH_PLUGIN: &str = "kubernetes.io/host-path";
 

@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     claim::{
         BIND_COMPLETED, BOUND_BY_CONTROLLER, Place, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of,
-        class_of, class_of_volume, default_class, driver_in_place_of, is_free, is_reserved_for, is_terminated,
-        mismatch, node_of, reserved_for, says_class, volume_of, volume_phase,
+        class_of, class_of_volume, default_class, is_free, is_reserved_for, is_terminated, mismatch, node_of,
+        reserved_for, says_class, volume_of, volume_phase,
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     volume,
@@ -229,7 +229,7 @@ fn provision(claim: Claim<'_>, world: &World) -> Decision {
         return failed(format!("storageclass.storage.k8s.io {name:?} not found"));
     };
     let provisioner = class.provisioner.as_str();
-    let provisioner = driver_in_place_of(provisioner).unwrap_or(provisioner);
+    let provisioner = in_tree::driver_of(provisioner).unwrap_or(provisioner);
     if provisioner.starts_with("kubernetes.io/") {
         return failed(format!("no volume plugin matched name: {provisioner}"));
     }
@@ -240,9 +240,20 @@ fn provision(claim: Claim<'_>, world: &World) -> Decision {
     let message = format!(
         "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the \
          system administrator. If volume creation is delayed, please verify that the provisioner is running and \
-         correctly registered."
+         correctly registered.{}",
+        missing(provisioner, world)
     );
     pending(claim).with(Note::normal(meta, "ExternalProvisioning", message))
+}
+
+/// What to do about a driver of a cloud that is not here.
+fn missing(driver: &str, world: &World) -> String {
+    match in_tree::stand_in_of(driver) {
+        Some(word) if !world.has_driver(driver) => {
+            format!(" The CSI driver {driver} is not installed here; `holdfast up --stand-in {word}` stands in for it.")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Sees to it that an unbound claim says so.

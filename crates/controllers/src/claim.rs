@@ -17,15 +17,6 @@ pub(crate) use api::reclaim::{BOUND_BY_CONTROLLER, PROVISIONED_BY};
 /// The annotation by which the scheduler tells a provisioner the node.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// In-tree provisioners that went into CSI drivers: claims of their classes ask for the driver.
-const IN_CSI: [(&str, &str); 7] = [
-    ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
-    ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
-    ("kubernetes.io/azure-file", "file.csi.azure.com"),
-    ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
-    ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
-    ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
-    ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
-];
 /// The provisioner of classes whose volumes people make.
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const LEGACY_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
@@ -220,11 +211,6 @@ pub(crate) fn best_volume<'a>(
         _ => None,
     };
     world.best_free(claim, node, |m, v| free(&m.key.name) && is_selected(claim, v) && within_reach(v))
-}
-
-/// The CSI driver that does the work of an in-tree provisioner today.
-pub fn driver_in_place_of(provisioner: &str) -> Option<&'static str> {
-    IN_CSI.iter().find(|(name, _)| *name == provisioner).map(|(_, driver)| *driver)
 }
 
 /// Whether a class leaves binding to the scheduler.

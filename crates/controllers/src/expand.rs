@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use crate::{
-    claim::{claim_phase, driver_in_place_of, reserved_for, volume_of},
+    claim::{claim_phase, reserved_for, volume_of},
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     world::{Change, Object, World},
 };
@@ -45,7 +45,8 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
 fn external((meta, claim): (&Meta, &PersistentVolumeClaim), volume: &PersistentVolume) -> Decision {
     const RESIZER: &str = "volume.kubernetes.io/storage-resizer";
     let note = |message: String| Decision::wait(Note::normal(meta, "ExternalExpanding", message));
-    let Some((plugin, driver)) = in_tree_plugin(volume).and_then(|p| Some((p, driver_in_place_of(p)?))) else {
+    let plugin = volume.spec.as_ref().and_then(in_tree::plugin_of_volume);
+    let Some((plugin, driver)) = plugin.and_then(|p| Some((p, in_tree::driver_of(p)?))) else {
         return note("waiting for an external controller to expand this PVC".into());
     };
     let mut decision =
@@ -54,22 +55,6 @@ fn external((meta, claim): (&Meta, &PersistentVolumeClaim), volume: &PersistentV
         decision.action = Some(Action::patch(meta, json!({ "metadata": { "annotations": { RESIZER: driver } } })));
     }
     decision
-}
-
-/// The in-tree plugin of a cloud's volumes.
-fn in_tree_plugin(volume: &PersistentVolume) -> Option<&'static str> {
-    let spec = volume.spec.as_ref()?;
-    [
-        (spec.aws_elastic_block_store.is_some(), "kubernetes.io/aws-ebs"),
-        (spec.azure_disk.is_some(), "kubernetes.io/azure-disk"),
-        (spec.azure_file.is_some(), "kubernetes.io/azure-file"),
-        (spec.cinder.is_some(), "kubernetes.io/cinder"),
-        (spec.gce_persistent_disk.is_some(), "kubernetes.io/gce-pd"),
-        (spec.portworx_volume.is_some(), "kubernetes.io/portworx-volume"),
-        (spec.vsphere_volume.is_some(), "kubernetes.io/vsphere-volume"),
-    ]
-    .into_iter()
-    .find_map(|(is, plugin)| is.then_some(plugin))
 }
 
 pub(crate) fn wakes(_: &World, change: &Change, wake: &mut dyn FnMut(Key)) {

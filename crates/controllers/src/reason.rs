@@ -7,8 +7,7 @@ use k8s_openapi::api::{
 use crate::{
     candidate::{Difference, Weighed},
     claim::{
-        NO_PROVISIONER, SELECTED_NODE, binds_late, class_of, driver_in_place_of, is_default, node_of, reserved_for,
-        says_class, volume_of,
+        NO_PROVISIONER, SELECTED_NODE, binds_late, class_of, is_default, node_of, reserved_for, says_class, volume_of,
     },
     decision::annotation,
 };
@@ -42,8 +41,6 @@ fn because(cause: &'static str, message: impl Into<String>) -> Option<Reason> {
 
 /// In-tree provisioners that went without a trace, and the CSI driver for such storage, if there is one.
 const REMOVED: &[(&str, &str)] = &[
-    ("kubernetes.io/rbd", "rbd.csi.ceph.com"),
-    ("kubernetes.io/cephfs", "cephfs.csi.ceph.com"),
     ("kubernetes.io/flocker", ""),
     ("kubernetes.io/glusterfs", ""),
     ("kubernetes.io/quobyte", "csi.quobyte.com"),
@@ -54,7 +51,7 @@ const REMOVED: &[(&str, &str)] = &[
 /// The CSI driver in place of a removed in-tree provisioner; empty where there is none.
 pub fn successor(provisioner: &str) -> Option<&'static str> {
     let gone = || REMOVED.iter().find(|(name, _)| *name == provisioner).map(|(_, driver)| *driver);
-    driver_in_place_of(provisioner).or_else(gone)
+    in_tree::driver_of(provisioner).or_else(gone)
 }
 
 /// Whether a claim chooses among volumes by their labels.

@@ -2,7 +2,7 @@
 //!
 //! Absent on purpose: emptying and deleting what is behind a volume (nodes and provisioners do that).
 use api::{
-    reclaim::{IN_TREE_FINALIZER, Reclaim, reclaim, unbinding},
+    reclaim::{IN_TREE_FINALIZER, MIGRATED_TO, Reclaim, reclaim, unbinding},
     select::reaches,
 };
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::{
     claim::{
-        BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, Place, best_volume, driver_in_place_of, keeps,
-        modes_differ, reserved_for, volume_of, volume_phase,
+        BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, Place, best_volume, keeps, modes_differ, reserved_for,
+        volume_of, volume_phase,
     },
     decision::{Action, Decision, Meta, Note, Unless, annotated, annotation},
     world::World,
@@ -21,7 +21,7 @@ type Volume<'a> = (&'a Meta, &'a PersistentVolume);
 
 pub(crate) fn decide(volume: Volume<'_>, world: &World) -> Decision {
     let (meta, object) = volume;
-    if let Some(action) = finalizers(volume) {
+    if let Some(action) = taken_over(volume) {
         return Decision::act(action);
     }
     let reference = object.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
@@ -127,13 +127,15 @@ pub(crate) fn waits_for_node(volume: &PersistentVolume) -> bool {
     volume_phase(volume) == "Released" && matches!(reclaim(volume), Reclaim::Recycle | Reclaim::Delete)
 }
 
-/// The volume object outlives what an in-tree provisioner has made, as long as that is to be deleted with it: upstream's
-/// rule. Only volumes that say who made them are concerned.
-fn finalizers((meta, object): Volume<'_>) -> Option<Action> {
+/// Which driver does the work of the provisioner that made a volume is noted on it; and its object outlives what an in-tree
+/// provisioner has made, as long as that is to be deleted with it: upstream's rules. Only volumes that say who made them
+/// are concerned.
+fn taken_over((meta, object): Volume<'_>) -> Option<Action> {
     const EXTERNAL: &str = "external-provisioner.volume.kubernetes.io/finalizer";
     let maker = annotation(&object.metadata, PROVISIONED_BY).filter(|m| m.starts_with("kubernetes.io/"))?;
     let keep = |name: &str, dropped: &[&str]| !dropped.contains(&name);
-    let migrated = driver_in_place_of(maker).is_some();
+    let driver = in_tree::driver_of(maker);
+    let migrated = driver.is_some();
     let dropped: &[&str] = match policy(object) {
         _ if migrated => &[IN_TREE_FINALIZER],
         "Delete" => &[EXTERNAL],
@@ -144,7 +146,14 @@ fn finalizers((meta, object): Volume<'_>) -> Option<Action> {
     if !migrated && policy(object) == "Delete" && meta.deleting.is_none() && !wanted.contains(&IN_TREE_FINALIZER) {
         wanted.push(IN_TREE_FINALIZER);
     }
-    (wanted != meta.finalizers).then(|| Action::patch(meta, json!({ "metadata": { "finalizers": wanted } })))
+    let mut changes = serde_json::Map::new();
+    if annotation(&object.metadata, MIGRATED_TO) != driver {
+        changes.insert("annotations".into(), json!({ MIGRATED_TO: driver }));
+    }
+    if wanted != meta.finalizers {
+        changes.insert("finalizers".into(), json!(wanted));
+    }
+    (!changes.is_empty()).then(|| Action::patch(meta, json!({ "metadata": changes })))
 }
 
 /// Gives up a reservation that came to nothing.

@@ -177,7 +177,7 @@ impl Seen for World {
         self.count_free(class) > 0 || self.volumes().take(LOOKED_AT).any(|(_, v)| class_of_volume(v) == class)
     }
     fn has_driver(&self, name: &str) -> bool {
-        self.entry(&Key::new("CSIDriver", "", name)).is_some()
+        self.has_driver(name)
     }
     fn users(&self, claim: &PersistentVolumeClaim) -> Vec<&Pod> {
         let (namespace, name) = (claim.metadata.namespace.as_deref(), claim.metadata.name.as_deref());

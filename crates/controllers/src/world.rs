@@ -141,6 +141,10 @@ impl World {
     pub fn csi_node(&self, name: &str) -> Option<(&Meta, &CSINode)> {
         self.csi_node_in("", name)
     }
+    /// Whether there is a CSIDriver of the name.
+    pub fn has_driver(&self, name: &str) -> bool {
+        self.entry(&Key::new("CSIDriver", "", name)).is_some()
+    }
     pub fn namespace(&self, name: &str) -> Option<(&Meta, &Namespace)> {
         self.namespace_in("", name)
     }

@@ -109,6 +109,17 @@ impl Answer {
         self
     }
 
+    /// How to have something in place of a cloud's driver, on a machine that is not in that cloud.
+    #[must_use]
+    pub(crate) fn or_stand_in(self, driver: &str) -> Self {
+        match in_tree::stand_in_of(driver) {
+            Some(word) => self
+                .fix(format!("# or, to have local volumes in place of {driver}'s, start holdfast so:"))
+                .fix(format!("holdfast up --stand-in {word}")),
+            None => self,
+        }
+    }
+
     /// Whether nobody has to do anything.
     pub fn is_normal(&self) -> bool {
         matches!(self.verdict, Verdict::Fine | Verdict::Waiting)

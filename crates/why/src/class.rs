@@ -49,7 +49,8 @@ fn provisioner_of(facts: &Facts, name: &str, provisioner: &str, now: Timestamp) 
                 "" => answer.fix(format!("kubectl delete storageclass {name}")),
                 driver => answer
                     .detail(format!("its work is done by the CSI driver {driver}, which is not installed here"))
-                    .fix(format!("# install the CSI driver {driver}")),
+                    .fix(format!("# install the CSI driver {driver}"))
+                    .or_stand_in(driver),
             };
         }
         served = driver;

@@ -77,6 +77,7 @@ pub(crate) fn explain(
     } else {
         Answer::stuck("provisioner-not-running", format!("{state}, and nothing runs that provisioner"))
             .fix(look(facts, provisioner))
+            .or_stand_in(if health.pods.is_empty() { provisioner } else { "" })
     };
     answer.details.extend(health.said(provisioner));
     answer.details.extend(capacity::said(facts, claim));
@@ -106,7 +107,8 @@ fn removed(state: String, driver: &str) -> Answer {
             .detail(format!(
                 "its work is done by the CSI driver {driver}, which is not installed here (no CSIDriver {driver})"
             ))
-            .fix(format!("# install the CSI driver {driver}; claims of this class are then served")),
+            .fix(format!("# install the CSI driver {driver}; claims of this class are then served"))
+            .or_stand_in(driver),
     }
 }
 

@@ -1,9 +1,8 @@
-//! What a node can attach: disks that only one pod may write to, and as many CSI volumes as its drivers can hold.
-//!
-//! Absent on purpose: in-tree cloud disks counted as the CSI volumes that replace them.
+//! What a node can attach: disks that only one pod may write to, and as many CSI volumes as its drivers can hold. Disks of
+//! clouds by their in-tree names count as volumes of the drivers that replaced the plugins.
 use std::collections::{HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, Node, PersistentVolume, Pod, Volume};
 
 use crate::{
     claim::{claims_of, class_of, is_terminated, volume_of},
@@ -69,9 +68,11 @@ pub(super) fn too_many(world: &World, meta: &Meta, pod: &Pod, node: &Node) -> bo
     let mut there: HashSet<Attached> = HashSet::new();
     running(world, node).for_each(|(meta, pod)| there.extend(attached(world, meta, pod)));
     for (_, attachment) in world.attachments().filter(|(_, a)| a.spec.node_name == name) {
-        let volume = attachment.spec.source.persistent_volume_name.as_deref().and_then(|v| world.volume(v));
-        let csi = volume.and_then(|(_, v)| v.spec.as_ref()).and_then(|s| s.csi.as_ref());
-        there.extend(csi.map(|csi| (attachment.spec.attacher.clone(), csi.volume_handle.clone())));
+        let source = &attachment.spec.source;
+        let volume = source.persistent_volume_name.as_deref().and_then(|v| world.volume(v));
+        let inline = source.inline_volume_spec.as_ref().and_then(|s| s.csi.as_ref()).map(called);
+        let attached = volume.and_then(|(_, v)| csi_of(v)).or(inline);
+        there.extend(attached.map(|(_, handle)| (attachment.spec.attacher.clone(), handle)));
     }
     let new: HashSet<Attached> = attached(world, meta, pod).filter(|volume| !there.contains(volume)).collect();
     let count = |set: &HashSet<Attached>, driver: &str| set.iter().filter(|(d, _)| d == driver).count();
@@ -81,19 +82,28 @@ pub(super) fn too_many(world: &World, meta: &Meta, pod: &Pod, node: &Node) -> bo
     })
 }
 
-/// The CSI volumes of a pod's claims, those that are yet to be made by the claims' names.
+/// The CSI volumes of a pod's claims, those that are yet to be made by the claims' names, and the disks that it names itself.
 fn attached<'a>(world: &'a World, meta: &'a Meta, pod: &'a Pod) -> impl Iterator<Item = Attached> + 'a {
-    claims_of(pod).into_iter().filter_map(|(_, name, _)| {
-        let (_, claim) = world.claim(&meta.key.namespace, &name)?;
-        csi_volume(world, claim).or_else(|| {
-            let unmade = world.volume(volume_of(claim)).is_none();
-            let (_, class) = world.class(class_of(claim)).filter(|_| unmade)?;
-            Some((class.provisioner.clone(), format!("{}/{name}", meta.key.namespace)))
-        })
-    })
+    let namespace = &*meta.key.namespace;
+    let claims = claims_of(pod).into_iter().filter_map(move |(_, name, _)| {
+        let (_, claim) = world.claim(namespace, &name)?;
+        let Some((_, volume)) = world.volume(volume_of(claim)) else {
+            let (_, class) = world.class(class_of(claim))?;
+            let driver = in_tree::driver_of(&class.provisioner).unwrap_or(&class.provisioner);
+            return Some((driver.to_owned(), format!("{namespace}/{name}")));
+        };
+        csi_of(volume)
+    });
+    // What cannot be translated is no volume of the driver.
+    let inline = volumes(pod).filter_map(move |v| in_tree::inline_to_csi(v, namespace).ok().flatten());
+    claims.chain(inline.filter_map(|v| csi_of(&v)))
 }
 
-fn csi_volume(world: &World, claim: &PersistentVolumeClaim) -> Option<Attached> {
-    let csi = world.volume(volume_of(claim))?.1.spec.as_ref()?.csi.as_ref()?;
-    Some((csi.driver.clone(), csi.volume_handle.clone()))
+fn csi_of(volume: &PersistentVolume) -> Option<Attached> {
+    let volume = in_tree::volume_to_csi(volume).ok()?;
+    volume.spec.as_ref()?.csi.as_ref().map(called)
+}
+
+fn called(csi: &CSIPersistentVolumeSource) -> Attached {
+    (csi.driver.clone(), csi.volume_handle.clone())
 }

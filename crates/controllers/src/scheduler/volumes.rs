@@ -134,7 +134,7 @@ impl<'a> Claims<'a> {
         }
         let volumes = || self.bound.iter().filter_map(|(_, claim)| world.volume(volume_of(claim)));
         let mut found = Vec::new();
-        if !volumes().all(|(_, volume)| reaches(volume, node)) {
+        if !volumes().all(|(_, volume)| reached(world, volume, node)) {
             found.push(Obstacle::fixed("node(s) didn't match PersistentVolume's node affinity"));
         }
         let places = self.choose(world, node);
@@ -160,7 +160,7 @@ impl<'a> Claims<'a> {
             if let Some(volume) = volume.filter(|_| selected.is_none()) {
                 taken.push(&*volume.0.key.name);
                 places.push(Place::Volume(*claim, volume));
-            } else if class.provisioner != NO_PROVISIONER && allowed(class, node) {
+            } else if class.provisioner != NO_PROVISIONER && allowed(world, class, node) {
                 places.push(Place::Provision(*claim));
             } else {
                 return None;
@@ -192,8 +192,26 @@ fn has_other_user(world: &World, pod: &Meta, (meta, claim): Claim<'_>) -> bool {
             .any(|(m, p)| m.uid != pod.uid && claim::runs_with(p, &meta.key.name))
 }
 
-/// Whether a class lets its provisioner make volumes for a node.
-fn allowed(class: &StorageClass, node: &Node) -> bool {
+/// Whether a driver is registered on a node, so that the driver's own topology labels are there too.
+fn registered(world: &World, driver: Option<&str>, node: &Node) -> bool {
+    let of_node = world.csi_node(node.metadata.name.as_deref().unwrap_or_default());
+    driver.is_some_and(|name| of_node.is_some_and(|(_, n)| n.spec.drivers.iter().any(|d| d.name == name)))
+}
+
+/// Whether a node reaches a volume: a cloud's disk by what its driver says of it, where that is registered.
+fn reached(world: &World, volume: &PersistentVolume, node: &Node) -> bool {
+    let plugin = volume.spec.as_ref().and_then(in_tree::plugin_of_volume);
+    match in_tree::volume_to_csi(volume) {
+        Ok(translated) if registered(world, plugin.and_then(in_tree::driver_of), node) => reaches(&translated, node),
+        _ => reaches(volume, node),
+    }
+}
+
+/// Whether a class lets its provisioner make volumes for a node; an in-tree one, as its driver is told.
+fn allowed(world: &World, class: &StorageClass, node: &Node) -> bool {
+    let translated = in_tree::class_to_csi(class).ok();
+    let driver = in_tree::driver_of(&class.provisioner);
+    let class = translated.as_deref().filter(|_| registered(world, driver, node)).unwrap_or(class);
     let Some(terms) = class.allowed_topologies.as_ref().filter(|t| !t.is_empty()) else { return true };
     let labels = node.metadata.labels.as_ref();
     terms.iter().any(|term| {

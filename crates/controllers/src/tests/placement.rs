@@ -341,13 +341,16 @@ fn a_disk_that_one_pod_writes_to_is_for_one_pod() {
 fn a_node_takes_as_many_csi_volumes_as_its_drivers_hold() {
     let beyond = "1 node(s) exceed max volume count";
     let csi = |handle: &str| json!({ "spec": { "hostPath": null, "csi": { "driver": "d", "volumeHandle": handle } } });
+    let attach_limit = |most: Value, driver: &str| {
+        json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": { "name": "n" },
+            "spec": { "drivers": [{ "name": driver, "nodeID": "i", "allocatable": { "count": most } }] },
+        })
+    };
     let verdict_with = |most: Value, claims: &[&str], attachment: bool| {
         verdict(
             |cluster| {
-                cluster.make(json!({
-                    "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": { "name": "n" },
-                    "spec": { "drivers": [{ "name": "d", "nodeID": "i", "allocatable": { "count": most } }] },
-                }));
+                cluster.make(attach_limit(most, "d"));
                 ["a", "b", "c", "e"].iter().for_each(|name| pair(cluster, name, csi(name)));
                 pair(cluster, "same", csi("a"));
                 pair(cluster, "plain", json!({}));
@@ -371,4 +374,60 @@ fn a_node_takes_as_many_csi_volumes_as_its_drivers_hold() {
     assert_eq!(verdict_with(json!(1), &["same", "plain"], false), "n", "what is there already needs no room");
     assert_eq!(verdict_with(json!(0), &["b"], false), beyond);
     assert_eq!(verdict_with(Value::Null, &["b", "c"], false), "n", "no limit is known");
+
+    // A cloud's disks by their in-tree names: of claims, and named by pods.
+    let disk = |name: &str| json!({ "name": name, "awsElasticBlockStore": { "volumeID": format!("vol-{name}") } });
+    let cloud = |most: u8, volumes: Value| {
+        verdict(
+            |cluster| {
+                cluster.make(attach_limit(json!(most), "ebs.csi.aws.com"));
+                let source = json!({ "volumeID": "aws://us-west-2a/vol-a" });
+                pair(cluster, "a", json!({ "spec": { "hostPath": null, "awsElasticBlockStore": source } }));
+                let mut other = claiming("a");
+                other["spec"]["nodeName"] = json!("n");
+                cluster.make(pod("other", other));
+            },
+            json!({}),
+            json!({ "spec": { "volumes": volumes } }),
+        )
+    };
+    assert_eq!(cloud(2, json!([disk("b")])), "n");
+    assert_eq!(cloud(1, json!([disk("b")])), beyond);
+    assert_eq!(cloud(2, json!([disk("b"), disk("c")])), beyond);
+    assert_eq!(cloud(1, json!([disk("a")])), "n", "the claim's volume is that disk");
+    assert_eq!(cloud(1, json!([{ "name": "x", "cinder": { "volumeID": "y" } }])), "n", "another cloud's");
+}
+
+#[test]
+fn a_clouds_disk_is_where_its_driver_says() {
+    let driver = |labels: Value, registered: bool, zone: &str| {
+        verdict(
+            |cluster| {
+                if registered {
+                    cluster.make(json!({
+                        "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": { "name": "n" },
+                        "spec": { "drivers": [{ "name": "pd.csi.storage.gke.io", "nodeID": "i" }] },
+                    }));
+                }
+                pair(
+                    cluster,
+                    "a",
+                    json!({
+                        "metadata": { "labels": { "topology.kubernetes.io/zone": zone } },
+                        "spec": { "hostPath": null, "gcePersistentDisk": { "pdName": "d" } },
+                    }),
+                );
+            },
+            json!({ "metadata": { "labels": labels } }),
+            claiming("a"),
+        )
+    };
+    let away = "1 node(s) didn't match PersistentVolume's node affinity";
+    let gke = json!({ "topology.gke.io/zone": "z" });
+    assert_eq!(driver(gke.clone(), true, "z"), "n");
+    assert_eq!(driver(gke.clone(), true, "y"), away);
+    assert_eq!(driver(json!({}), true, "z"), away);
+    assert_eq!(driver(json!({}), false, "z"), "n", "the driver's labels come with the driver");
+    let outside = "1 node(s) had no available volume zone";
+    assert_eq!(driver(json!({ "topology.kubernetes.io/zone": "y" }), false, "z"), outside);
 }

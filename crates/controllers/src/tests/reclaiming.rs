@@ -63,7 +63,10 @@ fn the_finalizer_of_in_tree_volumes_follows_their_policy() {
         let given: Vec<&str> = [PROTECTION].iter().chain(*before).copied().collect();
         cluster.edit(&volume, json!({ "metadata": { "finalizers": given } }));
         cluster.settle();
-        assert_eq!(cluster.get(&volume)["metadata"]["finalizers"], json!(after), "{maker} {policy} {before:?}");
+        let metadata = cluster.get(&volume)["metadata"].clone();
+        assert_eq!(metadata["finalizers"], json!(after), "{maker} {policy} {before:?}");
+        let driver = if *maker == "kubernetes.io/gce-pd" { json!("pd.csi.storage.gke.io") } else { Value::Null };
+        assert_eq!(metadata["annotations"]["pv.kubernetes.io/migrated-to"], driver);
     }
     // One that is going gets none.
     let mut cluster = Cluster::new();

@@ -215,7 +215,14 @@ fn scheduler_is_silent() {
 #[test]
 fn provisioner_was_removed() {
     let objects = [dynamic_claim(json!({})), class("fast", "kubernetes.io/gce-pd", false)];
-    check("claim", "c", &objects, Stuck, "provisioner-removed", &["pd.csi.storage.gke.io", "no longer contains"]);
+    check(
+        "claim",
+        "c",
+        &objects,
+        Stuck,
+        "provisioner-removed",
+        &["pd.csi.storage.gke.io", "no longer contains", "--stand-in gce-pd"],
+    );
     check("class", "fast", &objects, Stuck, "provisioner-removed", &["pd.csi.storage.gke.io"]);
     let gone = class("fast", "kubernetes.io/glusterfs", false);
     check("class", "fast", &[gone], Stuck, "provisioner-removed", &["kubectl delete storageclass fast"]);
