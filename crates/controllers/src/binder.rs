@@ -20,6 +20,7 @@ use crate::{
         reserved_for, says_class, volume_of, volume_phase,
     },
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
+    provision::ASKED,
     volume,
     world::{Change, Entry, Object, World},
 };
@@ -219,9 +220,6 @@ fn waiting_for_consumer((meta, _): Claim<'_>, world: &World) -> Note {
 
 /// Asks the provisioner of the claim's class for a volume; that is somebody else's program.
 fn provision(claim: Claim<'_>, world: &World) -> Decision {
-    // The first is for provisioners of old.
-    const ASKED: [&str; 2] =
-        ["volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner"];
     let (meta, object) = claim;
     let name = class_of(object);
     let failed = |message: String| pending(claim).with(Note::warning(meta, "ProvisioningFailed", message));
@@ -233,7 +231,7 @@ fn provision(claim: Claim<'_>, world: &World) -> Decision {
     if provisioner.starts_with("kubernetes.io/") {
         return failed(format!("no volume plugin matched name: {provisioner}"));
     }
-    if annotation(&object.metadata, ASKED[1]) != Some(provisioner) {
+    if annotation(&object.metadata, ASKED[0]) != Some(provisioner) {
         let asked: Map<String, Value> = ASKED.iter().map(|a| ((*a).to_owned(), json!(provisioner))).collect();
         return Decision::act(Action::patch(meta, json!({ "metadata": { "annotations": asked } })));
     }

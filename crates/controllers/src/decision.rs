@@ -5,6 +5,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 
+use crate::call::Call;
+
 /// Names one object: its kind as in the table of kinds, its namespace (empty for cluster scope) and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -92,6 +94,8 @@ pub enum Action {
     Empty { namespace: String, kinds: Vec<&'static str> },
     /// Takes the last finalizer off a namespace, once a look at the server shows that nothing is left in it.
     Finalize { namespace: Target, finalizers: Vec<String> },
+    /// Asks a storage driver; the row's `heard` says what follows.
+    Call(Box<Call>),
     /// `then`, if a look at the server, past all caches, shows that `unless` does not hold.
     Checked { unless: Unless, then: Box<Action> },
 }
@@ -110,6 +114,10 @@ pub enum Unless {
 }
 
 impl Action {
+    /// A call of a driver.
+    pub(crate) fn call(call: Call) -> Self {
+        Self::Call(Box::new(call))
+    }
     /// A merge patch of the object itself.
     pub(crate) fn patch(meta: &Meta, patch: Value) -> Self {
         Self::Patch { target: meta.target(), subresource: None, patch }

@@ -8,6 +8,7 @@
 mod account;
 mod amount;
 mod binder;
+mod call;
 mod candidate;
 mod claim;
 mod cold;
@@ -19,8 +20,10 @@ mod garbage;
 mod namespace;
 mod pod_gc;
 pub mod protection;
+mod provision;
 mod quota;
 mod reason;
+mod reclaim;
 mod scheduler;
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,7 @@ mod world;
 use api::select;
 
 pub use account::is_root_ca;
+pub use call::{Answer, Call, Failure, Request};
 pub use cold::Cold;
 pub use decision::{Action, Context, Decision, Key, Meta, Note, Target, Unless};
 pub use namespace::namespaced_kinds;
@@ -59,6 +63,17 @@ pub struct Controller {
     pub wakes: fn(&World, &Change, &mut dyn FnMut(Key)),
     /// The next step for a key. Equal input, equal output.
     pub decide: fn(&Key, &World, &Context) -> Decision,
+    /// What follows from a driver's answer to a call that `decide` asked for; another call may. Where the answer is a failure,
+    /// the call is made again later, unless `decide` asks for something else then.
+    pub heard: Heard,
+}
+
+/// See [`Controller::heard`].
+pub type Heard = fn(&Key, &World, &Context, &Call, &Result<Answer, Failure>) -> Decision;
+
+/// Of a controller that calls no driver.
+fn hears_nothing(_: &Key, _: &World, _: &Context, _: &Call, _: &Result<Answer, Failure>) -> Decision {
+    Decision::settled()
 }
 
 /// Every controller.
@@ -68,45 +83,90 @@ pub static CONTROLLERS: &[Controller] = &[
         component: "serviceaccount-controller",
         wakes: account::wakes,
         decide: account::decide,
+        heard: hears_nothing,
     },
     Controller {
         name: "binder",
         component: "persistentvolume-controller",
         wakes: binder::wakes,
         decide: binder::decide,
+        heard: hears_nothing,
     },
-    Controller { name: "ephemeral", component: "ephemeral_volume", wakes: ephemeral::wakes, decide: ephemeral::decide },
-    Controller { name: "expand", component: "volume_expand", wakes: expand::wakes, decide: expand::decide },
+    Controller {
+        name: "ephemeral",
+        component: "ephemeral_volume",
+        wakes: ephemeral::wakes,
+        decide: ephemeral::decide,
+        heard: hears_nothing,
+    },
+    Controller {
+        name: "expand",
+        component: "volume_expand",
+        wakes: expand::wakes,
+        decide: expand::decide,
+        heard: hears_nothing,
+    },
     Controller {
         name: "garbage",
         component: "garbage-collector-controller",
         wakes: garbage::wakes,
         decide: garbage::decide,
+        heard: hears_nothing,
     },
     Controller {
         name: "namespace",
         component: "namespace-controller",
         wakes: namespace::wakes,
         decide: namespace::decide,
+        heard: hears_nothing,
     },
-    Controller { name: "pod-gc", component: "pod-garbage-collector", wakes: pod_gc::wakes, decide: pod_gc::decide },
+    Controller {
+        name: "pod-gc",
+        component: "pod-garbage-collector",
+        wakes: pod_gc::wakes,
+        decide: pod_gc::decide,
+        heard: hears_nothing,
+    },
     Controller {
         name: "protection",
         component: "pvc-protection-controller",
         wakes: protection::wakes,
         decide: protection::decide,
+        heard: hears_nothing,
     },
-    Controller { name: "quota", component: "resource-quota-controller", wakes: quota::wakes, decide: quota::decide },
+    Controller {
+        name: "provision",
+        component: "csi-provisioner",
+        wakes: provision::wakes,
+        decide: provision::decide,
+        heard: provision::heard,
+    },
+    Controller {
+        name: "reclaim",
+        component: "csi-provisioner",
+        wakes: reclaim::wakes,
+        decide: reclaim::decide,
+        heard: reclaim::heard,
+    },
+    Controller {
+        name: "quota",
+        component: "resource-quota-controller",
+        wakes: quota::wakes,
+        decide: quota::decide,
+        heard: hears_nothing,
+    },
     Controller {
         name: "scheduler",
         component: "default-scheduler",
         wakes: scheduler::wakes,
         decide: scheduler::decide,
+        heard: hears_nothing,
     },
     Controller {
         name: "waiting",
         component: "persistentvolume-controller",
         wakes: waiting::wakes,
         decide: waiting::decide,
+        heard: hears_nothing,
     },
 ];

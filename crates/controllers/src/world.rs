@@ -11,13 +11,15 @@ use api::{
     pod::{Amounts, requests},
     quantity::Quantity,
 };
+use csi::Facts;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, Service},
-    storage::v1::{CSINode, StorageClass, VolumeAttachment},
+    storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass},
 };
 
 use crate::{
+    call::Call,
     claim,
     cold::Cold,
     decision::{Key, Meta},
@@ -37,6 +39,9 @@ pub enum Object {
     Service(Arc<Service>),
     CsiNode(Arc<CSINode>),
     Attachment(Arc<VolumeAttachment>),
+    CsiDriver(Arc<CSIDriver>),
+    Room(Arc<CSIStorageCapacity>),
+    Attributes(Arc<VolumeAttributesClass>),
     /// The certificates in a namespace's `kube-root-ca.crt`.
     RootCa(Arc<str>),
     /// Metadata is enough.
@@ -90,9 +95,15 @@ pub struct World {
     held: HashSet<Key>,
     /// Namespace and claim name to the volumes whose claimRef names it.
     volumes_by_claim: Index<(Arc<str>, String)>,
+    /// Driver and volume handle to the volumes of it; more than one is a mistake.
+    volumes_by_handle: Index<(String, String)>,
     unbound_by_class: Index<String>,
     claims_by_volume: Index<String>,
     missing_nodes: HashMap<String, Timestamp>,
+    /// Storage drivers that can be called, by name.
+    drivers: BTreeMap<String, Arc<Facts>>,
+    /// Calls that may have left something behind although nothing in the API tells of it.
+    doubts: HashMap<Key, Call>,
     /// Where the folding of each kind goes on.
     fold_from: HashMap<&'static str, (Arc<str>, Arc<str>)>,
 }
@@ -126,6 +137,9 @@ impl World {
     getter!(namespace_in, namespaces, "Namespace", Namespace, Namespace);
     getter!(quota, quotas, "ResourceQuota", Quota, ResourceQuota);
     getter!(csi_node_in, csi_nodes, "CSINode", CsiNode, CSINode);
+    getter!(csi_driver_in, csi_drivers, "CSIDriver", CsiDriver, CSIDriver);
+    getter!(room, rooms, "CSIStorageCapacity", Room, CSIStorageCapacity);
+    getter!(attributes_class_in, attributes_classes, "VolumeAttributesClass", Attributes, VolumeAttributesClass);
     getter!(attachment, attachments, "VolumeAttachment", Attachment, VolumeAttachment);
 
     pub fn volume(&self, name: &str) -> Option<(&Meta, &PersistentVolume)> {
@@ -144,6 +158,14 @@ impl World {
     /// Whether there is a CSIDriver of the name.
     pub fn has_driver(&self, name: &str) -> bool {
         self.entry(&Key::new("CSIDriver", "", name)).is_some()
+    }
+    /// What a driver wants of its host, as an administrator wrote it.
+    pub fn csi_driver(&self, name: &str) -> Option<(&Meta, &CSIDriver)> {
+        self.csi_driver_in("", name)
+    }
+    /// Parameters of volumes that may be changed.
+    pub fn attributes_class(&self, name: &str) -> Option<(&Meta, &VolumeAttributesClass)> {
+        self.attributes_class_in("", name)
     }
     pub fn namespace(&self, name: &str) -> Option<(&Meta, &Namespace)> {
         self.namespace_in("", name)
@@ -234,6 +256,10 @@ impl World {
     ) -> impl Iterator<Item = (&Meta, &PersistentVolume)> {
         self.volumes_by_claim.get(&(namespace.into(), claim.to_owned())).filter_map(|k| self.volume(&k.name))
     }
+    /// Volumes of a driver that have this handle.
+    pub(crate) fn volumes_of_handle(&self, driver: &str, handle: &str) -> impl Iterator<Item = &Key> {
+        self.volumes_by_handle.get(&(driver.to_owned(), handle.to_owned()))
+    }
     /// Claims of a class whose binding is not complete.
     pub fn unbound_claims(&self, class: &str) -> impl Iterator<Item = &Key> {
         self.unbound_by_class.get(class)
@@ -253,6 +279,30 @@ impl World {
 
     fn pods_of<'a>(&'a self, keys: impl Iterator<Item = &'a Key>) -> impl Iterator<Item = (&'a Meta, &'a Pod)> {
         keys.filter_map(|k| self.pod(&k.namespace, &k.name))
+    }
+
+    /// A storage driver that can be called.
+    pub fn driver(&self, name: &str) -> Option<&Facts> {
+        self.drivers.get(name).map(|facts| &**facts)
+    }
+    /// All of them, by name.
+    pub fn drivers(&self) -> impl Iterator<Item = &Facts> {
+        self.drivers.values().map(|facts| &**facts)
+    }
+    /// Takes in which drivers there are now.
+    pub fn set_drivers(&mut self, drivers: BTreeMap<String, Arc<Facts>>) {
+        self.drivers = drivers;
+    }
+    /// A call about an object that may have left something behind, although the object does not tell of it.
+    pub fn doubt(&self, key: &Key) -> Option<&Call> {
+        self.doubts.get(key)
+    }
+    /// Remembers such a call, or with `None` that all is known again.
+    pub fn set_doubt(&mut self, key: &Key, call: Option<Call>) {
+        match call {
+            Some(call) => drop(self.doubts.insert(key.clone(), call)),
+            None => drop(self.doubts.remove(key)),
+        }
     }
 
     /// Takes in the newest state of an object, `None` when it is gone.
@@ -326,6 +376,10 @@ impl World {
             Object::Volume(volume) => {
                 if claim::is_free(volume) {
                     self.free.set(&key.name, volume, add);
+                }
+                if let Some(source) = volume.spec.as_ref().and_then(|s| s.csi.as_ref()) {
+                    let handle = (source.driver.clone(), source.volume_handle.clone());
+                    self.volumes_by_handle.set(handle, key, add);
                 }
                 if let Some((namespace, name)) = claim::reserved_for(volume) {
                     self.volumes_by_claim.set((namespace.into(), name.to_owned()), key, add);

@@ -56,6 +56,8 @@ pub(crate) async fn perform(core: &Arc<Core>, action: Action) -> Outcome {
         Action::Delete { target, grace, propagation } => delete(core, &target, grace, propagation).await,
         Action::Bind { pod, node } => bind(core, &pod, &node).await,
         Action::Empty { namespace, kinds } => empty(core, &namespace, &kinds).await,
+        // A driver is called by the key's own step, which hears the answer.
+        Action::Call(_) => Ok(Outcome::Stale),
         Action::Finalize { namespace, finalizers } => finalize(core, &namespace, &finalizers).await,
     };
     done.unwrap_or_else(refused)

@@ -12,6 +12,7 @@
 //! Absent on purpose: rules about claims, pods or volumes (see `controllers`).
 mod act;
 mod cache;
+mod drive;
 mod notes;
 mod queue;
 mod wire;
@@ -29,6 +30,8 @@ pub use queue::Stats;
 pub struct Settings {
     /// PEM of the certificates that pods trust the API server by.
     pub root_ca: Option<Arc<str>>,
+    /// The storage drivers that may be called; there are none at first.
+    pub drivers: host::Registry,
 }
 
 /// Why something did not work; it is tried again.
@@ -104,6 +107,7 @@ impl Engine {
             tasks.spawn(cache::follow(core.clone(), kind));
         }
         tasks.spawn(notes::record(core.clone()));
+        tasks.spawn(core.clone().follow_drivers());
         tasks.spawn(queue::start(core.clone()));
         shutdown.await;
         tasks.shutdown().await;

@@ -10,11 +10,14 @@ use std::{
 };
 
 use base::{Backoff, Clock, SystemClock};
-use controllers::{CONTROLLERS, Change, Context, Decision, Entry, Key, Note, World};
+use controllers::{Action, CONTROLLERS, Call, Change, Context, Decision, Entry, Failure, Key, Note, World};
 use futures::FutureExt;
 use kube::Client;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     EngineError, Settings, act,
@@ -35,6 +38,9 @@ const STALE_CAP: Duration = Duration::from_secs(1);
 /// How long an echo may take before the key is decided again without it.
 const ECHO_FIRST: Duration = Duration::from_millis(50);
 const ECHO_CAP: Duration = Duration::from_secs(5);
+/// How long a call of a driver that failed waits; upstream's provisioner begins with a second.
+const CALL_FIRST: Duration = Duration::from_millis(500);
+const CALL_CAP: Duration = Duration::from_secs(300);
 /// Everything is decided again after this, in case a change went unnoticed.
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -59,7 +65,7 @@ struct Counters {
     failures: AtomicU64,
 }
 
-type Job = (usize, Key);
+pub(crate) type Job = (usize, Key);
 
 /// What all tasks share.
 pub(crate) struct Core {
@@ -69,7 +75,7 @@ pub(crate) struct Core {
     pub(crate) synced: watch::Sender<usize>,
     /// Newest version seen of each kind.
     seen: Mutex<HashMap<&'static str, u64>>,
-    settings: Settings,
+    pub(crate) settings: Settings,
     /// Keys with a task; the value wakes it. `None` before everything was listed.
     due: Mutex<Option<HashMap<Job, Arc<Notify>>>>,
     /// Held, by controller, while a decision that takes something shared is made and performed.
@@ -80,7 +86,11 @@ pub(crate) struct Core {
     told: Mutex<HashMap<Job, Vec<Note>>>,
     pub(crate) notes: mpsc::Sender<(usize, Note)>,
     pub(crate) notes_out: Mutex<Option<mpsc::Receiver<(usize, Note)>>>,
-    stopping: watch::Sender<bool>,
+    pub(crate) stopping: watch::Sender<bool>,
+    /// Calls of drivers that failed when they were made last.
+    pub(crate) failed: Mutex<HashMap<Job, Failed>>,
+    /// By driver: who may call it.
+    pub(crate) callers: Mutex<HashMap<String, Arc<Semaphore>>>,
     idle: Notify,
 }
 
@@ -101,6 +111,8 @@ impl Core {
             notes,
             notes_out: Mutex::new(Some(notes_out)),
             stopping: watch::Sender::new(false),
+            failed: Mutex::default(),
+            callers: Mutex::default(),
             idle: Notify::new(),
         }
     }
@@ -219,7 +231,7 @@ impl Core {
     }
 
     fn decide(&self, (controller, key): &Job, world: &World) -> Decision {
-        let context = Context { now: SystemClock.now(), root_ca: self.settings.root_ca.clone() };
+        let context = self.context();
         self.counters[*controller].decisions.fetch_add(1, Ordering::Relaxed);
         let controller = &CONTROLLERS[*controller];
         // One object that nobody foresaw must not take the others' watch with it.
@@ -229,8 +241,18 @@ impl Core {
         })
     }
 
+    /// What decisions may know besides the world.
+    pub(crate) fn context(&self) -> Context {
+        Context { now: SystemClock.now(), root_ca: self.settings.root_ca.clone() }
+    }
+
+    /// Whether everything was listed, so that decisions are made.
+    pub(crate) fn is_deciding(&self) -> bool {
+        self.due.lock().is_some()
+    }
+
     /// Decides everything.
-    fn wake_all(self: &Arc<Self>) {
+    pub(crate) fn wake_all(self: &Arc<Self>) {
         let world = self.world.read();
         for entry in wire::watched().flat_map(|k| world.entries(k.kind)) {
             self.wake(&world, &Change { key: entry.meta.key.clone(), old: None, new: Some(entry.clone()) });
@@ -257,6 +279,25 @@ impl Core {
         }
     }
 
+    /// How long a call has yet to wait because it failed a moment ago.
+    fn too_early(&self, job: &Job, call: &Call) -> Option<Duration> {
+        let failed = self.failed.lock();
+        let last = failed.get(job).filter(|f| call.repeats(&f.call))?;
+        last.again.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// Remembers a call that failed; after how long it may be made again.
+    fn note_failure(&self, job: &Job, call: Call) -> Duration {
+        let mut failed = self.failed.lock();
+        let mut backoff = match failed.remove(job) {
+            Some(last) if call.repeats(&last.call) => last.backoff,
+            _ => Backoff::new(CALL_FIRST, CALL_CAP),
+        };
+        let delay = backoff.delay();
+        failed.insert(job.clone(), Failed { call, again: Instant::now() + delay, backoff });
+        delay
+    }
+
     fn tell(&self, job: &Job, notes: Vec<Note>) {
         let mut told = self.told.lock();
         if notes.is_empty() {
@@ -265,7 +306,23 @@ impl Core {
         }
         let before = told.insert(job.clone(), notes.clone()).unwrap_or_default();
         drop(told);
-        for note in notes.into_iter().filter(|n| !before.contains(n)) {
+        self.record(job, notes.into_iter().filter(|n| !before.contains(n)));
+    }
+
+    /// Tells what is new, and goes on remembering what was told before.
+    pub(crate) fn tell_also(&self, job: &Job, notes: Vec<Note>) {
+        let mut told = self.told.lock();
+        let before = told.entry(job.clone()).or_default();
+        let news: Vec<Note> = notes.into_iter().filter(|n| !before.contains(n)).collect();
+        // Of what was said for the same reason, only the latest.
+        before.retain(|old| news.iter().all(|n| (&n.about, n.reason) != (&old.about, old.reason)));
+        before.extend(news.iter().cloned());
+        drop(told);
+        self.record(job, news);
+    }
+
+    fn record(&self, job: &Job, notes: impl IntoIterator<Item = Note>) {
+        for note in notes {
             tracing::debug!(controller = CONTROLLERS[job.0].name, about = %note.about, reason = note.reason, "{}", note.message);
             if self.notes.try_send((job.0, note)).is_err() {
                 tracing::debug!("too many Events at once; one is dropped");
@@ -303,7 +360,23 @@ pub(crate) enum Outcome {
     Unseen,
     /// The decision was made on an old state.
     Stale,
+    /// A driver was called, and nothing has to be written.
+    Heard,
+    /// A driver said no; what that leads to was done.
+    Refused {
+        call: Box<Call>,
+        failure: Failure,
+    },
+    /// The same call failed a moment ago.
+    TooEarly(Duration),
     Failed(crate::EngineError),
+}
+
+/// A call that failed, and when it may be made again.
+pub(crate) struct Failed {
+    call: Call,
+    again: Instant,
+    backoff: Backoff,
 }
 
 /// How long a key waits before its next step, by what the last one came to.
@@ -348,6 +421,15 @@ async fn work(core: Arc<Core>, job: Job, notify: Arc<Notify>, mut decided: Optio
             Some(Outcome::Done) => {
                 tracing::warn!(controller = CONTROLLERS[job.0].name, key = %job.1, "does not come to rest; slowing down");
                 (waits.retry.delay(), false)
+            }
+            Some(Outcome::Heard) if again.is_none() => continue,
+            Some(Outcome::Heard) => (again.unwrap_or_default(), true),
+            Some(Outcome::TooEarly(left)) => (left, true),
+            Some(Outcome::Refused { call, failure }) => {
+                let (controller, name, driver) = (CONTROLLERS[job.0].name, call.request.name(), call.driver.clone());
+                let delay = core.note_failure(&job, *call);
+                tracing::info!(controller, key = %job.1, driver, call = name, %failure, ?delay, "trying again");
+                (delay, true)
             }
             Some(Outcome::Unseen) => (waits.echo.delay(), true),
             Some(Outcome::Stale) => (waits.stale.delay(), true),
@@ -420,9 +502,23 @@ async fn step(core: &Arc<Core>, job: &Job, decided: Option<Decision>) -> (Option
     }
     let Some(action) = decision.action else {
         core.tell(job, decision.notes);
+        if core.world.read().entry(&job.1).is_none() {
+            core.failed.lock().remove(job);
+        }
         return (None, decision.again);
     };
+    if let Action::Call(call) = &action
+        && let Some(left) = core.too_early(job, call)
+    {
+        return (Some(Outcome::TooEarly(left)), None);
+    }
     tracing::debug!(controller = CONTROLLERS[job.0].name, key = %job.1, ?action, "act");
+    if let Action::Call(call) = action {
+        count(&counters.actions);
+        core.tell_also(job, decision.notes);
+        let (outcome, again) = Box::pin(core.drive(job, *call)).await;
+        return (Some(outcome), again);
+    }
     if permit.is_none() {
         permit = core.permits.acquire().await.ok();
     }
@@ -438,7 +534,8 @@ async fn step(core: &Arc<Core>, job: &Job, decided: Option<Decision>) -> (Option
                 core.tell(job, decision.notes);
             }
         }
-        Outcome::Stale => drop(count(&counters.conflicts)),
+        Outcome::Stale | Outcome::Heard | Outcome::TooEarly(_) => drop(count(&counters.conflicts)),
+        Outcome::Refused { .. } => drop(count(&counters.failures)),
         Outcome::Failed(error) => {
             count(&counters.failures);
             if let (Some(note), Some(reason)) = (decision.refused, error.refusal()) {

@@ -6,7 +6,7 @@ use controllers::{Entry, Key, Meta, Object, is_root_ca};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service},
-        storage::v1::{CSINode, StorageClass, VolumeAttachment},
+        storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -121,6 +121,13 @@ pub(crate) fn entry(kind: &'static str, text: &str) -> Result<Entry, EngineError
         "CSINode" => read(kind, text, |o: &mut CSINode| &mut o.metadata, |o| Object::CsiNode(o.into())),
         "VolumeAttachment" => {
             read(kind, text, |o: &mut VolumeAttachment| &mut o.metadata, |o| Object::Attachment(o.into()))
+        }
+        "CSIDriver" => read(kind, text, |o: &mut CSIDriver| &mut o.metadata, |o| Object::CsiDriver(o.into())),
+        "CSIStorageCapacity" => {
+            read(kind, text, |o: &mut CSIStorageCapacity| &mut o.metadata, |o| Object::Room(o.into()))
+        }
+        "VolumeAttributesClass" => {
+            read(kind, text, |o: &mut VolumeAttributesClass| &mut o.metadata, |o| Object::Attributes(o.into()))
         }
         _ => {
             let bare: Bare = parse(kind, text)?;

@@ -156,7 +156,7 @@ fn client(api: &ApiServer, user: &str) -> kube::Client {
 }
 
 fn settings(api: &ApiServer) -> Settings {
-    Settings { root_ca: Some(api.ca_certificate().into()) }
+    Settings { root_ca: Some(api.ca_certificate().into()), ..Settings::default() }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {

@@ -236,6 +236,7 @@ impl Cluster {
                 }
                 holds
             }
+            Action::Call(call) => panic!("there are no drivers here: {call:?}"),
             Action::Checked { unless, then } => !self.forbidden(&unless) && self.perform(*then),
         }
     }

@@ -32,7 +32,7 @@ impl Cluster {
         server.bootstrap().await.unwrap();
         let client = Client::new(server.service(Identity::component("system:test")), "default");
         let root_ca: Arc<str> = server.ca_certificate().into();
-        let engine = Arc::new(Engine::new(client.clone(), Settings { root_ca: Some(root_ca) }));
+        let engine = Arc::new(Engine::new(client.clone(), Settings { root_ca: Some(root_ca), ..Settings::default() }));
         let (stop, stopped) = oneshot::channel::<()>();
         let runs = engine.clone();
         let running = tokio::spawn(async move { runs.run(async { drop(stopped.await) }).await });

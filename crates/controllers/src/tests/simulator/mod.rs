@@ -333,6 +333,7 @@ fn written(action: &Action) -> &Key {
         Action::Patch { target, .. } | Action::Delete { target, .. } => &target.key,
         Action::Bind { pod, .. } => &pod.key,
         Action::Checked { then, .. } => written(then),
+        Action::Call(_) => panic!("there are no drivers here: {action:?}"),
         Action::Empty { .. } | Action::Finalize { .. } => panic!("there are no namespaces here: {action:?}"),
     }
 }

@@ -1,0 +1,219 @@
+//! Provisioning: a claim alone is enough, where the driver of its class is registered here.
+//!
+//! In: a claim that asks a driver for a volume. Out: the call that makes it, then the volume object, reserved for the claim; the
+//! binder does the rest.
+//! - P1: a volume is asked for by a name that only this claim can have, so that asking again finds what was made.
+//! - P2: what was made for a claim that is gone, or is not what was asked for, is deleted again.
+//! - P3: no two volume objects are for one volume of a driver.
+//!
+//! Source: Kubernetes 1.36; external-provisioner 5 and its `sig-storage-lib-external-provisioner`.
+mod class;
+mod place;
+mod volume;
+
+use api::Quantity;
+use csi::{CapacityRange, Code, ControllerRpcType, CreateVolumeRequest, DeleteVolumeRequest, Facts, Volume};
+use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
+use serde_json::json;
+
+pub(crate) use class::{Parameters, Secret};
+pub(crate) use volume::capabilities;
+
+use crate::{
+    call::{Answer, Call, Failure, Request},
+    claim::{SELECTED_NODE, binds_late, class_of, requested, volume_of},
+    decision::{Action, Context, Decision, Key, Meta, Note, annotation},
+    world::{Change, Object, World},
+};
+
+/// Whom the binder asks for a claim's volume; the second is for provisioners of old.
+pub(crate) const ASKED: [&str; 2] =
+    ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
+
+type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
+
+/// A claim that a driver is asked to make a volume for.
+struct Asked<'a> {
+    claim: Claim<'a>,
+    class: &'a StorageClass,
+    driver: &'a Facts,
+    /// Where its first pod will be; `None` where that does not matter.
+    node: Option<&'a str>,
+}
+
+/// The name of the volume of a claim.
+fn name_for(claim: &Meta) -> String {
+    format!("pvc-{}", claim.uid)
+}
+
+pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
+    let claim = world.claim(&key.namespace, &key.name).filter(|(meta, _)| meta.deleting.is_none());
+    // Of a claim that went meanwhile it has yet to be learnt what was made for it.
+    if let Some(call) = world.doubt(key)
+        && claim.is_none_or(|(meta, _)| !is_for(call, meta))
+    {
+        return Decision::act(Action::call(call.clone()));
+    }
+    let Some(asked) = claim.and_then(|claim| asked(claim, world)) else { return Decision::settled() };
+    let (meta, _) = asked.claim;
+    if world.volume(&name_for(meta)).is_some() {
+        return Decision::settled();
+    }
+    match request(&asked, world) {
+        Ok(call) => {
+            let words =
+                format!("External provisioner is provisioning volume for claim \"{}/{}\"", key.namespace, key.name);
+            Decision::act(Action::call(call)).with(Note::normal(meta, "Provisioning", words))
+        }
+        Err(why) => Decision::wait(failed(&asked, &why)),
+    }
+}
+
+fn is_for(call: &Call, claim: &Meta) -> bool {
+    matches!(&call.request, Request::CreateVolume(r) if r.name == name_for(claim))
+}
+
+fn failed(asked: &Asked<'_>, why: &str) -> Note {
+    let class = asked.class.metadata.name.as_deref().unwrap_or_default();
+    let words = format!("failed to provision volume with StorageClass {class:?}: {why}");
+    Note::warning(asked.claim.0, "ProvisioningFailed", words)
+}
+
+/// Whether the claim asks a driver that is here, and all that it has to wait for is there.
+fn asked<'a>(claim: Claim<'a>, world: &'a World) -> Option<Asked<'a>> {
+    let (meta, object) = claim;
+    if !volume_of(object).is_empty() {
+        return None;
+    }
+    let driver = ASKED.iter().find_map(|name| annotation(&object.metadata, name))?;
+    let driver = world.driver(driver).filter(|d| d.can(ControllerRpcType::CreateDeleteVolume))?;
+    let (_, class) = world.class(class_of(object)).filter(|(_, c)| c.provisioner == driver.name)?;
+    let node = annotation(&object.metadata, SELECTED_NODE);
+    let late = binds_late(Some(class));
+    let ours = Asked { claim: (meta, object), class, driver, node };
+    (!late || node.is_some()).then_some(ours)
+}
+
+/// # Errors
+/// A sentence about what is wrong with the claim or its class, or has yet to be.
+fn request(asked: &Asked<'_>, world: &World) -> Result<Call, String> {
+    let Asked { claim: (meta, claim), class, driver, node } = asked;
+    let spec = claim.spec.clone().unwrap_or_default();
+    if spec.selector.is_some() {
+        return Err("claim Selector is not supported".into());
+    }
+    let parameters = Parameters::of(class)?;
+    let name = name_for(meta);
+    let secret = parameters.secret(Secret::Provisioner, &name, claim)?;
+    let options = class.mount_options.clone().unwrap_or_default();
+    let required_bytes = bytes(requested(claim));
+    let places = if driver.has_places() { place::requirement(world, &driver.name, class, *node)? } else { None };
+    let request = CreateVolumeRequest {
+        name,
+        capacity_range: Some(CapacityRange { required_bytes, limit_bytes: 0 }),
+        volume_capabilities: capabilities(&spec, driver, &parameters.fs_type, &options)?,
+        parameters: parameters.own,
+        secrets: Default::default(),
+        volume_content_source: None,
+        accessibility_requirements: places,
+        mutable_parameters: Default::default(),
+    };
+    Ok(Call::new(&driver.name, request).with_secret(secret))
+}
+
+/// Rounded up; sizes beyond what CSI can say are asked for as the largest that it can.
+pub(crate) fn bytes(size: Quantity) -> i64 {
+    i64::try_from(size.value()).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn heard(key: &Key, world: &World, _: &Context, call: &Call, answer: &Result<Answer, Failure>) -> Decision {
+    let claim =
+        world.claim(&key.namespace, &key.name).filter(|(meta, _)| meta.deleting.is_none() && is_for(call, meta));
+    let asked = claim.and_then(|claim| asked(claim, world));
+    match answer {
+        Ok(Answer::CreateVolume(response)) => match (&response.volume, asked) {
+            (Some(volume), None) => remove(call, volume),
+            (None, None) => Decision::settled(),
+            (volume, Some(asked)) => made(&asked, world, call, volume.as_ref()),
+        },
+        // What had to go is gone.
+        Ok(_) => Decision::settled(),
+        Err(failure) => asked.map_or_else(Decision::settled, |asked| refused(&asked, world, failure)),
+    }
+}
+
+/// Deletes what a call has made.
+fn remove(call: &Call, volume: &Volume) -> Decision {
+    if volume.volume_id.is_empty() {
+        return Decision::settled();
+    }
+    let request = DeleteVolumeRequest { volume_id: volume.volume_id.clone(), ..Default::default() };
+    Decision::act(Action::call(Call::new(&call.driver, request).with_secret(call.secret.clone())))
+}
+
+/// Writes the object of a volume that was made, if it is what was asked for.
+fn made(asked: &Asked<'_>, world: &World, call: &Call, made: Option<&Volume>) -> Decision {
+    let (meta, claim) = asked.claim;
+    let driver = &asked.driver.name;
+    let lie = |what: String| Decision { again: Some(LIE_AGAIN), ..Decision::wait(failed(asked, &what)) };
+    let Some(made) = made.filter(|v| !v.volume_id.is_empty()) else {
+        return lie(format!("driver {driver} answered CreateVolume without saying which volume it made"));
+    };
+    let wanted = bytes(requested(claim));
+    if made.capacity_bytes < 0 || (made.capacity_bytes > 0 && made.capacity_bytes < wanted) {
+        let why = format!("created volume capacity {} less than requested capacity {wanted}", made.capacity_bytes);
+        return remove(call, made).with(failed(asked, &why));
+    }
+    if let Some(other) = world.volumes_of_handle(driver, &made.volume_id).next() {
+        let handle = &made.volume_id;
+        return lie(format!("driver {driver} made volume {handle:?}, but that is what {} is", other.name));
+    }
+    let name = name_for(meta);
+    let object = match volume::object(asked.class, (meta, claim), driver, made) {
+        Ok(object) => object,
+        Err(why) => return Decision::wait(failed(asked, &why)),
+    };
+    let words = format!("Successfully provisioned volume {name}");
+    let create = Action::Create { key: Key::new("PersistentVolume", "", &name), object };
+    Decision::act(create).with(Note::normal(meta, "ProvisioningSucceeded", words))
+}
+
+/// How soon a driver that lied is asked again.
+const LIE_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Says what the driver said. Where it has no room on the node that was chosen, another node may be.
+fn refused(asked: &Asked<'_>, world: &World, failure: &Failure) -> Decision {
+    let decision = Decision::wait(failed(asked, &failure.to_string()));
+    let elsewhere = || {
+        let mut nodes = world.csi_nodes().filter(|(_, n)| n.spec.drivers.iter().any(|d| d.name == asked.driver.name));
+        nodes.any(|(meta, _)| Some(&*meta.key.name) != asked.node)
+    };
+    let full = failure.code == Some(Code::ResourceExhausted) && asked.driver.has_places();
+    if full && asked.node.is_some() && elsewhere() {
+        let patch = json!({ "metadata": { "annotations": { SELECTED_NODE: null } } });
+        return Decision { action: Some(Action::patch(asked.claim.0, patch)), ..decision };
+    }
+    decision
+}
+
+pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    match change.key.kind {
+        "PersistentVolumeClaim" => wake(change.key.clone()),
+        "StorageClass" => world.unbound_claims(&change.key.name).for_each(|k| wake(k.clone())),
+        // One that was made and went before its claim was bound has to be made again.
+        "PersistentVolume" if change.new.is_none() => {
+            let Some(Object::Volume(volume)) = change.old.as_ref().map(|e| &e.object) else { return };
+            if let Some((namespace, name)) = crate::claim::reserved_for(volume) {
+                wake(Key::new("PersistentVolumeClaim", namespace, name));
+            }
+        }
+        "CSINode" => {
+            let chosen = |k: &&Key| {
+                let claim = world.claim(&k.namespace, &k.name);
+                claim.is_some_and(|(_, c)| annotation(&c.metadata, SELECTED_NODE) == Some(&*change.key.name))
+            };
+            world.unbound().filter(chosen).for_each(|k| wake(k.clone()));
+        }
+        _ => {}
+    }
+}
