@@ -5,7 +5,7 @@ use pool::Content;
 /// What a filesystem is made as where nobody says.
 const DEFAULT_FILESYSTEM: &str = "ext4";
 /// What is made here.
-const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
+const FILESYSTEMS: [&str; 5] = ["ext4", "xfs", "btrfs", "ext3", "ext2"];
 
 /// What a volume with all of these capabilities is.
 pub fn content(capabilities: &[VolumeCapability]) -> Result<Content, Status> {
@@ -44,4 +44,10 @@ pub fn one(capability: &VolumeCapability) -> Result<Content, Status> {
 /// Whether only one publication is allowed at a time.
 pub fn alone(capability: &VolumeCapability) -> bool {
     capability.access_mode.as_ref().is_some_and(|m| m.mode() == Mode::SingleNodeSingleWriter)
+}
+
+/// Whether a publication may only read, whatever else is said.
+pub fn reads_only(capability: &VolumeCapability) -> bool {
+    let modes = [Mode::SingleNodeReaderOnly, Mode::MultiNodeReaderOnly];
+    capability.access_mode.as_ref().is_some_and(|m| modes.contains(&m.mode()))
 }

@@ -128,6 +128,8 @@ impl Controller for Driver {
             limit_bytes,
             backend: parameters.backend,
             content,
+            format: parameters.format,
+            limit_required: parameters.limit_required,
             origin: origin(request.volume_content_source)?,
             shares_room: parameters.overcommit,
         };

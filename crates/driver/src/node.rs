@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 use csi::*;
-use pool::{Content, Health, PoolError, Publish, Stage, Usage};
+use pool::{Content, Health, Id, Pool, PoolError, Publish, Stage, Usage};
 
 use crate::{Driver, capability, required, signed, volume_id};
 
@@ -16,6 +16,17 @@ fn path(what: &str, text: &str) -> Result<PathBuf, Status> {
 
 fn existing(capability: Option<&VolumeCapability>) -> Result<&VolumeCapability, Status> {
     capability.ok_or_else(|| Status::invalid_argument("volume_capability is missing"))
+}
+
+/// A filesystem is not given as a device, nor the other way round.
+fn fits(pool: &Pool, id: &Id, content: &Content) -> Result<(), PoolError> {
+    let is_block = |content: &Content| *content == Content::Block;
+    match pool.volume(id) {
+        Some(volume) if is_block(&volume.content) != is_block(content) => {
+            Err(PoolError::Invalid(format!("volume {id} is {:?} and cannot be had as {content:?}", volume.content)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn usage(usage: Usage) -> Vec<VolumeUsage> {
@@ -71,10 +82,7 @@ impl Node for Driver {
             _ => Vec::new(),
         };
         self.with(move |pool| {
-            let is_block = |content: &Content| *content == Content::Block;
-            if pool.volume(&id).is_some_and(|v| is_block(&v.content) != is_block(&content)) {
-                return Err(PoolError::Invalid(format!("volume {id} cannot be staged as {content:?}")));
-            }
+            fits(pool, &id, &content)?;
             pool.stage(&id, &Stage { at: &at, options: &options })
         })
         .await?;
@@ -99,10 +107,14 @@ impl Node for Driver {
         let at = path("target_path", &request.target_path)?;
         let staged = path("staging_target_path", &request.staging_target_path)?;
         let capability = existing(request.volume_capability.as_ref())?;
-        capability::one(capability)?;
+        let content = capability::one(capability)?;
         let alone = capability::alone(capability);
-        let read_only = request.readonly;
-        self.with(move |pool| pool.publish(&id, &Publish { staged: &staged, at: &at, read_only, alone })).await?;
+        let read_only = request.readonly || capability::reads_only(capability);
+        self.with(move |pool| {
+            fits(pool, &id, &content)?;
+            pool.publish(&id, &Publish { staged: &staged, at: &at, read_only, alone })
+        })
+        .await?;
         Ok(NodePublishVolumeResponse {})
     }
 

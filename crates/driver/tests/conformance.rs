@@ -246,6 +246,22 @@ async fn modes_of_access() {
     rig.unpublish(&id, "b").await.expect("unpublished");
     rig.unstage(&id).await.expect("unstaged");
 
+    // Many pods, here where the volume is; those of a mode that only reads cannot write, whatever else is said.
+    let shared = mounted(Mode::MultiNodeMultiWriter);
+    let request = CreateVolumeRequest { volume_capabilities: vec![shared.clone()], ..wanted("shared", 16 * MIB) };
+    let id = c.create_volume(request).await.expect("made").volume.expect("a volume").volume_id;
+    rig.stage(&id, shared.clone()).await.expect("staged");
+    let first = rig.publish(&id, "a", shared.clone()).await.expect("published");
+    let second = rig.publish(&id, "b", mounted(Mode::MultiNodeReaderOnly)).await.expect("published twice");
+    fs::write(first.join("page"), "data").expect("written");
+    assert_eq!(fs::read_to_string(second.join("page")).expect("read"), "data");
+    assert!(fs::write(second.join("page"), "x").is_err(), "written through a publication that only reads");
+    refused(Code::InvalidArgument, rig.publish(&id, "c", block(Mode::MultiNodeMultiWriter)).await);
+    for name in ["a", "b"] {
+        rig.unpublish(&id, name).await.expect("unpublished");
+    }
+    rig.unstage(&id).await.expect("unstaged");
+
     let raw = block(Mode::SingleNodeWriter);
     let request = CreateVolumeRequest { volume_capabilities: vec![raw.clone()], ..wanted("raw", 4 * MIB) };
     let id = c.create_volume(request).await.expect("made").volume.expect("a volume").volume_id;

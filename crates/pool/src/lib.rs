@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! volumes/<id>/record.json  image | data/
-//! snapshots/<id>/record.json  image
+//! snapshots/<id>/record.json  image | data/
 //! trash/<id>.<unix seconds>/    volumes that were deleted, and may come back
 //! making/<id>/                  not finished: removed when the pool is opened
 //! lock                          held by the process that has the pool
@@ -17,8 +17,11 @@
 //! - P4: the sizes of all volumes together never exceed the room of the pool, unless a volume was made to share it.
 //!
 //! Absent on purpose: Kubernetes, CSI, async.
+mod backend;
 mod error;
+mod format;
 mod pool;
+mod publish;
 mod record;
 mod room;
 mod snapshots;
@@ -27,7 +30,8 @@ mod trash;
 
 pub use error::{Kind, PoolError};
 pub use pool::{Kernel, NewVolume, Pool};
-pub use record::{Backend, Content, Id, Origin, Snapshot, Volume};
+pub use publish::Publish;
+pub use record::{Backend, Content, Id, Limit, Origin, Snapshot, Volume};
 pub use snapshots::NewSnapshot;
-pub use stage::{Health, Publish, Stage, Usage};
+pub use stage::{Health, Stage, Usage};
 pub use trash::Trashed;

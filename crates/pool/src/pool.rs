@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use sys::{Disk, Sys};
 
 use crate::{
-    Backend, Content, Id, Origin, Snapshot, Volume,
+    Backend, Content, Id, Limit, Origin, Snapshot, Volume,
     error::{PoolError, failed},
+    format,
     record::{decode, encode},
     room::size_for,
 };
@@ -22,8 +23,8 @@ pub trait Kernel: Sys + Disk {}
 impl<T: Sys + Disk> Kernel for T {}
 
 pub(crate) const RECORD: &str = "record.json";
-const IMAGE: &str = "image";
-const DATA: &str = "data";
+pub(crate) const IMAGE: &str = "image";
+pub(crate) const DATA: &str = "data";
 const VOLUMES: &str = "volumes";
 const SNAPSHOTS: &str = "snapshots";
 const TRASH: &str = "trash";
@@ -40,6 +41,10 @@ pub struct NewVolume {
     pub limit_bytes: u64,
     pub backend: Backend,
     pub content: Content,
+    /// Words for the program that makes the filesystem, from a list that is known here. Of a copy: not used.
+    pub format: Vec<String>,
+    /// Fail where nothing would keep the volume from outgrowing its size.
+    pub limit_required: bool,
     /// Begin as a copy of this.
     pub origin: Option<Origin>,
     /// Do not keep room for all of it.
@@ -216,19 +221,23 @@ impl Pool {
             return same(&volume, new).map(|()| volume);
         }
         let volume = self.plan(id, new)?;
-        if volume.backend == Backend::Image && !volume.shares_room {
+        if volume.keeps_room() {
             self.make_room(volume.bytes)?;
         }
-        self.look_again(&volume.id, self.make(&volume, new.origin.as_ref()))?;
-        self.remember(volume.clone());
-        Ok(volume)
+        let made = self.look_again(&volume.id, self.make(volume.clone(), new.limit_required))?;
+        self.remember(made.clone());
+        Ok(made)
     }
 
     /// What the wanted volume will be.
     fn plan(&self, id: Id, new: &NewVolume) -> Result<Volume, PoolError> {
         let mut required = new.required_bytes;
+        format::check(&new.content, &new.format)?;
+        if new.backend != Backend::Image && new.content == Content::Block {
+            return Err(PoolError::Invalid("a directory is no block device; use backend=image".into()));
+        }
         if let Some(origin) = &new.origin {
-            let (bytes, content) = self.origin(origin)?;
+            let (bytes, content, backend) = self.origin(origin)?;
             if content != new.content {
                 let why = format!("a copy of {content:?} cannot be {:?}; ask for what the original is", new.content);
                 return Err(PoolError::Invalid(why));
@@ -238,20 +247,23 @@ impl Pool {
                     format!("a copy of something that has {bytes} bytes is to have fewer; ask for {bytes} or more");
                 return Err(PoolError::Size(why));
             }
-            if new.backend != Backend::Image {
-                return Err(PoolError::Invalid("only volumes with backend=image can begin as a copy".into()));
+            if new.backend != backend {
+                let why = format!("a copy of a volume whose backend is {backend:?} cannot be a {:?}", new.backend);
+                return Err(PoolError::Invalid(why.to_lowercase()));
             }
             required = required.max(bytes);
-        }
-        if new.backend == Backend::Directory && new.content == Content::Block {
-            return Err(PoolError::Invalid("a directory is no block device; use backend=image".into()));
+        } else if new.backend == Backend::Image {
+            self.can_make(&new.content)?;
         }
         Ok(Volume {
+            bytes: size_for(required, new.limit_bytes, self.least_bytes(new))?,
             id,
             name: new.name.clone(),
-            bytes: size_for(required, new.limit_bytes)?,
             backend: new.backend,
+            limit: Limit::default(),
+            project: 0,
             content: new.content.clone(),
+            format: new.format.clone(),
             origin: new.origin.clone(),
             shares_room: new.shares_room,
             filesystem_bytes: 0,
@@ -259,74 +271,70 @@ impl Pool {
         })
     }
 
-    /// Size and content of what a volume is to begin as a copy of.
-    fn origin(&self, origin: &Origin) -> Result<(u64, Content), PoolError> {
+    /// A directory has no filesystem of its own that needs some space to begin with.
+    fn least_bytes(&self, new: &NewVolume) -> u64 {
+        if new.backend == Backend::Image { format::least_bytes(&new.content) } else { 0 }
+    }
+
+    /// Told when the volume is asked for, where somebody looks, rather than when it is first mounted.
+    fn can_make(&self, content: &Content) -> Result<(), PoolError> {
+        let Content::Filesystem(kind) = content else { return Ok(()) };
+        if self.kernel.can_format(kind) {
+            return Ok(());
+        }
+        let package = format::package(kind);
+        let why = format!("mkfs.{kind} is not installed on this machine; install {package}, or ask for another fsType");
+        Err(PoolError::State(why))
+    }
+
+    /// Size, content and backend of what a volume is to begin as a copy of.
+    fn origin(&self, origin: &Origin) -> Result<(u64, Content, Backend), PoolError> {
         match origin {
             Origin::Snapshot(id) => match self.snapshot(id) {
-                Some(s) => Ok((s.bytes, s.content)),
+                Some(s) => Ok((s.bytes, s.content, s.backend)),
                 None => Err(PoolError::NotFound { what: "snapshot", id: id.to_string() }),
             },
             Origin::Volume(id) => match self.existing(id)? {
-                v if v.backend == Backend::Image => Ok((v.bytes, v.content)),
+                v if v.backend != Backend::Directory => Ok((v.bytes, v.content, v.backend)),
                 _ => Err(PoolError::Invalid(format!("volume {id} is a directory, of which there are no copies"))),
             },
         }
     }
 
-    fn make(&self, volume: &Volume, origin: Option<&Origin>) -> Result<(), PoolError> {
-        let (kernel, place) = (&self.kernel, self.volume_dir(&volume.id));
-        self.put_in_place(&format!("volume.{}", volume.id), &place, &encode(volume), |half| {
-            let (image, data) = (half.join(IMAGE), half.join(DATA));
-            match (volume.backend, origin) {
-                (Backend::Directory, _) => return kernel.ensure_dir(&data).map_err(failed("make", &data)),
-                (Backend::Image, None) => {
-                    return kernel.make_image(&image, volume.bytes).map_err(failed("make", &image));
-                }
-                (Backend::Image, Some(Origin::Snapshot(id))) => {
-                    self.copy(&self.snapshot_dir(id).join(IMAGE), &image)?
-                }
-                (Backend::Image, Some(Origin::Volume(id))) => self.copy_volume(id, &image)?,
-            }
-            kernel.resize_image(&image, volume.bytes).map_err(failed("enlarge", &image))
-        })
+    fn make(&self, volume: Volume, limit_required: bool) -> Result<Volume, PoolError> {
+        let place = self.volume_dir(&volume.id);
+        self.put_in_place(&format!("volume.{}", volume.id), &place, |half| self.fill(volume, half, limit_required))
     }
 
     pub(crate) fn make_snapshot(&self, snapshot: &Snapshot) -> Result<(), PoolError> {
         let place = self.snapshot_dir(&snapshot.id);
-        self.put_in_place(&format!("snapshot.{}", snapshot.id), &place, &encode(snapshot), |half| {
-            self.copy_volume(&snapshot.volume, &half.join(IMAGE))
-        })
+        let fill = |half: &Path| self.copy_volume(&snapshot.volume, half).map(|()| snapshot.clone());
+        self.put_in_place(&format!("snapshot.{}", snapshot.id), &place, fill).map(drop)
     }
 
     /// Makes a directory where nobody looks, lets it be filled, and gives it its record and its place.
-    fn put_in_place(
+    pub(crate) fn put_in_place<T: serde::Serialize>(
         &self,
         name: &str,
         place: &Path,
-        record: &[u8],
-        fill: impl FnOnce(&Path) -> Result<(), PoolError>,
-    ) -> Result<(), PoolError> {
+        fill: impl FnOnce(&Path) -> Result<T, PoolError>,
+    ) -> Result<T, PoolError> {
         let (kernel, half) = (&self.kernel, self.dir.join(MAKING).join(name));
         // What an earlier try of this process left.
         kernel.remove(&half).map_err(failed("remove", &half))?;
         let made = (|| {
             kernel.ensure_dir(&half).map_err(failed("make", &half))?;
-            fill(&half)?;
+            let record = fill(&half)?;
             let file = half.join(RECORD);
-            kernel.write(&file, record).map_err(failed("write", &file))?;
-            kernel.move_to(&half, place).map_err(failed("put in place", &half))
+            kernel.write(&file, &encode(&record)).map_err(failed("write", &file))?;
+            kernel.move_to(&half, place).map_err(failed("put in place", &half))?;
+            Ok(record)
         })();
         if made.is_err() {
             // The next try, or the next start, removes what this cannot.
             let _ = kernel.remove(&half);
         }
         made
-    }
-
-    pub(crate) fn copy(&self, from: &Path, to: &Path) -> Result<(), PoolError> {
-        let how = self.kernel.copy_image(from, to).map_err(failed("copy", from))?;
-        tracing::debug!(from = %from.display(), ?how, "copied an image");
-        Ok(())
     }
 
     /// Moves a volume to the trash. What is not there counts as deleted.
@@ -336,9 +344,7 @@ impl Pool {
     pub fn delete(&self, id: &Id) -> Result<(), PoolError> {
         let _turn = self.turn(id)?;
         let Some(volume) = self.volume(id) else { return Ok(()) };
-        if volume.backend == Backend::Image {
-            self.release(id)?;
-        }
+        self.release(&volume)?;
         self.look_again(id, self.to_trash(id))?;
         self.index.lock().volumes.remove(id);
         Ok(())
@@ -352,7 +358,7 @@ impl Pool {
     pub fn expand(&self, id: &Id, required: u64, limit: u64) -> Result<u64, PoolError> {
         let _turn = self.turn(id)?;
         let mut volume = self.existing(id)?;
-        let bytes = size_for(required, limit)?;
+        let bytes = size_for(required, limit, 0)?;
         if limit != 0 && volume.bytes > limit {
             let why = format!("volume {id} has {} bytes, and volumes do not shrink", volume.bytes);
             return Err(PoolError::Size(why));
@@ -360,16 +366,10 @@ impl Pool {
         if bytes <= volume.bytes {
             return Ok(volume.bytes);
         }
-        if volume.backend == Backend::Image {
-            if !volume.shares_room {
-                self.make_room(bytes - volume.bytes)?;
-            }
-            let image = self.image(id);
-            self.kernel.resize_image(&image, bytes).map_err(failed("enlarge", &image))?;
-            if let Some(device) = self.kernel.attached(&image).map_err(failed("find the device of", &image))? {
-                self.kernel.refresh(&device).map_err(failed("enlarge", &device))?;
-            }
+        if volume.keeps_room() {
+            self.make_room(bytes - volume.bytes)?;
         }
+        self.enlarge(&volume, bytes)?;
         volume.bytes = bytes;
         self.write_record(&volume)?;
         Ok(bytes)
@@ -407,6 +407,10 @@ fn same(volume: &Volume, new: &NewVolume) -> Result<(), PoolError> {
         format!("its backend is {:?}", volume.backend)
     } else if volume.content != new.content {
         format!("it is {:?}", volume.content)
+    } else if volume.format != new.format {
+        format!("its filesystem is made with {:?}", volume.format.join(" "))
+    } else if new.limit_required && volume.limit == Limit::None {
+        "nothing keeps it from outgrowing its size".to_owned()
     } else if volume.origin != new.origin {
         format!("it began as {:?}", volume.origin)
     } else {

@@ -45,13 +45,29 @@ impl fmt::Display for Id {
 }
 
 /// What holds a volume's data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// A file behind a loop device: its size is the limit.
+    #[default]
     Image,
-    /// A directory: no limit, no snapshots.
+    /// A directory: no snapshots, and a limit only where the filesystem has quotas of projects.
     Directory,
+    /// A subvolume of a pool on btrfs: a quota is the limit. No raw devices.
+    Subvolume,
+}
+
+/// What keeps a volume from outgrowing its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// The size of its image.
+    #[default]
+    Size,
+    /// A quota of its filesystem: what is too much fails with `EDQUOT`.
+    Quota,
+    /// Nothing: the size is what was asked for, and does not bind.
+    None,
 }
 
 /// What a volume is to its users.
@@ -78,10 +94,19 @@ pub struct Volume {
     pub id: Id,
     /// What it was asked for as.
     pub name: String,
-    /// Its size. Of a directory: what was asked for, and does not bind.
+    /// Its size.
     pub bytes: u64,
     pub backend: Backend,
+    /// What makes the size bind.
+    #[serde(default)]
+    pub limit: Limit,
+    /// Number of the quota of a directory; no other directory of the pool has it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub project: u32,
     pub content: Content,
+    /// Words for the program that makes its filesystem.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub format: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
     /// It takes space when it is written, and counts only as what it takes.
@@ -104,9 +129,17 @@ pub struct Snapshot {
     pub volume: Id,
     /// Size of that volume then, in bytes.
     pub bytes: u64,
+    /// What holds it.
+    #[serde(default)]
+    pub backend: Backend,
     pub content: Content,
     /// When it was taken, in seconds since 1970.
     pub made: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // What serde calls.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 pub(crate) fn encode(record: &impl Serialize) -> Vec<u8> {

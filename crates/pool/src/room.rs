@@ -1,5 +1,5 @@
 //! How much room there is, and sizes.
-use crate::{Pool, error::PoolError, error::failed, record::Backend};
+use crate::{Pool, error::PoolError, error::failed};
 
 /// Sizes are whole multiples of this, in bytes.
 pub(crate) const STEP_BYTES: u64 = 1 << 20;
@@ -10,8 +10,9 @@ const SPARE_BYTES: u64 = 64 << 20;
 /// The largest size that is understood: no filesystem here has larger files.
 const MOST_BYTES: u64 = 1 << 54;
 
-/// The size to make for somebody who needs at least `required` and takes at most `limit` bytes (0: not said).
-pub(crate) fn size_for(required: u64, limit: u64) -> Result<u64, PoolError> {
+/// The size to make for somebody who needs at least `required` and takes at most `limit` bytes (0: not said), of something
+/// that cannot have less than `least`.
+pub(crate) fn size_for(required: u64, limit: u64, least: u64) -> Result<u64, PoolError> {
     if limit != 0 && required > limit {
         let why = format!("at least {required} and at most {limit} bytes are asked for, which nothing can be");
         return Err(PoolError::Invalid(why));
@@ -21,12 +22,14 @@ pub(crate) fn size_for(required: u64, limit: u64) -> Result<u64, PoolError> {
         (0, limit) => DEFAULT_BYTES.min(limit / STEP_BYTES * STEP_BYTES).max(STEP_BYTES),
         (required, _) => required.min(MOST_BYTES).next_multiple_of(STEP_BYTES),
     };
+    let wanted = wanted.max(least);
     if required > MOST_BYTES {
         return Err(PoolError::Size(format!("{required} bytes are more than any volume here can have")));
     }
     if limit != 0 && wanted > limit {
-        let why =
-            format!("sizes here are multiples of {STEP_BYTES} bytes, and none lies between {required} and {limit}");
+        let why = format!(
+            "{wanted} bytes is the least that can be had for {required} bytes, and the limit is {limit}; sizes are multiples of {STEP_BYTES}"
+        );
         return Err(PoolError::Size(why));
     }
     Ok(wanted)
@@ -42,9 +45,8 @@ impl Pool {
         let free = self.kernel.space(&self.dir).map_err(failed("see the room of", &self.dir))?.free_bytes;
         let mut promised = SPARE_BYTES;
         for volume in self.volumes() {
-            if volume.backend == Backend::Image && !volume.shares_room {
-                let (_, taken) = self.kernel.image_size(&self.image(&volume.id)).unwrap_or_default();
-                promised += volume.bytes.saturating_sub(taken);
+            if volume.keeps_room() {
+                promised += volume.bytes.saturating_sub(self.taken_bytes(&volume));
             }
         }
         Ok((free + self.trash_bytes()).saturating_sub(promised))
@@ -80,6 +82,8 @@ fn sizes() {
         (u64::MAX, 0, None),
         (i64::MAX as u64, i64::MAX as u64, None),
     ] {
-        assert_eq!(size_for(required, limit).ok(), want, "{required} {limit}");
+        assert_eq!(size_for(required, limit, 0).ok(), want, "{required} {limit}");
     }
+    assert_eq!(size_for(mib, 0, 300 * mib).ok(), Some(300 * mib));
+    assert_eq!(size_for(mib, 299 * mib, 300 * mib).ok(), None);
 }

@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use crate::{
-    Backend, Content, Id, Pool, Snapshot,
+    Backend, Content, Id, Pool, Snapshot, Volume,
     error::{PoolError, failed},
 };
 
@@ -33,7 +33,7 @@ impl Pool {
             return Ok(found);
         }
         let volume = self.existing(&new.volume)?;
-        if volume.backend != Backend::Image {
+        if volume.backend == Backend::Directory {
             let why =
                 format!("volume {} is a directory, of which there are no snapshots; use backend=image", volume.id);
             return Err(PoolError::Invalid(why));
@@ -43,6 +43,7 @@ impl Pool {
             name: new.name.clone(),
             volume: volume.id.clone(),
             bytes: volume.bytes,
+            backend: volume.backend,
             content: volume.content,
             made: self.seconds(),
         };
@@ -81,17 +82,22 @@ impl Pool {
         Ok(())
     }
 
-    /// Copies the image of a volume as it is at one instant, while it may be in use.
+    /// Copies what holds a volume's data, as it is at one instant, to a directory, while it may be in use.
     pub(crate) fn copy_volume(&self, id: &Id, to: &Path) -> Result<(), PoolError> {
         let _turn = self.turn(id)?;
-        let volume = self.existing(id)?;
-        let image = self.image(id);
-        let Some(staged) = self.staged_at(id)?.filter(|_| matches!(volume.content, Content::Filesystem(_))) else {
-            // Nobody writes, or writes go to the raw device, whose users know what is durable.
-            return self.copy(&image, to);
+        self.copy_quiet(&self.existing(id)?, to)
+    }
+
+    /// The same, in the volume's turn.
+    pub(crate) fn copy_quiet(&self, volume: &Volume, to: &Path) -> Result<(), PoolError> {
+        let copy = || self.copy(volume.backend, &self.volume_dir(&volume.id), to);
+        let has_mount = volume.backend == Backend::Image && volume.content != Content::Block;
+        let Some(staged) = self.staged_at(&volume.id)?.filter(|_| has_mount) else {
+            // Nobody writes, or writes go to the raw device, whose users know what is durable, or the copy is one instant.
+            return copy();
         };
         let frozen = self.kernel.freeze(&staged).map_err(failed("freeze", &staged));
-        let copied = frozen.and_then(|()| self.copy(&image, to));
+        let copied = frozen.and_then(|()| copy());
         // Also where freezing failed: it may have acted, and nobody could write ever after.
         let thawed = self.let_go(&staged);
         copied.and(thawed)

@@ -5,18 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sys::{Bind, DeviceContent, DeviceMount, Handle, ReadOnly, Space, Sys, Unmount};
+use sys::{Access, DeviceContent, DeviceMount, Handle, Space, Sys, Unmount};
 
 use crate::{
-    Backend, Content, Id, Pool, Volume,
+    Backend, Content, Id, Limit, Pool, Volume,
     error::{PoolError, failed},
-    record::{decode, encode},
 };
 
 /// Where a volume is staged, in its directory: what a restart, a snapshot and a deletion need to know.
 const STAGED: &str = "staged";
-/// Where it is published: a list of paths.
-const PUBLISHED: &str = "published";
 
 /// How a volume is staged.
 #[derive(Debug, Clone, Copy)]
@@ -25,18 +22,6 @@ pub struct Stage<'a> {
     pub at: &'a Path,
     /// As after `mount -o`, one each.
     pub options: &'a [String],
-}
-
-/// How a staged volume is published.
-#[derive(Debug, Clone, Copy)]
-pub struct Publish<'a> {
-    /// Where it is staged.
-    pub staged: &'a Path,
-    /// A directory, or a file for a block volume; made if it is not there.
-    pub at: &'a Path,
-    pub read_only: bool,
-    /// Only if it is published nowhere else.
-    pub alone: bool,
 }
 
 /// How full a volume is.
@@ -55,23 +40,37 @@ pub enum Health {
     Bad(String),
 }
 
-fn is_mounted(sys: &dyn Sys, at: &Path) -> Result<bool, PoolError> {
+pub(crate) fn is_mounted(sys: &dyn Sys, at: &Path) -> Result<bool, PoolError> {
     match sys.open(at).and_then(|h| sys.stat(&h)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         other => other.map(|s| s.mount_root).map_err(failed("read", at)),
     }
 }
 
-fn parts(at: &Path) -> Result<(&Path, &OsStr), PoolError> {
+pub(crate) fn parts(at: &Path) -> Result<(&Path, &OsStr), PoolError> {
     match (at.parent(), at.file_name()) {
         (Some(above), Some(name)) if at.is_absolute() => Ok((above, name)),
         _ => Err(PoolError::Invalid(format!("{} is no path to mount at", at.display()))),
     }
 }
 
+/// What a filesystem is mounted with besides what is asked for.
+fn usual_options(kind: &str, asked: &[String]) -> Vec<String> {
+    // What pods delete goes back to the machine.
+    let mut options = Vec::new();
+    if matches!(kind, "ext4" | "xfs" | "btrfs") {
+        options.push("discard".to_owned());
+    }
+    // Writing on after an error makes it worse.
+    if kind.starts_with("ext") && !asked.iter().any(|o| o.starts_with("errors=")) {
+        options.push("errors=remount-ro".to_owned());
+    }
+    options
+}
+
 impl Pool {
     /// What the kernel calls a pool's things by.
-    fn sys(&self) -> &dyn Sys {
+    pub(crate) fn sys(&self) -> &dyn Sys {
         &*self.kernel
     }
 
@@ -79,35 +78,51 @@ impl Pool {
         self.volume_dir(id).join(STAGED)
     }
 
-    /// Where the volume's filesystem is mounted now.
-    pub(crate) fn staged_at(&self, id: &Id) -> Result<Option<PathBuf>, PoolError> {
+    /// Where the volume's filesystem was mounted last.
+    fn staged_file_path(&self, id: &Id) -> Result<Option<PathBuf>, PoolError> {
         let file = self.staged_file(id);
-        let at = match self.kernel.read(&file) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => PathBuf::from(String::from_utf8_lossy(&other.map_err(failed("read", &file))?).into_owned()),
-        };
-        // After a reboot nothing is.
-        Ok(is_mounted(self.sys(), &at)?.then_some(at))
+        match self.kernel.read(&file) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => {
+                let text = other.map_err(failed("read", &file))?;
+                Ok(Some(PathBuf::from(String::from_utf8_lossy(&text).into_owned())))
+            }
+        }
     }
 
-    /// Takes a volume that nobody uses from its device.
-    pub(crate) fn release(&self, id: &Id) -> Result<(), PoolError> {
+    /// Where the volume's filesystem is mounted now.
+    pub(crate) fn staged_at(&self, id: &Id) -> Result<Option<PathBuf>, PoolError> {
+        match self.staged_file_path(id)? {
+            // After a reboot nothing is.
+            Some(at) => Ok(is_mounted(self.sys(), &at)?.then_some(at)),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes a volume that nobody uses from its devices.
+    pub(crate) fn release(&self, volume: &Volume) -> Result<(), PoolError> {
+        let id = &volume.id;
         if let Some(at) = self.staged_at(id)? {
             return Err(PoolError::State(format!("volume {id} is in use at {}; unstage it first", at.display())));
         }
-        let image = self.image(id);
-        match self.kernel.attached(&image).map_err(failed("find the device of", &image))? {
-            Some(device) => self.kernel.detach(&device).map_err(failed("detach", &device)),
-            None => Ok(()),
+        if let Some(at) = self.mounted_publication(id)? {
+            return Err(PoolError::State(format!("volume {id} is in use at {}; unpublish it first", at.display())));
         }
+        if volume.backend != Backend::Image {
+            return Ok(());
+        }
+        for device in self.devices(id)? {
+            self.kernel.detach(&device).map_err(failed("detach", &device))?;
+        }
+        Ok(())
     }
 
     /// The device of a volume's image.
-    fn device(&self, id: &Id) -> Result<PathBuf, PoolError> {
+    pub(crate) fn device(&self, id: &Id, access: Access) -> Result<PathBuf, PoolError> {
         let image = self.image(id);
-        match self.kernel.attached(&image).map_err(failed("find the device of", &image))? {
+        match self.kernel.attached(&image, access).map_err(failed("find the device of", &image))? {
             Some(device) => Ok(device),
-            None => self.kernel.attach(&image).map_err(failed("attach", &image)),
+            None => self.kernel.attach(&image, access).map_err(failed("attach", &image)),
         }
     }
 
@@ -118,7 +133,7 @@ impl Pool {
     pub fn stage(&self, id: &Id, stage: &Stage<'_>) -> Result<(), PoolError> {
         let _turn = self.turn(id)?;
         let volume = self.existing(id)?;
-        if volume.backend == Backend::Directory {
+        if volume.backend != Backend::Image {
             return if stage.options.is_empty() {
                 Ok(())
             } else {
@@ -128,7 +143,7 @@ impl Pool {
         if let Some(other) = self.staged_at(id)?.filter(|other| other != stage.at) {
             return Err(PoolError::State(format!("volume {id} is staged at {} already", other.display())));
         }
-        let device = self.device(id)?;
+        let device = self.device(id, Access::Write)?;
         let Content::Filesystem(kind) = &volume.content else { return Ok(()) };
         if is_mounted(self.sys(), stage.at)? {
             return Ok(());
@@ -145,11 +160,13 @@ impl Pool {
         let mut outgrown = false;
         let kind = match probed.content {
             DeviceContent::Empty => {
-                sys.make_filesystem(&device, wanted).map_err(failed("make a filesystem on", path))?;
+                let made = self.kernel.format(path, wanted, &volume.format);
+                made.map_err(failed("make a filesystem on", path))?;
                 wanted.to_owned()
             }
             DeviceContent::Filesystem(kind) => {
-                if !self.kernel.check_filesystem(path, &kind).map_err(failed("repair the filesystem on", path))? {
+                let checked = self.kernel.check_filesystem(path, &kind);
+                if !checked.map_err(|e| self.needs_a_person(volume, &kind, &e))? {
                     tracing::warn!(volume = %volume.id, kind, "not checked: the program for it is not installed");
                 }
                 outgrown = volume.filesystem_bytes != volume.bytes;
@@ -164,15 +181,31 @@ impl Pool {
         let grown = outgrown && sys.grow_unmounted(&device, &kind).map_err(failed("grow the filesystem on", path))?;
         self.make_target(stage.at, true)?;
         let at = sys.open(stage.at).map_err(failed("open", stage.at))?;
-        // What pods delete goes back to the machine.
-        let mut options = vec!["discard".to_owned()];
+        let mut options = usual_options(&kind, stage.options);
         options.extend_from_slice(stage.options);
         let mount = DeviceMount { kind: &kind, read_only: false, options: &options };
-        sys.mount_device(&device, &at, &mount).map_err(failed("mount on", stage.at))?;
+        sys.mount_device(&device, &at, &mount).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidInput if !stage.options.is_empty() => {
+                let why = format!("volume {} cannot be mounted with {}: {e}", volume.id, stage.options.join(","));
+                PoolError::Invalid(why)
+            }
+            io::ErrorKind::InvalidData => self.needs_a_person(volume, &kind, &e),
+            _ => failed("mount on", stage.at)(e),
+        })?;
         if outgrown && !grown {
             self.grow_mounted(&device, stage.at)?;
         }
         self.filesystem_has_all(volume)
+    }
+
+    fn needs_a_person(&self, volume: &Volume, kind: &str, error: &io::Error) -> PoolError {
+        let program = if kind == "xfs" { "xfs_repair" } else { "fsck" };
+        PoolError::State(format!(
+            "the filesystem of volume {} has to be repaired by a person: {error}; run {program} on {} while nothing uses the \
+             volume, or make a new one from a snapshot",
+            volume.id,
+            self.image(&volume.id).display()
+        ))
     }
 
     fn grow_mounted(&self, device: &Handle, at: &Path) -> Result<(), PoolError> {
@@ -201,7 +234,7 @@ impl Pool {
             let Some(at) = self.staged_at(id)? else {
                 return Err(PoolError::State(format!("volume {id} is not staged here; it grows when it is")));
             };
-            let path = self.device(id)?;
+            let path = self.device(id, Access::Write)?;
             let device = self.sys().open(&path).map_err(failed("open", &path))?;
             self.grow_mounted(&device, &at)?;
             self.filesystem_has_all(&volume)?;
@@ -218,13 +251,13 @@ impl Pool {
         self.unmount(at)?;
         let Some(volume) = self.volume(id) else { return Ok(()) };
         if volume.backend == Backend::Image {
-            self.release(id)?;
+            self.release(&volume)?;
         }
         let file = self.staged_file(id);
         self.kernel.remove(&file).map_err(failed("remove", &file))
     }
 
-    fn unmount(&self, at: &Path) -> Result<(), PoolError> {
+    pub(crate) fn unmount(&self, at: &Path) -> Result<(), PoolError> {
         let (above, name) = parts(at)?;
         while is_mounted(self.sys(), at)? {
             let above_dir = self.sys().open(above).map_err(failed("open", above))?;
@@ -234,7 +267,7 @@ impl Pool {
     }
 
     /// Makes what a mount is to cover, unless it is there.
-    fn make_target(&self, at: &Path, directory: bool) -> Result<(), PoolError> {
+    pub(crate) fn make_target(&self, at: &Path, directory: bool) -> Result<(), PoolError> {
         let (above, name) = parts(at)?;
         let above_dir = self.sys().open(above).map_err(failed("open", above))?;
         let made = if directory {
@@ -248,96 +281,6 @@ impl Pool {
         }
     }
 
-    /// Where the volume was to be published, mounted or not.
-    fn published(&self, id: &Id) -> Result<Vec<PathBuf>, PoolError> {
-        let file = self.volume_dir(id).join(PUBLISHED);
-        match self.kernel.read(&file) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            other => decode(&file, &other.map_err(failed("read", &file))?),
-        }
-    }
-
-    fn set_published(&self, id: &Id, paths: &[PathBuf]) -> Result<(), PoolError> {
-        let file = self.volume_dir(id).join(PUBLISHED);
-        self.kernel.write(&file, &encode(&paths)).map_err(failed("write", &file))
-    }
-
-    /// Writes down that a volume is going to be at `publish.at`.
-    fn note(&self, id: &Id, publish: &Publish<'_>) -> Result<(), PoolError> {
-        let mut paths = self.published(id)?;
-        for other in paths.iter().filter(|other| publish.alone && *other != publish.at) {
-            if is_mounted(self.sys(), other)? {
-                let why = format!("volume {id} is for one pod alone, and is published at {}", other.display());
-                return Err(PoolError::State(why));
-            }
-        }
-        if paths.iter().any(|p| p == publish.at) {
-            return Ok(());
-        }
-        paths.push(publish.at.to_owned());
-        self.set_published(id, &paths)
-    }
-
-    /// Shows a staged volume at one more path.
-    ///
-    /// # Errors
-    /// No such volume, it is not staged, or the machine failed.
-    pub fn publish(&self, id: &Id, publish: &Publish<'_>) -> Result<(), PoolError> {
-        let _turn = self.turn(id)?;
-        let volume = self.existing(id)?;
-        let source = match (volume.backend, &volume.content) {
-            (Backend::Directory, _) => self.data(id),
-            (Backend::Image, Content::Block) => self.device(id)?,
-            (Backend::Image, Content::Filesystem(_)) => match self.staged_at(id)? {
-                Some(at) if at == publish.staged => at,
-                _ => {
-                    let why = format!("volume {id} is not staged at {}", publish.staged.display());
-                    return Err(PoolError::State(why));
-                }
-            },
-        };
-        self.note(id, publish)?;
-        self.make_target(publish.at, volume.content != Content::Block)?;
-        if is_mounted(self.sys(), publish.at)? {
-            return Ok(());
-        }
-        let from = self.sys().open(&source).map_err(failed("open", &source))?;
-        let to = self.sys().open(publish.at).map_err(failed("open", publish.at))?;
-        let read_only = if publish.read_only { ReadOnly::Top } else { ReadOnly::No };
-        let bind = Bind { read_only, ..Bind::default() };
-        self.sys().bind(&from, &to, &bind).map_err(failed("mount on", publish.at))
-    }
-
-    /// Undoes publishing, and removes the path. What is not there counts as done.
-    ///
-    /// # Errors
-    /// Somebody uses it, or the machine failed.
-    pub fn unpublish(&self, id: &Id, at: &Path) -> Result<(), PoolError> {
-        let _turn = self.turn(id)?;
-        self.unmount(at)?;
-        if self.volume(id).is_some() {
-            let mut paths = self.published(id)?;
-            if paths.iter().any(|p| p == at) {
-                paths.retain(|p| p != at);
-                self.set_published(id, &paths)?;
-            }
-        }
-        let (above, name) = parts(at)?;
-        let above_dir = match self.sys().open(above) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(failed("open", above))?,
-        };
-        let removed = match self.sys().stat_at(&above_dir, name) {
-            Ok(found) if found.is_dir() => self.sys().remove_dir(&above_dir, name),
-            Ok(_) => self.sys().remove_file(&above_dir, name),
-            Err(e) => Err(e),
-        };
-        match removed {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", at)(e)),
-            _ => Ok(()),
-        }
-    }
-
     /// How full a volume is that is mounted at a path.
     ///
     /// # Errors
@@ -347,37 +290,56 @@ impl Pool {
         if !is_mounted(self.sys(), at)? {
             return Err(PoolError::NotFound { what: "mount of the volume at", id: at.display().to_string() });
         }
-        match volume.content {
-            Content::Block => Ok(Usage::Block(volume.bytes)),
-            Content::Filesystem(_) => {
-                self.kernel.space(at).map(Usage::Filesystem).map_err(failed("see the room of", at))
-            }
+        if volume.content == Content::Block {
+            return Ok(Usage::Block(volume.bytes));
         }
+        let mut space = self.kernel.space(at).map_err(failed("see the room of", at))?;
+        if volume.limit == Limit::Quota {
+            // The filesystem tells about all of itself.
+            let data = self.data(id);
+            let used = self.kernel.limited_usage(&data, volume.project);
+            space.used_bytes = used.map_err(failed("see the quota of", &data))?;
+            space.free_bytes = space.free_bytes.min(volume.bytes.saturating_sub(space.used_bytes));
+            space.total_bytes = volume.bytes;
+        }
+        Ok(Usage::Filesystem(space))
     }
 
     /// How a volume fares.
     ///
     /// # Errors
-    /// No such volume.
+    /// No such volume, or the machine failed.
     pub fn health(&self, id: &Id) -> Result<Health, PoolError> {
         let volume = self.existing(id)?;
-        if volume.backend == Backend::Directory {
-            return Ok(Health::Good);
+        let bad = |why: String| Ok(Health::Bad(why));
+        if volume.backend != Backend::Image {
+            let data = self.data(id);
+            return match self.kernel.space(&data) {
+                Ok(_) => Ok(Health::Good),
+                Err(e) => bad(format!("its directory {} cannot be read: {e}", data.display())),
+            };
         }
         let image = self.image(id);
         match self.kernel.image_size(&image) {
-            Err(e) => return Ok(Health::Bad(format!("its image {} cannot be read: {e}", image.display()))),
+            Err(e) => return bad(format!("its image {} cannot be read: {e}", image.display())),
             Ok((bytes, _)) if bytes < volume.bytes => {
-                return Ok(Health::Bad(format!("its image has {bytes} bytes instead of {}", volume.bytes)));
+                return bad(format!("its image has {bytes} bytes instead of {}", volume.bytes));
             }
             Ok(_) => {}
         }
-        let device = self.kernel.attached(&image).map_err(failed("find the device of", &image))?;
-        Ok(match device.map_or(0, |device| self.kernel.filesystem_errors(&device)) {
-            0 => Health::Good,
-            errors => Health::Bad(format!(
-                "its filesystem met {errors} error(s); end the pods that use it, so that it is checked when it is mounted next"
-            )),
-        })
+        let device = self.kernel.attached(&image, Access::Write).map_err(failed("find the device of", &image))?;
+        let (Some(device), Some(staged)) = (device, self.staged_file_path(id)?) else { return Ok(Health::Good) };
+        let way_out = "end the pods that use it, so that it is checked when it is mounted next";
+        if let Err(e) = self.kernel.space(&staged) {
+            return bad(format!("its filesystem does not answer: {e}; {way_out}"));
+        }
+        match self.kernel.filesystem_errors(&device) {
+            0 => {}
+            errors => return bad(format!("its filesystem met {errors} error(s); {way_out}")),
+        }
+        if self.kernel.filesystem_read_only(&device) {
+            return bad(format!("its filesystem takes no writes any more; {way_out}"));
+        }
+        Ok(Health::Good)
     }
 }

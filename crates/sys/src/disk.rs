@@ -3,26 +3,21 @@
 //! All paths here lie in directories that no pod can change, so they are followed as they are. "Durable" means that it
 //! survives a loss of power from the moment the call returns.
 use std::{
-    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::{
-        fd::{AsFd, AsRawFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
-        },
+        fd::AsFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use rustix::{
-    fs::{SeekFrom, copy_file_range, fstatfs, fstatvfs, seek},
+    fs::{SeekFrom, copy_file_range, fstatvfs, seek},
     io::Errno,
 };
 
-use crate::{Sys, block, real::RealSys};
+use crate::{Sys, block, btrfs, loops, mountinfo, quota, real::RealSys};
 
 /// Room of a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +38,15 @@ pub enum Copied {
     Shared,
     /// Every byte that is not a hole was copied.
     Whole,
+}
+
+/// What a device does with writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Takes them.
+    Write,
+    /// Refuses them, whoever asks.
+    Read,
 }
 
 /// What an engine of volumes in files needs of the kernel.
@@ -73,35 +77,47 @@ pub trait Disk: Send + Sync {
     /// Copies an image, durably, without what is a hole; `EEXIST` if there is something at `to`.
     fn copy_image(&self, from: &Path, to: &Path) -> io::Result<Copied>;
 
-    /// The block device that an image is behind, if it is behind one.
-    fn attached(&self, image: &Path) -> io::Result<Option<PathBuf>>;
-    /// Puts an image behind a block device with sectors of 4,096 bytes.
-    fn attach(&self, image: &Path) -> io::Result<PathBuf>;
+    /// The block device of that kind that an image is behind, if it is behind one.
+    fn attached(&self, image: &Path, access: Access) -> io::Result<Option<PathBuf>>;
+    /// Puts an image behind a block device with sectors of 4,096 bytes. It may be behind one of each kind; what the one has
+    /// cached, the other does not see, as two machines would not.
+    fn attach(&self, image: &Path, access: Access) -> io::Result<PathBuf>;
     /// Tells a device that its image has grown.
     fn refresh(&self, device: &Path) -> io::Result<()>;
     /// Takes a device from its image. `EBUSY`: somebody uses it; it goes when they let go.
     fn detach(&self, device: &Path) -> io::Result<()>;
 
+    /// Whether this host has the program that makes such filesystems.
+    fn can_format(&self, kind: &str) -> bool;
+    /// As [`Sys::make_filesystem`], with words for the program, which nobody but the caller judges.
+    fn format(&self, device: &Path, kind: &str, options: &[String]) -> io::Result<()>;
     /// Repairs a filesystem that no mount has, as far as that needs no decision, where its kind does not do so itself when
     /// it is mounted. False: this host lacks the program for it.
     fn check_filesystem(&self, device: &Path, kind: &str) -> io::Result<bool>;
     /// How many errors the kernel has met in the filesystem of a device since it was made or repaired, where its kind counts.
     fn filesystem_errors(&self, device: &Path) -> u64;
+    /// Whether the filesystem of a device is mounted and takes no writes at any of its mounts.
+    fn filesystem_read_only(&self, device: &Path) -> bool;
     /// Halts all writes to the mounted filesystem and brings what is in memory to its device. `EBUSY`: it is frozen.
     fn freeze(&self, mounted: &Path) -> io::Result<()>;
     /// Lets writes go on. `EINVAL`: it is not frozen.
     fn thaw(&self, mounted: &Path) -> io::Result<()>;
+
+    /// Makes an empty btrfs subvolume, durably; `EOPNOTSUPP` on any other filesystem, `EEXIST` if there is something.
+    fn make_subvolume(&self, dir: &Path) -> io::Result<()>;
+    /// Makes `to` a writable copy of the subvolume `from` as it is at this instant, durably; they share their blocks.
+    fn copy_subvolume(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Bounds what can be in a directory and below: of a btrfs subvolume by its qgroup, else by the quota of `project`, a
+    /// number that no other directory of the filesystem has. `EOPNOTSUPP`: neither can be had here.
+    fn limit_directory(&self, dir: &Path, project: u32, bytes: u64) -> io::Result<()>;
+    /// How much a directory that is bounded has, in bytes, as far as the filesystem counted. `EOPNOTSUPP` as above.
+    fn limited_usage(&self, dir: &Path, project: u32) -> io::Result<u64>;
 }
 
 /// A file that is being written, beside the one whose place it takes.
 const UNFINISHED: &str = ".new";
-const FUSE_MAGIC: i64 = 0x6573_5546;
-/// How often a device that somebody else took first is given up for another one.
-const ATTACH_TRIES: usize = 64;
-const SECTOR_BYTES: u32 = 4096;
-/// How often and how far apart it is looked whether a device is free of its image.
-const DETACH_LOOKS: u32 = 100;
-const DETACH_WAIT: Duration = Duration::from_millis(10);
+const FIFREEZE: u64 = 0xC004_5877;
+const FITHAW: u64 = 0xC004_5878;
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
@@ -153,7 +169,10 @@ impl Disk for RealSys {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let removed = match fs::symlink_metadata(path) {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+            Ok(found) if found.is_dir() => {
+                btrfs::remove_inside(path)?;
+                fs::remove_dir_all(path)
+            }
             Ok(_) => fs::remove_file(path),
             Err(e) => Err(e),
         };
@@ -208,69 +227,28 @@ impl Disk for RealSys {
         Ok(how)
     }
 
-    fn attached(&self, image: &Path) -> io::Result<Option<PathBuf>> {
-        let meta = match fs::metadata(image) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        for entry in fs::read_dir("/sys/block")? {
-            let name = entry?.file_name();
-            // Opening a device keeps others from detaching it: only those whose file has such a name are looked at. Only
-            // a device with a file has this file.
-            let backing = Path::new("/sys/block").join(&name).join("loop/backing_file");
-            if !fs::read(backing).is_ok_and(|file| may_be(&file, image)) {
-                continue;
-            }
-            let device = Path::new("/dev").join(&name);
-            if loop_status(&device)?.is_some_and(|s| (s.device, s.inode) == (meta.dev(), meta.ino())) {
-                return Ok(Some(device));
-            }
-        }
-        Ok(None)
+    fn attached(&self, image: &Path, access: Access) -> io::Result<Option<PathBuf>> {
+        loops::attached(image, access)
     }
 
-    fn attach(&self, image: &Path) -> io::Result<PathBuf> {
-        let file = OpenOptions::new().read(true).write(true).open(image)?;
-        // A loop device that goes past the cache loses writes on FUSE.
-        #[allow(clippy::unnecessary_cast)] // The type of `f_type` differs between architectures.
-        let direct = fstatfs(&file)?.f_type as i64 != FUSE_MAGIC;
-        let control = File::open("/dev/loop-control")?;
-        for _ in 0..ATTACH_TRIES {
-            let number = loop_ioctl(&control, LOOP_CTL_GET_FREE, 0)?;
-            let path = PathBuf::from(format!("/dev/loop{number}"));
-            let device = OpenOptions::new().read(true).write(true).open(&path)?;
-            let mut config = LoopConfig {
-                fd: u32::try_from(file.as_raw_fd()).map_err(|_| Errno::BADF)?,
-                block_size: SECTOR_BYTES,
-                ..LoopConfig::default()
-            };
-            config.info.flags = if direct { LO_FLAGS_DIRECT_IO } else { 0 };
-            match loop_ioctl(&device, LOOP_CONFIGURE, std::ptr::from_ref(&config) as usize) {
-                Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {}
-                other => return other.map(|_| path),
-            }
-        }
-        Err(Errno::BUSY.into())
+    fn attach(&self, image: &Path, access: Access) -> io::Result<PathBuf> {
+        loops::attach(image, access)
     }
 
     fn refresh(&self, device: &Path) -> io::Result<()> {
-        loop_ioctl(&File::open(device)?, LOOP_SET_CAPACITY, 0).map(drop)
+        loops::refresh(device)
     }
 
     fn detach(&self, device: &Path) -> io::Result<()> {
-        match loop_ioctl(&File::open(device)?, LOOP_CLR_FD, 0) {
-            // It has no image any more.
-            Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Ok(()),
-            other => other?,
-        };
-        // Where somebody has the device open, and be it to look at it, the kernel waits for that.
-        for _ in 0..DETACH_LOOKS {
-            if loop_status(device)?.is_none() {
-                return Ok(());
-            }
-            std::thread::sleep(DETACH_WAIT);
-        }
-        Err(Errno::BUSY.into())
+        loops::detach(device)
+    }
+
+    fn can_format(&self, kind: &str) -> bool {
+        block::maker(kind).is_some_and(|(program, _)| block::installed(program).is_some())
+    }
+
+    fn format(&self, device: &Path, kind: &str, options: &[String]) -> io::Result<()> {
+        block::make(&self.open(device)?, kind, options)
     }
 
     fn check_filesystem(&self, device: &Path, kind: &str) -> io::Result<bool> {
@@ -289,23 +267,36 @@ impl Disk for RealSys {
         fs::read_to_string(counter).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
+    fn filesystem_read_only(&self, device: &Path) -> bool {
+        let Ok(mounts) = fs::read("/proc/thread-self/mountinfo") else { return false };
+        fs::metadata(device).is_ok_and(|found| mountinfo::filesystem_is_read_only(&mounts, found.rdev()))
+    }
+
     fn freeze(&self, mounted: &Path) -> io::Result<()> {
-        loop_ioctl(&File::open(mounted)?, FIFREEZE, 0).map(drop)
+        loops::request(&File::open(mounted)?, FIFREEZE, 0).map(drop)
     }
 
     fn thaw(&self, mounted: &Path) -> io::Result<()> {
-        loop_ioctl(&File::open(mounted)?, FITHAW, 0).map(drop)
+        loops::request(&File::open(mounted)?, FITHAW, 0).map(drop)
     }
-}
 
-/// Whether what the kernel says of a device's file can be said of `image`: it has the same name in a directory of the same
-/// name. Where these are is told differently in other mount namespaces.
-fn may_be(said: &[u8], image: &Path) -> bool {
-    let said = Path::new(OsStr::from_bytes(said.trim_ascii_end()));
-    let tail = |path: &Path| {
-        (path.file_name().map(OsStr::to_owned), path.parent().and_then(|p| p.file_name()).map(OsStr::to_owned))
-    };
-    tail(said) == tail(image)
+    fn make_subvolume(&self, dir: &Path) -> io::Result<()> {
+        btrfs::make(dir)?;
+        sync_parent(dir)
+    }
+
+    fn copy_subvolume(&self, from: &Path, to: &Path) -> io::Result<()> {
+        btrfs::copy(from, to)?;
+        sync_parent(to)
+    }
+
+    fn limit_directory(&self, dir: &Path, project: u32, bytes: u64) -> io::Result<()> {
+        if btrfs::is_subvolume(dir)? { btrfs::limit(dir, bytes) } else { quota::limit(dir, project, bytes) }
+    }
+
+    fn limited_usage(&self, dir: &Path, project: u32) -> io::Result<u64> {
+        if btrfs::is_subvolume(dir)? { btrfs::usage(dir) } else { quota::usage(dir, project) }
+    }
 }
 
 /// Copies what is not a hole; `to` is empty and gets the size of `from`.
@@ -329,94 +320,4 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
         at = stop;
     }
     Ok(())
-}
-
-const LOOP_CLR_FD: u64 = 0x4C01;
-const LOOP_GET_STATUS64: u64 = 0x4C05;
-const LOOP_SET_CAPACITY: u64 = 0x4C07;
-const LOOP_CONFIGURE: u64 = 0x4C0A;
-const LOOP_CTL_GET_FREE: u64 = 0x4C82;
-const LO_FLAGS_DIRECT_IO: u32 = 16;
-const FIFREEZE: u64 = 0xC004_5877;
-const FITHAW: u64 = 0xC004_5878;
-
-/// `struct loop_info64`
-#[repr(C)]
-struct LoopInfo {
-    device: u64,
-    inode: u64,
-    rdevice: u64,
-    offset: u64,
-    size_limit: u64,
-    number: u32,
-    encrypt_type: u32,
-    encrypt_key_size: u32,
-    flags: u32,
-    file_name: [u8; 64],
-    crypt_name: [u8; 64],
-    encrypt_key: [u8; 32],
-    init: [u64; 2],
-}
-
-/// `struct loop_config`
-#[repr(C)]
-#[derive(Default)]
-struct LoopConfig {
-    fd: u32,
-    block_size: u32,
-    info: LoopInfo,
-    reserved: [u64; 8],
-}
-
-impl Default for LoopInfo {
-    fn default() -> Self {
-        Self {
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            size_limit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags: 0,
-            file_name: [0; 64],
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
-        }
-    }
-}
-
-/// What a loop device says of its file; `None` if it has none, or is gone.
-fn loop_status(device: &Path) -> io::Result<Option<LoopInfo>> {
-    let gone =
-        |e: &io::Error| e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::NXIO.raw_os_error());
-    let file = match File::open(device) {
-        Err(e) if gone(&e) => return Ok(None),
-        other => other?,
-    };
-    if !file.metadata()?.file_type().is_block_device() {
-        return Ok(None);
-    }
-    let mut info = LoopInfo::default();
-    match loop_ioctl(&file, LOOP_GET_STATUS64, std::ptr::from_mut(&mut info) as usize) {
-        Err(e) if gone(&e) => Ok(None),
-        other => other.map(|_| Some(info)),
-    }
-}
-
-/// `argument` is zero, or the address of the struct that the request takes.
-#[allow(unsafe_code)]
-fn loop_ioctl(file: &File, request: u64, argument: usize) -> io::Result<i32> {
-    // SAFETY: the descriptor is open for the whole call. The requests of this file take no argument, or the address of a
-    // `LoopInfo` or `LoopConfig` that lives in the caller's frame and has the layout that the kernel reads or writes.
-    let result = unsafe { nix::libc::ioctl(file.as_raw_fd(), request as _, argument) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-#[test]
-fn structs_have_the_kernels_size() {
-    assert_eq!(size_of::<LoopInfo>(), 232);
-    assert_eq!(size_of::<LoopConfig>(), 304);
 }

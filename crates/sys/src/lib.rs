@@ -9,13 +9,16 @@
 //! The only crate of the workspace (besides container start-up in `runtime`) where `unsafe` may appear.
 //! Absent on purpose: Kubernetes words, policy, shell commands.
 mod block;
+mod btrfs;
 mod disk;
 pub mod fake;
+mod loops;
 mod mountinfo;
+mod quota;
 pub mod real;
 pub mod tree;
 
-pub use disk::{Copied, Disk, Space};
+pub use disk::{Access, Copied, Disk, Space};
 pub use fake::{FakeSys, When};
 pub use real::RealSys;
 

@@ -23,6 +23,17 @@ pub(crate) fn points_below(text: &[u8], top: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|f| f.2).collect()
 }
 
+/// Whether the filesystem of that device is mounted and takes no writes, whichever of its mounts they come to.
+pub(crate) fn filesystem_is_read_only(text: &[u8], device: u64) -> bool {
+    let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let mut mounts = text
+        .split(|b| *b == b'\n')
+        .filter(|line| line.split(|b| *b == b' ').nth(2).is_some_and(|of| of == number.as_bytes()));
+    // All mounts of a filesystem say the same of it, at the end of their lines.
+    let options = mounts.next().and_then(|line| line.rsplit(|b| *b == b' ').next());
+    options.is_some_and(|all| all.split(|b| *b == b',').any(|one| one == b"ro"))
+}
+
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -50,4 +61,11 @@ fn finds_escaped_and_stacked_points_deepest_first() {
     assert_eq!(points_below(text, Path::new("/p")), paths);
     assert_eq!(points_below(text, Path::new("/")).len(), 6);
     assert!(points_below(text, Path::new("/p/a")).is_empty());
+}
+
+#[test]
+fn a_filesystem_is_read_only_whatever_its_mounts_are() {
+    let text = b"1 0 7:3 / /a ro,relatime shared:1 - ext4 /dev/loop3 rw,discard\n2 0 7:4 / /b rw - ext4 /dev/loop4 ro,discard\n";
+    let of = |minor| filesystem_is_read_only(text, rustix::fs::makedev(7, minor));
+    assert_eq!((of(3), of(4), of(5)), (false, true, false));
 }

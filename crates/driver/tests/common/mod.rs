@@ -7,7 +7,7 @@ use std::{
 };
 
 use csi::*;
-use sys::{Disk, RealSys};
+use sys::{Access, Disk, RealSys};
 use tokio::sync::oneshot;
 
 pub struct Rig {
@@ -110,8 +110,10 @@ impl Drop for Rig {
         }
         for place in ["volumes", "trash"] {
             for volume in entries(&self.dir.path().join("pool").join(place)) {
-                if let Ok(Some(device)) = RealSys.attached(&volume.join("image")) {
-                    let _ = RealSys.detach(&device);
+                for access in [Access::Write, Access::Read] {
+                    if let Ok(Some(device)) = RealSys.attached(&volume.join("image"), access) {
+                        let _ = RealSys.detach(&device);
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Every call to the machine fails once before it acts and once after: nothing is lost, nothing leaks, and asking again finishes.
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
@@ -17,12 +18,16 @@ use crate::common::{Rig, new};
 
 /// Counts the calls that change something, and fails one of them.
 #[derive(Default)]
-struct Faulty {
+pub struct Faulty {
     calls: AtomicUsize,
     /// Number of the call that fails; 0: none.
     fails: AtomicUsize,
     /// It acts before it fails.
     acts: std::sync::atomic::AtomicBool,
+    /// Programs that make filesystems are missing.
+    pub bare: std::sync::atomic::AtomicBool,
+    /// The quotas of projects that this kernel is said to have, in bytes.
+    pub quotas: parking_lot::Mutex<Option<BTreeMap<u32, u64>>>,
 }
 
 impl Faulty {
@@ -45,10 +50,11 @@ impl Faulty {
 
 /// Passes calls on: `plain` ones as they are, `faulty` ones through [`Faulty::call`].
 macro_rules! pass_on {
-    ($trait:ident: plain { $($p:ident($($pa:ident: $pt:ty),*) -> $pr:ty;)* } faulty { $($f:ident($($fa:ident: $ft:ty),*) -> $fr:ty;)* }) => {
+    ($trait:ident: plain { $($p:ident($($pa:ident: $pt:ty),*) -> $pr:ty;)* } faulty { $($f:ident($($fa:ident: $ft:ty),*) -> $fr:ty;)* } $($own:item)*) => {
         impl $trait for Faulty {
             $(fn $p(&self, $($pa: $pt),*) -> $pr { $trait::$p(&RealSys, $($pa),*) })*
             $(fn $f(&self, $($fa: $ft),*) -> $fr { self.call(|| $trait::$f(&RealSys, $($fa),*)) })*
+            $($own)*
         }
     };
 }
@@ -59,8 +65,9 @@ pass_on! { Disk:
         read(file: &Path) -> io::Result<Vec<u8>>;
         space(path: &Path) -> io::Result<Space>;
         image_size(image: &Path) -> io::Result<(u64, u64)>;
-        attached(image: &Path) -> io::Result<Option<PathBuf>>;
+        attached(image: &Path, access: Access) -> io::Result<Option<PathBuf>>;
         filesystem_errors(device: &Path) -> u64;
+        filesystem_read_only(device: &Path) -> bool;
     }
     faulty {
         ensure_dir(dir: &Path) -> io::Result<()>;
@@ -70,12 +77,34 @@ pass_on! { Disk:
         make_image(image: &Path, bytes: u64) -> io::Result<()>;
         resize_image(image: &Path, bytes: u64) -> io::Result<()>;
         copy_image(from: &Path, to: &Path) -> io::Result<Copied>;
-        attach(image: &Path) -> io::Result<PathBuf>;
+        attach(image: &Path, access: Access) -> io::Result<PathBuf>;
+        format(device: &Path, kind: &str, options: &[String]) -> io::Result<()>;
+        make_subvolume(dir: &Path) -> io::Result<()>;
+        copy_subvolume(from: &Path, to: &Path) -> io::Result<()>;
         refresh(device: &Path) -> io::Result<()>;
         detach(device: &Path) -> io::Result<()>;
         check_filesystem(device: &Path, kind: &str) -> io::Result<bool>;
         freeze(mounted: &Path) -> io::Result<()>;
         thaw(mounted: &Path) -> io::Result<()>;
+    }
+    fn can_format(&self, kind: &str) -> bool {
+        !self.bare.load(Ordering::SeqCst) && RealSys.can_format(kind)
+    }
+    fn limit_directory(&self, dir: &Path, project: u32, bytes: u64) -> io::Result<()> {
+        self.call(|| match self.quotas.lock().as_mut() {
+            Some(quotas) => {
+                quotas.insert(project, bytes);
+                Ok(())
+            }
+            None => RealSys.limit_directory(dir, project, bytes),
+        })
+    }
+    fn limited_usage(&self, dir: &Path, project: u32) -> io::Result<u64> {
+        match self.quotas.lock().as_ref() {
+            // As if each had half of what it may.
+            Some(quotas) => Ok(quotas.get(&project).ok_or(io::ErrorKind::NotFound)? / 2),
+            None => RealSys.limited_usage(dir, project),
+        }
     }
 }
 

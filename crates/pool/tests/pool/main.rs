@@ -1,32 +1,19 @@
 //! Volumes on the real kernel: images, loop devices, filesystems. Needs root.
+mod backends;
 mod common;
+mod cycles;
 mod faults;
+mod filesystems;
 
-use common::{Rig, filesystem, new};
+use common::{Rig, filesystem, fill, new};
 use pool::{Backend, Content, Health, Id, Kind, NewSnapshot, NewVolume, Origin, PoolError, Usage};
-use std::{fs, io::Write, path::Path};
+use std::{fs, io::Write};
 use sys::{Disk, RealSys};
 
 const MIB: u64 = 1 << 20;
 
 fn id(text: &str) -> Id {
     Id::parse(text).expect("an id")
-}
-
-/// Fills a file until the filesystem is full; how much fitted, in bytes.
-fn fill(dir: &Path) -> u64 {
-    let mut file = fs::File::create(dir.join("fill")).expect("a file");
-    let block = vec![7; 1 << 16];
-    let mut written = 0;
-    loop {
-        match file.write(&block) {
-            Ok(n) => written += n as u64,
-            Err(e) => {
-                assert_eq!(e.kind(), std::io::ErrorKind::StorageFull, "{e}");
-                return written;
-            }
-        }
-    }
 }
 
 #[test]
@@ -180,7 +167,23 @@ fn raw_devices_and_directories() {
     let mut device = fs::OpenOptions::new().read(true).write(true).open(&published).expect("a device");
     device.write_all(&vec![3; 1 << 20]).and_then(|()| device.sync_all()).expect("written");
     drop(device);
+    // Those who only read have a device of their own, which refuses to be written.
+    let other = rig.path("other");
+    rig.publish(&pool, &block.id, "other", true, false).expect("published");
+    assert_eq!(fs::read(&other).expect("read")[..1 << 20], vec![3; 1 << 20]);
+    let written = fs::OpenOptions::new().write(true).open(&other).and_then(|mut device| device.write_all(&[0; 4096]));
+    assert!(written.is_err(), "written through a read-only publication");
+    fs::OpenOptions::new().write(true).open(&published).expect("others still may");
+    assert_eq!(pool.expand(&block.id, 8 * MIB, 0).expect("grown while it is used"), 8 * MIB);
+    for device in [&published, &other] {
+        use std::io::Seek;
+        let mut device = fs::File::open(device).expect("a device");
+        assert_eq!(device.seek(std::io::SeekFrom::End(0)).expect("its size"), 8 * MIB);
+    }
+    assert_eq!(pool.delete(&block.id).expect_err("in use").kind(), Kind::State);
+    pool.unpublish(&block.id, &other).expect("unpublished");
     rig.down(&pool, &block.id, &staged, &published).expect("down");
+    assert!(rig.devices().is_empty());
 
     let directory = pool.create(&NewVolume { backend: Backend::Directory, ..new("dir", MIB) }).expect("made");
     rig.up(&pool, &directory.id, &staged, &published).expect("up");
@@ -233,4 +236,32 @@ fn damage_is_named() {
     assert!(!rig.path("pool/making/half").exists() && pool.volumes().is_empty());
     assert_eq!(pool.volume(&id("v")), None);
     assert_eq!(filesystem("ext4"), Content::Filesystem("ext4".into()));
+}
+
+#[test]
+fn who_may_have_a_volume() {
+    let rig = Rig::new();
+    let pool = rig.pool();
+    let volume = pool.create(&new("v", 8 * MIB)).expect("made").id;
+    let (staged, published) = (rig.path("staged"), rig.path("published"));
+    let early = rig.publish(&pool, &volume, "published", false, false).expect_err("not staged");
+    assert_eq!(early.kind(), Kind::State);
+    rig.up(&pool, &volume, &staged, &published).expect("up");
+    // Several pods of one machine, some of which only read.
+    rig.publish(&pool, &volume, "other", true, false).expect("shared");
+    fs::write(published.join("page"), "data").expect("written");
+    assert_eq!(fs::read_to_string(rig.path("other/page")).expect("read"), "data");
+    let refused = fs::write(rig.path("other/page"), "x").expect_err("read-only");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    // The same path in another way, and alone beside others.
+    assert_eq!(rig.publish(&pool, &volume, "other", false, false).expect_err("differs").kind(), Kind::Exists);
+    rig.publish(&pool, &volume, "other", true, false).expect("repeated");
+    pool.unpublish(&volume, &rig.path("other")).expect("unpublished");
+    assert_eq!(rig.publish(&pool, &volume, "other", false, true).expect_err("shared").kind(), Kind::State);
+    pool.unpublish(&volume, &published).expect("unpublished");
+    rig.publish(&pool, &volume, "other", false, true).expect("alone");
+    let beside = rig.publish(&pool, &volume, "published", true, false).expect_err("somebody has it alone");
+    assert!(beside.kind() == Kind::State && beside.to_string().contains("for one pod alone"), "{beside}");
+    pool.unpublish(&volume, &rig.path("other")).expect("unpublished");
+    pool.unstage(&volume, &staged).expect("unstaged");
 }

@@ -1,0 +1,99 @@
+//! Quotas of projects: a bound on all that is in a directory, where the kernel and the mount of its filesystem have them
+//! (`prjquota` of ext4, `pquota` of xfs).
+use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+
+use rustix::io::Errno;
+
+use crate::block::{ioctl, request};
+
+const FSGETXATTR: u64 = request(2, b'X', 31, size_of::<Attributes>());
+const FSSETXATTR: u64 = request(1, b'X', 32, size_of::<Attributes>());
+/// What is made in the directory is of its project.
+const PROJECT_INHERIT: u32 = 0x200;
+const GET_QUOTA: u32 = 0x80_0007;
+const SET_QUOTA: u32 = 0x80_0008;
+const OF_PROJECT: u32 = 2;
+const BLOCK_LIMITS: u32 = 1;
+/// Unit of limits, in bytes.
+const BLOCK_BYTES: u64 = 1024;
+
+/// `struct fsxattr`
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    flags: u32,
+    extent_bytes: u32,
+    extents: u32,
+    project: u32,
+    copy_extent_bytes: u32,
+    padding: [u8; 8],
+}
+
+/// `struct if_dqblk`
+#[repr(C)]
+#[derive(Default)]
+struct Quota {
+    hard_blocks: u64,
+    soft_blocks: u64,
+    used_bytes: u64,
+    hard_files: u64,
+    soft_files: u64,
+    used_files: u64,
+    times: [u64; 2],
+    valid: u32,
+}
+
+/// No such request, filesystem, or quota there: all mean that it cannot be had.
+fn plain(error: io::Error) -> io::Error {
+    let absent = [Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTTY, Errno::SRCH, Errno::INVAL];
+    let is_absent = absent.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()));
+    if is_absent { Errno::OPNOTSUPP.into() } else { error }
+}
+
+#[allow(unsafe_code)]
+fn quotactl(dir: &File, command: u32, project: u32, quota: &mut Quota) -> io::Result<()> {
+    let command = command << 8 | OF_PROJECT;
+    // SAFETY: the descriptor is open for the whole call, and the kernel reads or writes one `struct if_dqblk`, whose layout
+    // `Quota` has, in the caller's frame.
+    let result = unsafe {
+        nix::libc::syscall(nix::libc::SYS_quotactl_fd, dir.as_raw_fd(), command, project, std::ptr::from_mut(quota))
+    };
+    if result < 0 { Err(plain(io::Error::last_os_error())) } else { Ok(()) }
+}
+
+/// Puts a directory into a project and bounds that. What is in the directory already stays outside.
+pub(crate) fn limit(dir: &Path, project: u32, bytes: u64) -> io::Result<()> {
+    let dir = File::open(dir)?;
+    // Asked first: a project without a quota would only be in the way later.
+    quotactl(&dir, GET_QUOTA, project, &mut Quota::default())?;
+    let mut attributes = Attributes::default();
+    ioctl(&dir, FSGETXATTR, &mut attributes).map_err(plain)?;
+    if (attributes.project, attributes.flags & PROJECT_INHERIT) != (project, PROJECT_INHERIT) {
+        attributes.project = project;
+        attributes.flags |= PROJECT_INHERIT;
+        ioctl(&dir, FSSETXATTR, &mut attributes).map_err(plain)?;
+    }
+    let blocks = bytes.div_ceil(BLOCK_BYTES);
+    let mut quota = Quota { hard_blocks: blocks, soft_blocks: blocks, valid: BLOCK_LIMITS, ..Quota::default() };
+    quotactl(&dir, SET_QUOTA, project, &mut quota)
+}
+
+/// What a project has, in bytes.
+pub(crate) fn usage(dir: &Path, project: u32) -> io::Result<u64> {
+    let mut quota = Quota::default();
+    quotactl(&File::open(dir)?, GET_QUOTA, project, &mut quota)?;
+    Ok(quota.used_bytes)
+}
+
+#[test]
+fn structs_have_the_kernels_layout() {
+    assert_eq!((size_of::<Attributes>(), size_of::<Quota>()), (28, 72));
+    assert_eq!((FSGETXATTR, FSSETXATTR), (0x801c_581f, 0x401c_5820));
+}
+
+#[test]
+fn a_filesystem_without_quotas_says_so() {
+    // Memory filesystems have no quotas of projects.
+    let dir = std::path::Path::new("/dev/shm");
+    assert_eq!(usage(dir, 7).expect_err("none").raw_os_error(), Some(Errno::OPNOTSUPP.raw_os_error()));
+}
