@@ -44,6 +44,14 @@ impl Layout {
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
+    /// Volumes, snapshots and deleted volumes of the built-in driver.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+    /// Sockets of drivers, and what they staged; laid out like a kubelet's directory.
+    pub fn kubelet(&self) -> PathBuf {
+        self.root.join("kubelet")
+    }
     /// Bridge name, subnet and address leases of the pod network.
     pub fn network(&self) -> PathBuf {
         self.root.join("network")

@@ -1,12 +1,16 @@
 //! Unix sockets: where a driver listens, and how one is reached.
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{FileTypeExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
+use rustix::fs::{Mode, OFlags};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{
@@ -65,12 +69,11 @@ impl Listener {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failed(e)),
             Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                return Err(SocketError::Taken(path.to_owned()));
-            }
+            Ok(_) if answers(path) => return Err(SocketError::Taken(path.to_owned())),
             Ok(_) => fs::remove_file(path).map_err(failed)?,
         }
-        let socket = UnixListener::bind(path).map_err(failed)?;
+        let (short, _above) = reachable(path).map_err(failed)?;
+        let socket = UnixListener::bind(short).map_err(failed)?;
         let file = Remove(path.to_owned());
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(Self { socket, file })
@@ -88,6 +91,27 @@ impl Listener {
             .await
             .map_err(|source| SocketError::Serve { path: file.0.clone(), source })
     }
+}
+
+/// The longest path of a socket that the kernel takes, in bytes.
+const PATH_MAX: usize = 107;
+
+/// A path of a socket as the kernel takes it: a long one by way of its open directory, which has to live as long as the path
+/// is used.
+fn reachable(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
+    if path.as_os_str().len() <= PATH_MAX {
+        return Ok((path.to_owned(), None));
+    }
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let above = rustix::fs::open(above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((Path::new("/proc/self/fd").join(above.as_raw_fd().to_string()).join(name), Some(above)))
+}
+
+/// Whether somebody listens there.
+fn answers(path: &Path) -> bool {
+    reachable(path).is_ok_and(|(short, _above)| std::os::unix::net::UnixStream::connect(short).is_ok())
 }
 
 /// Removes a socket's file, however serving ends.
@@ -113,7 +137,10 @@ impl Driver {
         let path = path.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                let (short, _above) = reachable(&path)?;
+                UnixStream::connect(short).await.map(TokioIo::new)
+            }
         });
         // The name stands in the `:authority` header, which drivers ignore; the path to the socket is not a valid one.
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);

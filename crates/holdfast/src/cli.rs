@@ -95,7 +95,23 @@ pub struct UpArgs {
     #[arg(long, value_enum, default_value_t = RwoScope::Node, value_name = "SCOPE")]
     pub rwo_scope: RwoScope,
     #[command(flatten)]
+    pub deleted: Deleted,
+    #[command(flatten)]
     pub registries: Registries,
+}
+
+/// What becomes of volumes that were deleted.
+#[derive(Args)]
+pub struct Deleted {
+    /// How long a deleted volume can be brought back, unless its space is needed: hours
+    #[arg(long, default_value_t = 24, value_name = "HOURS")]
+    pub keep_deleted: u64,
+}
+
+impl Deleted {
+    pub fn kept(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.keep_deleted.saturating_mul(3600))
+    }
 }
 
 #[derive(Args)]
@@ -109,9 +125,8 @@ pub struct CsiArgs {
     /// Name of this node [default: the host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// How long a deleted volume can be brought back, unless its space is needed: hours
-    #[arg(long, default_value_t = 24, value_name = "HOURS")]
-    pub keep_deleted: u64,
+    #[command(flatten)]
+    pub deleted: Deleted,
 }
 
 /// Who shares a ReadWriteOnce claim.

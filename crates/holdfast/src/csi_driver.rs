@@ -38,7 +38,7 @@ pub async fn run(args: CsiArgs) -> Outcome {
     }
     let listener = csi::Listener::bind(&socket)?;
     let pool = Arc::new(Pool::open(&args.pool, Arc::new(RealSys))?);
-    let emptying = tokio::spawn(empty_trash(pool.clone(), Duration::from_secs(args.keep_deleted.saturating_mul(3600))));
+    let emptying = tokio::spawn(empty_trash(pool.clone(), args.deleted.kept()));
     let driver = Driver::new(pool, node.clone());
     say(format_args!("{} serves node {node} on {}", driver::NAME, socket.display()))?;
     let served = listener.serve(driver.routes(), stop.cancelled_owned()).await;
@@ -48,7 +48,7 @@ pub async fn run(args: CsiArgs) -> Outcome {
 }
 
 /// Removes for good what nobody asked for in time.
-async fn empty_trash(pool: Arc<Pool>, kept: Duration) {
+pub async fn empty_trash(pool: Arc<Pool>, kept: Duration) -> std::convert::Infallible {
     let mut period = tokio::time::interval(TRASH_PERIOD);
     loop {
         period.tick().await;

@@ -1,4 +1,5 @@
 //! `holdfast up`: API server, controllers and node in one process. Wiring only.
+mod drivers;
 mod local_node;
 pub mod preflight;
 
@@ -17,6 +18,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Outcome, cli::UpArgs, client::Error, errors::Doing};
+use drivers::Drivers;
 use local_node::LocalNode;
 use preflight::DataDir;
 
@@ -69,7 +71,17 @@ async fn run_in(prepared: Prepared<'_>, args: &UpArgs, stop: &CancellationToken)
 
     let mut parts = JoinSet::new();
     serve(&mut parts, &api, listener, stop);
-    let engine = Arc::new(Engine::new(client(&api, "system:kube-controller-manager"), settings(&api)));
+    let drivers = match &network {
+        None => None,
+        Some(_) => Some(Drivers::open(layout, node_name)?),
+    };
+    let mut settings = settings(&api);
+    if let Some(drivers) = &drivers {
+        drivers.serve(&mut parts, args.deleted.kept(), stop).await?;
+        drivers::announce(&client(&api, "system:admin")).await?;
+        settings.drivers = drivers.registry.clone();
+    }
+    let engine = Arc::new(Engine::new(client(&api, "system:kube-controller-manager"), settings));
     parts.spawn({
         let (engine, stop) = (engine.clone(), stop.clone());
         async move {

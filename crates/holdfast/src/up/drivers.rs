@@ -1,0 +1,92 @@
+//! The drivers that `up` brings along: served on sockets as anybody's, and made known to the API.
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use base::Layout;
+use driver::Driver;
+use host::Registry;
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use kube::api::{Api, PostParams};
+use pool::Pool;
+use serde_json::json;
+use sys::RealSys;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::Error,
+    csi_driver::empty_trash,
+    errors::{Doing, said},
+};
+
+/// The class of claims that name none.
+const CLASS: &str = "local";
+
+/// The drivers of this process.
+pub struct Drivers {
+    pub registry: Registry,
+    pool: Arc<Pool>,
+    driver: Driver,
+    socket: PathBuf,
+}
+
+impl Drivers {
+    /// Opens the pool of this data directory.
+    pub fn open(layout: &Layout, node: &str) -> Result<Self, Error> {
+        let pool = Arc::new(Pool::open(&layout.volumes(), Arc::new(RealSys))?);
+        let socket = layout.kubelet().join("plugins").join(driver::NAME).join("csi.sock");
+        let driver = Driver::new(pool.clone(), node);
+        Ok(Self { registry: Registry::default(), pool, driver, socket })
+    }
+
+    /// Serves the drivers until `stop`, and lets the controllers and the node have them.
+    pub async fn serve(
+        &self,
+        parts: &mut JoinSet<Result<(), Error>>,
+        keep_deleted: Duration,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        if let Some(above) = self.socket.parent() {
+            fs::create_dir_all(above).doing(|| format!("make {}", above.display()))?;
+        }
+        let listener = csi::Listener::bind(&self.socket)?;
+        let (routes, ended) = (self.driver.routes(), stop.clone());
+        parts.spawn(async move { Ok(listener.serve(routes, ended.cancelled_owned()).await?) });
+        let (pool, ended) = (self.pool.clone(), stop.clone());
+        parts.spawn(async move {
+            tokio::select! {
+                never = empty_trash(pool, keep_deleted) => match never {},
+                () = ended.cancelled() => Ok(()),
+            }
+        });
+        self.registry.add(&self.socket).await?;
+        Ok(())
+    }
+}
+
+/// Makes the objects by which people find the driver, unless they are there: what was changed is left as it is.
+pub async fn announce(client: &kube::Client) -> Result<(), Error> {
+    let driver = json!({
+        "metadata": { "name": driver::NAME },
+        "spec": {
+            "attachRequired": false, "podInfoOnMount": false, "fsGroupPolicy": "File", "storageCapacity": true,
+            "volumeLifecycleModes": ["Persistent"],
+        },
+    });
+    let class = json!({
+        "metadata": { "name": CLASS, "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
+        "provisioner": driver::NAME, "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": "Delete",
+        "allowVolumeExpansion": true,
+    });
+    let driver: CSIDriver = serde_json::from_value(driver)?;
+    let class: StorageClass = serde_json::from_value(class)?;
+    made("CSIDriver", Api::all(client.clone()).create(&PostParams::default(), &driver).await)?;
+    made("StorageClass", Api::all(client.clone()).create(&PostParams::default(), &class).await)
+}
+
+fn made<T>(what: &str, created: Result<T, kube::Error>) -> Result<(), Error> {
+    match created {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+        Err(error) => said(format!("could not make the {what} of the built-in driver: {}", base::chain(&error))),
+    }
+}
