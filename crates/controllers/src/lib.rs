@@ -25,6 +25,7 @@ mod quota;
 mod reason;
 mod reclaim;
 mod scheduler;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -162,6 +163,7 @@ pub static CONTROLLERS: &[Controller] = &[
         decide: scheduler::decide,
         heard: hears_nothing,
     },
+    Controller { name: "snapshot", component: "snapshot-controller", wakes: snapshot::wakes, decide: snapshot::decide },
     Controller {
         name: "waiting",
         component: "persistentvolume-controller",

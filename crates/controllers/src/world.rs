@@ -10,6 +10,7 @@ use std::{
 use api::{
     pod::{Amounts, requests},
     quantity::Quantity,
+    snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
 };
 use csi::Facts;
 use jiff::Timestamp;
@@ -42,6 +43,9 @@ pub enum Object {
     CsiDriver(Arc<CSIDriver>),
     Room(Arc<CSIStorageCapacity>),
     Attributes(Arc<VolumeAttributesClass>),
+    Snapshot(Arc<VolumeSnapshot>),
+    SnapshotContent(Arc<VolumeSnapshotContent>),
+    SnapshotClass(Arc<VolumeSnapshotClass>),
     /// The certificates in a namespace's `kube-root-ca.crt`.
     RootCa(Arc<str>),
     /// Metadata is enough.
@@ -141,6 +145,9 @@ impl World {
     getter!(room, rooms, "CSIStorageCapacity", Room, CSIStorageCapacity);
     getter!(attributes_class_in, attributes_classes, "VolumeAttributesClass", Attributes, VolumeAttributesClass);
     getter!(attachment, attachments, "VolumeAttachment", Attachment, VolumeAttachment);
+    getter!(snapshot, snapshots, "VolumeSnapshot", Snapshot, VolumeSnapshot);
+    getter!(snapshot_content_in, snapshot_contents, "VolumeSnapshotContent", SnapshotContent, VolumeSnapshotContent);
+    getter!(snapshot_class_in, snapshot_classes, "VolumeSnapshotClass", SnapshotClass, VolumeSnapshotClass);
 
     pub fn volume(&self, name: &str) -> Option<(&Meta, &PersistentVolume)> {
         self.volume_in("", name)
@@ -150,6 +157,12 @@ impl World {
     }
     pub fn node(&self, name: &str) -> Option<(&Meta, &Node)> {
         self.node_in("", name)
+    }
+    pub fn snapshot_content(&self, name: &str) -> Option<(&Meta, &VolumeSnapshotContent)> {
+        self.snapshot_content_in("", name)
+    }
+    pub fn snapshot_class(&self, name: &str) -> Option<(&Meta, &VolumeSnapshotClass)> {
+        self.snapshot_class_in("", name)
     }
     /// What storage plugins say about a node.
     pub fn csi_node(&self, name: &str) -> Option<(&Meta, &CSINode)> {

@@ -1,7 +1,10 @@
 //! Kubernetes objects on the wire: paths, requests, and what is kept of a response.
 use std::{borrow::Cow, sync::Arc};
 
-use api::{KINDS, Kind, Scope};
+use api::{
+    KINDS, Kind, Scope,
+    snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent},
+};
 use controllers::{Entry, Key, Meta, Object, is_root_ca};
 use k8s_openapi::{
     api::{
@@ -128,6 +131,12 @@ pub(crate) fn entry(kind: &'static str, text: &str) -> Result<Entry, EngineError
         }
         "VolumeAttributesClass" => {
             read(kind, text, |o: &mut VolumeAttributesClass| &mut o.metadata, |o| Object::Attributes(o.into()))
+        "VolumeSnapshot" => read(kind, text, |o: &mut VolumeSnapshot| &mut o.metadata, |o| Object::Snapshot(o.into())),
+        "VolumeSnapshotContent" => {
+            read(kind, text, |o: &mut VolumeSnapshotContent| &mut o.metadata, |o| Object::SnapshotContent(o.into()))
+        }
+        "VolumeSnapshotClass" => {
+            read(kind, text, |o: &mut VolumeSnapshotClass| &mut o.metadata, |o| Object::SnapshotClass(o.into()))
         }
         _ => {
             let bare: Bare = parse(kind, text)?;

@@ -74,6 +74,9 @@ fn entry(object: &Value) -> Entry {
         "Service" => Object::Service(from_value(object).map(Arc::new).unwrap()),
         "CSINode" => Object::CsiNode(from_value(object).map(Arc::new).unwrap()),
         "VolumeAttachment" => Object::Attachment(from_value(object).map(Arc::new).unwrap()),
+        "VolumeSnapshot" => Object::Snapshot(from_value(object).map(Arc::new).unwrap()),
+        "VolumeSnapshotContent" => Object::SnapshotContent(from_value(object).map(Arc::new).unwrap()),
+        "VolumeSnapshotClass" => Object::SnapshotClass(from_value(object).map(Arc::new).unwrap()),
         "ConfigMap" => Object::RootCa(object["data"]["ca.crt"].as_str().unwrap_or_default().into()),
         _ => Object::Other,
     };
