@@ -26,6 +26,7 @@ mod reason;
 mod reclaim;
 mod scheduler;
 mod snapshot;
+mod snapshotter;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -163,7 +164,20 @@ pub static CONTROLLERS: &[Controller] = &[
         decide: scheduler::decide,
         heard: hears_nothing,
     },
-    Controller { name: "snapshot", component: "snapshot-controller", wakes: snapshot::wakes, decide: snapshot::decide },
+    Controller {
+        name: "snapshot",
+        component: "snapshot-controller",
+        wakes: snapshot::wakes,
+        decide: snapshot::decide,
+        heard: hears_nothing,
+    },
+    Controller {
+        name: "snapshotter",
+        component: "csi-snapshotter",
+        wakes: snapshotter::wakes,
+        decide: snapshotter::decide,
+        heard: snapshotter::heard,
+    },
     Controller {
         name: "waiting",
         component: "persistentvolume-controller",

@@ -131,6 +131,7 @@ pub(crate) fn entry(kind: &'static str, text: &str) -> Result<Entry, EngineError
         }
         "VolumeAttributesClass" => {
             read(kind, text, |o: &mut VolumeAttributesClass| &mut o.metadata, |o| Object::Attributes(o.into()))
+        }
         "VolumeSnapshot" => read(kind, text, |o: &mut VolumeSnapshot| &mut o.metadata, |o| Object::Snapshot(o.into())),
         "VolumeSnapshotContent" => {
             read(kind, text, |o: &mut VolumeSnapshotContent| &mut o.metadata, |o| Object::SnapshotContent(o.into()))

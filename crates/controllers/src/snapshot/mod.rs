@@ -16,7 +16,8 @@ use api::snapshot::{VolumeSnapshot, VolumeSnapshotContent};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::json;
 
-pub(crate) use secret::{LIST, SNAPSHOTTER, secret};
+use secret::SNAPSHOTTER;
+pub(crate) use secret::{LIST, own, secret};
 
 use crate::{
     claim::reserved_for,

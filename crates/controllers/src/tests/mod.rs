@@ -8,6 +8,7 @@ mod placement;
 mod reclaiming;
 mod sharing;
 mod simulator;
+mod snapshots;
 mod waiting;
 
 use std::{
@@ -23,8 +24,8 @@ use k8s_openapi::{
 use serde_json::{Value, from_value, json};
 
 use crate::{
-    Action, CONTROLLERS, Change, Context, Decision, Entry, Key, Meta, Note, Object, Target, Unless, World, protection,
-    rules,
+    Action, Answer, CONTROLLERS, Call, Change, Context, Decision, Entry, Failure, Key, Meta, Note, Object, Target,
+    Unless, World, protection, rules,
 };
 
 /// What happens to a write.
@@ -51,7 +52,11 @@ struct Cluster {
     events: BTreeMap<&'static str, Vec<(u64, Change)>>,
     /// Since when nodes are missing, kept over the worlds that are made anew.
     world: World,
+    /// What drivers answer.
+    driver: Option<Driver>,
 }
+
+type Driver = Box<dyn FnMut(&Call) -> Result<Answer, Failure>>;
 
 fn kind_of(object: &Value) -> &'static str {
     let name = object["kind"].as_str().unwrap();
@@ -95,6 +100,7 @@ impl Cluster {
             fates: Vec::new(),
             events: BTreeMap::new(),
             world: World::default(),
+            driver: None,
         }
     }
 
@@ -294,8 +300,16 @@ impl Cluster {
                 acted |= fate != Fate::Happens;
                 let seen = if fate == Fate::Stale { self.before.clone() } else { self.objects.clone() };
                 self.refresh(&seen);
-                let decision = (controller.decide)(&key, &self.world, &context);
+                let mut decision = (controller.decide)(&key, &self.world, &context);
                 assert_eq!(decision, (controller.decide)(&key, &self.world, &context), "equal input, equal output");
+                if let (Some(Action::Call(call)), Some(driver)) = (&decision.action, &mut self.driver)
+                    && fate != Fate::Lost
+                {
+                    let answer = driver(call);
+                    let now = self.objects.clone();
+                    self.refresh(&now);
+                    decision = (controller.heard)(&key, &self.world, &context, call, &answer);
+                }
                 let done = match decision.action {
                     Some(action) if fate != Fate::Lost => {
                         let text = format!("{}: {action:?}", controller.name);
