@@ -26,6 +26,7 @@ mod record;
 mod room;
 mod snapshots;
 mod stage;
+mod transfer;
 mod trash;
 
 pub use error::{Kind, PoolError};
@@ -34,4 +35,5 @@ pub use publish::Publish;
 pub use record::{Backend, Content, Id, Limit, Origin, Snapshot, Volume};
 pub use snapshots::NewSnapshot;
 pub use stage::{Health, Stage, Usage};
+pub use transfer::Progress;
 pub use trash::Trashed;

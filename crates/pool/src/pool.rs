@@ -230,7 +230,7 @@ impl Pool {
     }
 
     /// What the wanted volume will be.
-    fn plan(&self, id: Id, new: &NewVolume) -> Result<Volume, PoolError> {
+    pub(crate) fn plan(&self, id: Id, new: &NewVolume) -> Result<Volume, PoolError> {
         let mut required = new.required_bytes;
         format::check(&new.content, &new.format)?;
         if new.backend != Backend::Image && new.content == Content::Block {

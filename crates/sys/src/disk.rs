@@ -65,6 +65,8 @@ pub trait Disk: Send + Sync {
     fn move_to(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file, or a directory with all that is in it; follows no link. What is not there counts as removed.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes all that was written to the filesystem of `path` durable.
+    fn sync(&self, path: &Path) -> io::Result<()>;
     /// Room of the filesystem that `path` is on.
     fn space(&self, path: &Path) -> io::Result<Space>;
 
@@ -74,6 +76,8 @@ pub trait Disk: Send + Sync {
     fn resize_image(&self, image: &Path, bytes: u64) -> io::Result<()>;
     /// Size of an image, and how much of it takes space, in bytes.
     fn image_size(&self, image: &Path) -> io::Result<(u64, u64)>;
+    /// Where an image is not a hole: begin and end of each stretch, in bytes, in order.
+    fn data_in(&self, image: &Path) -> io::Result<Vec<(u64, u64)>>;
     /// Copies an image, durably, without what is a hole; `EEXIST` if there is something at `to`.
     fn copy_image(&self, from: &Path, to: &Path) -> io::Result<Copied>;
 
@@ -182,6 +186,10 @@ impl Disk for RealSys {
         }
     }
 
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
+    }
+
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = fstatvfs(File::open(path)?)?;
         Ok(Space {
@@ -209,6 +217,10 @@ impl Disk for RealSys {
     fn image_size(&self, image: &Path) -> io::Result<(u64, u64)> {
         let meta = fs::metadata(image)?;
         Ok((meta.len(), meta.blocks() * 512))
+    }
+
+    fn data_in(&self, image: &Path) -> io::Result<Vec<(u64, u64)>> {
+        data_in(&File::open(image)?)
     }
 
     fn copy_image(&self, from: &Path, to: &Path) -> io::Result<Copied> {
@@ -299,17 +311,25 @@ impl Disk for RealSys {
     }
 }
 
-/// Copies what is not a hole; `to` is empty and gets the size of `from`.
-fn copy_data(from: &File, to: &File) -> io::Result<()> {
-    let end = from.metadata()?.len();
-    to.set_len(end)?;
-    let mut at = 0;
+/// Where a file is not a hole.
+fn data_in(file: &File) -> io::Result<Vec<(u64, u64)>> {
+    let end = file.metadata()?.len();
+    let (mut at, mut found) = (0, Vec::new());
     while at < end {
-        let start = match seek(from, SeekFrom::Data(at)) {
+        let start = match seek(file, SeekFrom::Data(at)) {
             Err(Errno::NXIO) => break,
             other => other?,
         };
-        let stop = seek(from, SeekFrom::Hole(start))?;
+        at = seek(file, SeekFrom::Hole(start))?;
+        found.push((start, at));
+    }
+    Ok(found)
+}
+
+/// Copies what is not a hole; `to` is empty and gets the size of `from`.
+fn copy_data(from: &File, to: &File) -> io::Result<()> {
+    to.set_len(from.metadata()?.len())?;
+    for (start, stop) in data_in(from)? {
         let (mut read, mut written) = (start, start);
         while read < stop {
             let most = usize::try_from(stop - read).unwrap_or(usize::MAX);
@@ -317,7 +337,6 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        at = stop;
     }
     Ok(())
 }

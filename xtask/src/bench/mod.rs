@@ -3,6 +3,8 @@
 //! - `cargo xtask bench KUBECTL IMAGES_DIR [BINARY]`: starts, labs, memory, with a real kubectl and real containers.
 //! - `cargo xtask bench claims [BINARY] [SECTION...] [MOST]`: binding of claims to volumes, by their number, and emptying
 //!   volumes. Sections are `bulk`, `single`, `forms` and `recycle` (root); `MOST` bounds the number of objects.
+//! - `cargo xtask bench volumes [DIR] [ROUNDS]`: durable writes into volumes of a pool in DIR against a plain directory
+//!   there, and how long making, mounting, copying and deleting them takes (root).
 mod claims;
 mod http;
 mod labs;
@@ -25,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(args: &[String]) -> ExitCode {
     let done = match args {
         [claims, words @ ..] if claims == "claims" => claims::run(words),
+        [volumes, words @ ..] if volumes == "volumes" => volumes_of_a_pool(words),
         [kubectl, images] => binary(None).and_then(|b| labs::run(b, kubectl.into(), Path::new(images))),
         [kubectl, images, path] => labs::run(path.into(), kubectl.into(), Path::new(images)),
         _ => {
@@ -32,6 +35,7 @@ pub fn run(args: &[String]) -> ExitCode {
                 "usage: cargo xtask bench KUBECTL IMAGES_DIR [BINARY]   (root; without BINARY it builds the release)"
             );
             eprintln!("       cargo xtask bench claims [BINARY] [SECTION...] [MOST]");
+            eprintln!("       cargo xtask bench volumes [DIR] [ROUNDS]   (root)");
             return ExitCode::from(2);
         }
     };
@@ -42,6 +46,12 @@ pub fn run(args: &[String]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn volumes_of_a_pool(words: &[String]) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["bench", "--quiet", "--package", "pool", "--bench", "volumes", "--"]).args(words);
+    if command.current_dir(root()?).status()?.success() { Ok(()) } else { Err("the measurement failed".into()) }
 }
 
 fn root() -> Result<&'static Path> {

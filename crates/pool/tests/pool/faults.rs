@@ -64,6 +64,7 @@ pass_on! { Disk:
         names(dir: &Path) -> io::Result<Vec<String>>;
         read(file: &Path) -> io::Result<Vec<u8>>;
         space(path: &Path) -> io::Result<Space>;
+        data_in(image: &Path) -> io::Result<Vec<(u64, u64)>>;
         image_size(image: &Path) -> io::Result<(u64, u64)>;
         attached(image: &Path, access: Access) -> io::Result<Option<PathBuf>>;
         filesystem_errors(device: &Path) -> u64;
@@ -74,6 +75,7 @@ pass_on! { Disk:
         write(file: &Path, content: &[u8]) -> io::Result<()>;
         move_to(from: &Path, to: &Path) -> io::Result<()>;
         remove(path: &Path) -> io::Result<()>;
+        sync(path: &Path) -> io::Result<()>;
         make_image(image: &Path, bytes: u64) -> io::Result<()>;
         resize_image(image: &Path, bytes: u64) -> io::Result<()>;
         copy_image(from: &Path, to: &Path) -> io::Result<Copied>;

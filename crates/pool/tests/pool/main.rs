@@ -4,6 +4,7 @@ mod common;
 mod cycles;
 mod faults;
 mod filesystems;
+mod transfer;
 
 use common::{Rig, filesystem, fill, new};
 use pool::{Backend, Content, Health, Id, Kind, NewSnapshot, NewVolume, Origin, PoolError, Usage};

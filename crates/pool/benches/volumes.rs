@@ -1,0 +1,313 @@
+//! What a volume costs: writes that are made durable, against a plain directory of the same disk; and its life.
+//! `cargo xtask bench volumes [DIR] [ROUNDS]` runs it (root). DIR lies on the disk that is measured.
+//!
+//! All that is compared is measured in turns, round by round; the best of each is what the machine can do when nobody
+//! disturbs it.
+use std::{
+    error::Error,
+    fs::{self, File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use pool::{Backend, Content, NewSnapshot, NewVolume, Origin, Pool, Publish, Stage};
+use sys::{Access, Disk, RealSys};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+const BLOCK: usize = 4096;
+/// Size of the file that is written over, in blocks.
+const BLOCKS: u64 = 64 * MIB / BLOCK as u64;
+const ROUNDS: usize = 5;
+const TURN: Duration = Duration::from_millis(1500);
+/// How often a life is measured.
+const LIVES: usize = 20;
+/// What is in the volume whose copies are measured, in MiB.
+const FILLED_MIB: u64 = 512;
+
+/// Scratch space that goes when this is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for name in ["published", "staged", "below"] {
+            let _ = Command::new("umount").arg("-q").arg(self.path(name)).status();
+        }
+        if let Ok(Some(device)) = RealSys.attached(&self.path("disk"), Access::Write) {
+            let _ = RealSys.detach(&device);
+        }
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One way to have a place for files.
+struct Way {
+    name: &'static str,
+    /// `None`: the plain directory.
+    volume: Option<NewVolume>,
+}
+
+fn volume(kind: &str, words: &[&str], backend: Backend) -> NewVolume {
+    NewVolume {
+        name: "bench".into(),
+        required_bytes: GIB,
+        limit_bytes: 0,
+        backend,
+        content: Content::Filesystem(kind.into()),
+        format: words.iter().map(|w| (*w).to_owned()).collect(),
+        limit_required: false,
+        origin: None,
+        shares_room: true,
+    }
+}
+
+fn ways() -> Vec<Way> {
+    let image = |name, kind: &str, words: &[&str]| Way { name, volume: Some(volume(kind, words, Backend::Image)) };
+    let mut all = vec![
+        Way { name: "plain directory", volume: None },
+        Way { name: "`backend=directory`", volume: Some(volume("ext4", &[], Backend::Directory)) },
+        image("`backend=image`, ext4 (default)", "ext4", &[]),
+        image("`backend=image`, ext4, `-O fast_commit`", "ext4", &["-O", "fast_commit"]),
+    ];
+    if RealSys.can_format("xfs") {
+        all.push(image("`backend=image`, xfs", "xfs", &[]));
+    }
+    all
+}
+
+fn up(pool: &Pool, scratch: &Scratch, new: &NewVolume) -> Result<pool::Id> {
+    let id = pool.create(new)?.id;
+    let (staged, published) = (scratch.path("staged"), scratch.path("published"));
+    pool.stage(&id, &Stage { at: &staged, options: &[] })?;
+    pool.publish(&id, &Publish { staged: &staged, at: &published, read_only: false, alone: false })?;
+    Ok(id)
+}
+
+fn down(pool: &Pool, scratch: &Scratch, id: &pool::Id) -> Result<()> {
+    pool.unpublish(id, &scratch.path("published"))?;
+    pool.unstage(id, &scratch.path("staged"))?;
+    Ok(())
+}
+
+/// Numbers that look random and are the same every time.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 33
+}
+
+/// Blocks of 4 KiB per second that are written and made durable one after the other: over a file, and at its end.
+fn writes(dir: &Path) -> Result<[f64; 2]> {
+    let path = dir.join("file");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+    let chunk = vec![0x5a; MIB as usize];
+    for at in (0..BLOCKS * BLOCK as u64).step_by(MIB as usize) {
+        file.write_all_at(&chunk, at)?;
+    }
+    file.sync_all()?;
+    rustix::fs::syncfs(&file)?;
+    let block = [0xa5; BLOCK];
+    let mut state = 1;
+    let over = per_second(|_| {
+        file.write_all_at(&block, next(&mut state) % BLOCKS * BLOCK as u64)?;
+        Ok(file.sync_all()?)
+    })?;
+    file.set_len(0)?;
+    file.sync_all()?;
+    let at_end = per_second(|n| {
+        file.write_all_at(&block, n * BLOCK as u64)?;
+        Ok(file.sync_all()?)
+    })?;
+    fs::remove_file(path)?;
+    Ok([over, at_end])
+}
+
+fn per_second(mut act: impl FnMut(u64) -> Result<()>) -> Result<f64> {
+    let (started, mut done) = (Instant::now(), 0);
+    while started.elapsed() < TURN {
+        act(done)?;
+        done += 1;
+    }
+    Ok(done as f64 / started.elapsed().as_secs_f64())
+}
+
+fn durable_writes(pool: &Pool, scratch: &Scratch, rounds: usize) -> Result<()> {
+    let ways = ways();
+    let mut best = vec![[0.0f64; 2]; ways.len()];
+    let mut ratios = vec![[Vec::new(), Vec::new()]; ways.len()];
+    for _ in 0..rounds {
+        let mut plain = [0.0; 2];
+        for (at, way) in ways.iter().enumerate() {
+            let figures = match &way.volume {
+                None => writes(&scratch.0)?,
+                Some(new) => {
+                    let id = up(pool, scratch, new)?;
+                    let figures = writes(&scratch.path("published"))?;
+                    down(pool, scratch, &id)?;
+                    pool.delete(&id)?;
+                    pool.empty_trash(u64::MAX)?;
+                    figures
+                }
+            };
+            if at == 0 {
+                plain = figures;
+            }
+            for what in 0..2 {
+                best[at][what] = best[at][what].max(figures[what]);
+                ratios[at][what].push(figures[what] / plain[what]);
+            }
+        }
+    }
+    println!(
+        "| way | over a file, per second | ratio | in each round | at its end, per second | ratio | in each round |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for (at, way) in ways.iter().enumerate() {
+        print!("| {} |", way.name);
+        for what in 0..2 {
+            let rounds: Vec<_> = ratios[at][what].iter().map(|r| format!("{r:.2}")).collect();
+            print!(" {:.0} | {:.2} | {} |", best[at][what], best[at][what] / best[0][what], rounds.join(" "));
+        }
+        println!();
+    }
+    println!();
+    Ok(())
+}
+
+fn timed<T>(times: &mut Vec<Duration>, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let result = act()?;
+    times.push(started.elapsed());
+    Ok(result)
+}
+
+fn row(what: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    if let (Some(least), Some(most)) = (times.first(), times.last()) {
+        println!("| {what} | {:.1} ms | {:.1}–{:.1} ms |", ms(times[times.len() / 2]), ms(*least), ms(*most));
+    }
+}
+
+fn life(pool: &Pool, scratch: &Scratch, kind: &str) -> Result<()> {
+    let new = volume(kind, &[], Backend::Image);
+    let mut times = vec![Vec::new(); 5];
+    for _ in 0..LIVES {
+        let id = timed(&mut times[0], || Ok(pool.create(&new)?))?.id;
+        timed(&mut times[1], || up(pool, scratch, &new))?;
+        timed(&mut times[2], || down(pool, scratch, &id))?;
+        timed(&mut times[3], || up(pool, scratch, &new))?;
+        down(pool, scratch, &id)?;
+        timed(&mut times[4], || {
+            pool.delete(&id)?;
+            Ok(pool.empty_trash(u64::MAX)?)
+        })?;
+    }
+    let names = [
+        "create",
+        "first stage (makes the filesystem) and publish",
+        "unpublish and unstage",
+        "later stage (checks the filesystem) and publish",
+        "delete, and empty the trash",
+    ];
+    for (what, times) in names.iter().zip(&mut times) {
+        row(&format!("{kind}, 1 GiB: {what}"), times);
+    }
+    Ok(())
+}
+
+/// Snapshots and clones of a volume that is in use, on the filesystem that the pool is on.
+fn copies(pool: &Pool, scratch: &Scratch, on: &str, backend: Backend) -> Result<()> {
+    let id = up(pool, scratch, &volume("ext4", &[], backend))?;
+    let mut file = File::create(scratch.path("published/fill"))?;
+    let chunk = vec![7; MIB as usize];
+    for _ in 0..FILLED_MIB {
+        std::io::Write::write_all(&mut file, &chunk)?;
+    }
+    file.sync_all()?;
+    drop(file);
+    let mut times = vec![Vec::new(); 2];
+    for number in 0..LIVES / 4 {
+        let wanted = NewSnapshot { name: format!("s{number}"), volume: id.clone() };
+        let snapshot = timed(&mut times[0], || Ok(pool.take_snapshot(&wanted)?))?;
+        let origin = Some(Origin::Snapshot(snapshot.id.clone()));
+        let copy = NewVolume { name: format!("c{number}"), origin, ..volume("ext4", &[], backend) };
+        let copy = timed(&mut times[1], || Ok(pool.create(&copy)?))?;
+        pool.delete(&copy.id)?;
+        pool.delete_snapshot(&snapshot.id)?;
+        pool.empty_trash(u64::MAX)?;
+    }
+    down(pool, scratch, &id)?;
+    pool.delete(&id)?;
+    pool.empty_trash(u64::MAX)?;
+    row(&format!("{on}: snapshot of a volume in use with {FILLED_MIB} MiB"), &mut times[0]);
+    row(&format!("{on}: volume from that snapshot"), &mut times[1]);
+    Ok(())
+}
+
+/// The same on a filesystem that shares blocks, in an image of its own.
+fn copies_on(scratch: &Scratch, kind: &str) -> Result<()> {
+    if !RealSys.can_format(kind) {
+        println!("| pool on {kind} | mkfs.{kind} is not installed | |");
+        return Ok(());
+    }
+    let (disk, below) = (scratch.path("disk"), scratch.path("below"));
+    RealSys.make_image(&disk, 4 * GIB)?;
+    let device = RealSys.attach(&disk, Access::Write)?;
+    RealSys.format(&device, kind, &[])?;
+    fs::create_dir_all(&below)?;
+    if !Command::new("mount").arg(&device).arg(&below).status()?.success() {
+        return Err(format!("cannot mount {}", device.display()).into());
+    }
+    {
+        let pool = Pool::open(&below.join("pool"), Arc::new(RealSys))?;
+        copies(&pool, scratch, &format!("pool on {kind}, images"), Backend::Image)?;
+        if kind == "btrfs" {
+            copies(&pool, scratch, "pool on btrfs, subvolumes", Backend::Subvolume)?;
+        }
+    }
+    Command::new("umount").arg(&below).status()?;
+    RealSys.detach(&device)?;
+    fs::remove_file(disk)?;
+    Ok(())
+}
+
+fn run() -> Result<()> {
+    // cargo adds a word of its own.
+    let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let above = words.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let rounds = words.next().map_or(Ok(ROUNDS), |n| n.parse())?;
+    let scratch = Scratch(above.join(format!("holdfast-bench-{}", std::process::id())));
+    fs::create_dir_all(&scratch.0)?;
+    let pool = Pool::open(&scratch.path("pool"), Arc::new(RealSys))?;
+    println!("Load when it began: {}", fs::read_to_string("/proc/loadavg")?.trim());
+    println!();
+    if rounds > 0 {
+        durable_writes(&pool, &scratch, rounds)?;
+    }
+    println!("| step | median | range |");
+    println!("|---|---|---|");
+    for kind in ["ext4", "xfs"].into_iter().filter(|kind| RealSys.can_format(kind)) {
+        life(&pool, &scratch, kind)?;
+    }
+    copies(&pool, &scratch, "pool here, images", Backend::Image)?;
+    copies_on(&scratch, "xfs")?;
+    copies_on(&scratch, "btrfs")
+}
+
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("bench: {error}");
+        std::process::exit(1);
+    }
+}
