@@ -7,6 +7,7 @@ mod controller;
 mod identity;
 mod node;
 mod parameters;
+pub mod stand_in;
 
 use std::{collections::BTreeMap, sync::Arc};
 

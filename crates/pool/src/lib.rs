@@ -28,6 +28,7 @@ mod snapshots;
 mod stage;
 mod transfer;
 mod trash;
+mod use_as;
 
 pub use error::{Kind, PoolError};
 pub use pool::{Kernel, NewVolume, Pool};

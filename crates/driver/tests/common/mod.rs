@@ -32,17 +32,26 @@ pub fn block(access: Mode) -> VolumeCapability {
 
 impl Rig {
     /// Our driver on a pool of its own, or the one at `CSI_SOCKET`.
+    #[allow(dead_code)] // Not every program of tests has this one.
     pub async fn start() -> Self {
+        Self::serving(std::env::var_os("CSI_SOCKET"), |pool| driver::Driver::new(pool, "n1").routes()).await
+    }
+
+    /// A driver on a pool of its own, unless there is another.
+    pub async fn serving(
+        other: Option<std::ffi::OsString>,
+        routes: impl FnOnce(Arc<pool::Pool>) -> tonic::service::RoutesBuilder,
+    ) -> Self {
         let mut builder = tempfile::Builder::new();
         builder.prefix("holdfast-driver");
         let dir = builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).expect("a directory");
         let (stop, stopped) = oneshot::channel::<()>();
-        let socket = match std::env::var_os("CSI_SOCKET") {
+        let socket = match other {
             Some(other) => PathBuf::from(other),
             None => {
                 let socket = dir.path().join("csi.sock");
                 let pool = pool::Pool::open(&dir.path().join("pool"), Arc::new(RealSys)).expect("a pool");
-                let routes = driver::Driver::new(Arc::new(pool), "n1").routes();
+                let routes = routes(Arc::new(pool));
                 let listener = Listener::bind(&socket).expect("a socket");
                 tokio::spawn(listener.serve(routes, async { drop(stopped.await) }));
                 socket
@@ -53,7 +62,7 @@ impl Rig {
     }
 
     fn staging(&self, id: &str) -> String {
-        self.dir.path().join(format!("staging.{id}")).to_string_lossy().into_owned()
+        self.dir.path().join(format!("staging.{}", id.replace('/', "_"))).to_string_lossy().into_owned()
     }
 
     fn target(&self, name: &str) -> PathBuf {
