@@ -15,7 +15,7 @@ impl Pool {
         if volume.backend != crate::Backend::Image {
             return Err(PoolError::Invalid(format!("volume {id} is a directory, and can be nothing else")));
         }
-        self.release(id)?;
+        self.release(&volume)?;
         self.write_record(&Volume { content, ..volume })
     }
 }
