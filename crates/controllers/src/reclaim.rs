@@ -22,10 +22,12 @@ pub(crate) const SECRET_NAMESPACE: &str = "volume.kubernetes.io/provisioner-dele
 
 type Object<'a> = (&'a Meta, &'a PersistentVolume);
 
-/// The volume as its driver knows it, if the driver made it and is here.
-fn made_by<'a>(volume: &'a PersistentVolume, world: &'a World) -> Option<(&'a Facts, &'a CSIPersistentVolumeSource)> {
-    let source = volume.spec.as_ref()?.csi.as_ref()?;
+/// The volume as its driver knows it, if the driver made it and is here. A driver that took over from an in-tree plugin
+/// counts as what made the plugin's.
+fn made_by<'a>(volume: &PersistentVolume, world: &'a World) -> Option<(&'a Facts, CSIPersistentVolumeSource)> {
+    let source = in_tree::volume_to_csi(volume).ok()?.spec.as_ref()?.csi.clone()?;
     let maker = annotation(&volume.metadata, PROVISIONED_BY)?;
+    let maker = in_tree::driver_of(maker).unwrap_or(maker);
     let driver = world.driver(maker).filter(|d| d.name == source.driver)?;
     driver.can(ControllerRpcType::CreateDeleteVolume).then_some((driver, source))
 }

@@ -390,7 +390,8 @@ impl World {
                 if claim::is_free(volume) {
                     self.free.set(&key.name, volume, add);
                 }
-                if let Some(source) = volume.spec.as_ref().and_then(|s| s.csi.as_ref()) {
+                let by_driver = in_tree::volume_to_csi(volume).ok();
+                if let Some(source) = by_driver.iter().find_map(|v| v.spec.as_ref()?.csi.as_ref()) {
                     let handle = (source.driver.clone(), source.volume_handle.clone());
                     self.volumes_by_handle.set(handle, key, add);
                 }

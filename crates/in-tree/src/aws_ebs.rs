@@ -78,7 +78,7 @@ impl Plugin for AwsEbs {
 
     fn to_csi(&self, volume: &mut PersistentVolume) -> Result<(), Why> {
         let source = csi(&spec(volume).aws_elastic_block_store.take().unwrap_or_default())?;
-        topology::to_csi(volume, ZONE_KEY);
+        topology::to_csi(volume, ZONE_KEY, true);
         spec(volume).csi = Some(source);
         Ok(())
     }

@@ -49,7 +49,7 @@ impl Plugin for Cinder {
 
     fn to_csi(&self, volume: &mut PersistentVolume) -> Result<(), Why> {
         let disk = spec(volume).cinder.take().unwrap_or_default();
-        topology::to_csi(volume, ZONE_KEY);
+        topology::to_csi(volume, ZONE_KEY, false);
         spec(volume).csi = Some(csi(disk.volume_id, disk.fs_type, disk.read_only));
         Ok(())
     }

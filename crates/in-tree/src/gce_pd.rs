@@ -90,7 +90,7 @@ impl Plugin for GcePd {
     fn to_csi(&self, volume: &mut PersistentVolume) -> Result<(), Why> {
         let disk = spec(volume).gce_persistent_disk.take().unwrap_or_default();
         let source = csi(&disk, handle(volume, &disk.pd_name)?);
-        topology::to_csi(volume, ZONE_KEY);
+        topology::to_csi(volume, ZONE_KEY, true);
         let spec = spec(volume);
         spec.csi = Some(source);
         spec.access_modes = spec.access_modes.as_deref().map(modes);

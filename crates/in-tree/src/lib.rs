@@ -107,6 +107,12 @@ pub fn plugin_of_volume(spec: &PersistentVolumeSpec) -> Option<&'static str> {
     PLUGINS.iter().find(|p| p.made(spec)).map(|p| p.name())
 }
 
+/// The CSI driver of a volume, be it named or in place of a plugin.
+pub fn driver_of_volume(volume: &PersistentVolume) -> Option<&str> {
+    let spec = volume.spec.as_ref()?;
+    spec.csi.as_ref().map(|c| &*c.driver).or_else(|| driver_of(plugin_of_volume(spec)?))
+}
+
 /// The plugin of a pod's volume whose source is an in-tree one that is translated.
 pub fn plugin_of_inline(volume: &Volume) -> Option<&'static str> {
     PLUGINS.iter().find(|p| p.is_inline(volume)).map(|p| p.name())

@@ -405,7 +405,7 @@ fn topologies_to_drivers() {
             &ebs,
             json!({}),
             affinity(&[&[(beta, &["us-east-2a"]), (topology::BETA_REGION, &["us-east-2"])]]),
-            affinity(&[&[(aws, &["us-east-2a"]), (topology::REGION, &["us-east-2"])]]),
+            affinity(&[&[(aws, &["us-east-2a"])]]),
         ),
         (
             &cinder,

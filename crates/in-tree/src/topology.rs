@@ -83,10 +83,19 @@ fn names(volume: &PersistentVolume) -> (&'static str, &'static str) {
     if old { (BETA_ZONE, BETA_REGION) } else { (ZONE, REGION) }
 }
 
-/// The driver's `key` for the zones that affinity or, failing that, labels name.
-pub fn to_csi(volume: &mut PersistentVolume, key: &str) {
+/// The driver's `key` for the zones that affinity or, failing that, labels name. Where a zone's name says its region, that is not
+/// asked for beside it, as upstream goes on doing: so one machine can be a zone of several clouds.
+pub fn to_csi(volume: &mut PersistentVolume, key: &str, says_region: bool) {
     let (zone, region) = names(volume);
     one_to_csi(volume, zone, key, true);
+    if says_region {
+        for term in terms_mut(volume) {
+            let all = term.match_expressions.get_or_insert_default();
+            if all.iter().any(|e| e.key == key) {
+                all.retain(|e| ![REGION, BETA_REGION].contains(&&*e.key));
+            }
+        }
+    }
     if region == BETA_REGION {
         // Nodes of today no longer have the old label.
         rename(volume, region, REGION);

@@ -101,7 +101,7 @@ fn external(facts: &Facts, claim: &PersistentVolumeClaim) -> Option<Answer> {
     let has = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?.0.clone();
     let (label, name) = (label(claim), name_of(&volume.metadata));
     let state = format!("{label} is Bound with {has} and asks for {wanted}, which its volume {name} has not got");
-    let driver = volume.spec.as_ref().and_then(|s| s.csi.as_ref()).map(|c| c.driver.as_str());
+    let driver = in_tree::driver_of_volume(volume);
     let answer = match driver {
         Some(driver) => Answer::waiting("external-expansion", state, format!("the resizer of driver {driver}")),
         None => Answer::waiting("external-expansion", state, "an administrator to enlarge the volume"),

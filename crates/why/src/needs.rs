@@ -137,7 +137,7 @@ fn of_pod(facts: &Facts, pod: &Pod, namespace: &str, all: &mut BTreeSet<Need>) {
     // Only drivers attach, and their parts run anywhere.
     let by_driver = claims.iter().filter_map(|(_, name, _)| facts.volume(volume_of(facts.claim(namespace, name)?)));
     let attaching = facts.latest("Pod", &pod.metadata, &["FailedAttachVolume"]).is_some();
-    if attaching || by_driver.into_iter().any(|v| v.spec.as_ref().is_some_and(|s| s.csi.is_some())) {
+    if attaching || by_driver.into_iter().any(|v| in_tree::driver_of_volume(v).is_some()) {
         all.extend([Need::AllPods, Need::Attachments, Need::CsiNodes, Need::Drivers]);
     }
     // How busy the node is, where no volume says what is wrong.

@@ -102,5 +102,5 @@ fn terminating(facts: &Facts, volume: &PersistentVolume) -> Answer {
 }
 
 fn driver(volume: &PersistentVolume) -> &str {
-    volume.spec.as_ref().and_then(|s| s.csi.as_ref()).map_or("of the volume", |c| &c.driver)
+    in_tree::driver_of_volume(volume).unwrap_or("of the volume")
 }

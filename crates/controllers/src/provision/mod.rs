@@ -87,11 +87,16 @@ fn asked<'a>(claim: Claim<'a>, world: &'a World) -> Option<Asked<'a>> {
     }
     let driver = ASKED.iter().find_map(|name| annotation(&object.metadata, name))?;
     let driver = world.driver(driver).filter(|d| d.can(ControllerRpcType::CreateDeleteVolume))?;
-    let (_, class) = world.class(class_of(object)).filter(|(_, c)| c.provisioner == driver.name)?;
+    let (_, class) = world.class(class_of(object)).filter(|(_, c)| provisioner(c) == driver.name)?;
     let node = annotation(&object.metadata, SELECTED_NODE);
     let late = binds_late(Some(class));
     let ours = Asked { claim: (meta, object), class, driver, node };
     (!late || node.is_some()).then_some(ours)
+}
+
+/// The driver that makes the volumes of a class.
+fn provisioner(class: &StorageClass) -> &str {
+    in_tree::driver_of(&class.provisioner).unwrap_or(&class.provisioner)
 }
 
 /// # Errors
@@ -102,6 +107,7 @@ fn request(asked: &Asked<'_>, world: &World) -> Result<Call, String> {
     if spec.selector.is_some() {
         return Err("claim Selector is not supported".into());
     }
+    let class = &*in_tree::class_to_csi(class).map_err(|e| e.to_string())?;
     let parameters = Parameters::of(class)?;
     let name = name_for(meta);
     let secret = parameters.secret(Secret::Provisioner, &name, claim)?;

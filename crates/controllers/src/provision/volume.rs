@@ -1,7 +1,7 @@
 //! A volume as it is asked for, and the object of one that was made.
 use std::collections::BTreeMap;
 
-use api::reclaim::PROVISIONED_BY;
+use api::reclaim::{MIGRATED_TO, PROVISIONED_BY};
 use csi::{AccessMode, AccessType, BlockVolume, ControllerRpcType, Facts, Mode, MountVolume, Volume, VolumeCapability};
 use k8s_openapi::{
     api::{
@@ -20,6 +20,9 @@ use super::{
     place,
 };
 use crate::{claim::requested, decision::Meta, reclaim::FINALIZER};
+
+/// How the attributes begin that are notes.
+const FOR_PEOPLE: &str = "holdfast.dev/";
 
 /// What a driver is asked that a volume can do: one capability for each access mode of the claim.
 ///
@@ -62,16 +65,38 @@ pub(crate) fn access_mode(mode: &str, several: bool) -> Option<Mode> {
     })
 }
 
-/// The object of a volume that a driver made for a claim.
+/// The object of a volume that a driver made for a claim: of a class by an in-tree name, one that the plugin could have made.
 ///
 /// # Errors
-/// See [`Parameters`].
+/// A sentence about the class, or about an answer of the driver that the in-tree plugin has no word for.
 pub(super) fn object(
+    class: &StorageClass,
+    claim: (&Meta, &PersistentVolumeClaim),
+    driver: &str,
+    made: &Volume,
+) -> Result<Value, String> {
+    let translated = in_tree::class_to_csi(class).map_err(|e| e.to_string())?;
+    let mut object = by_driver(&translated, claim, driver, made)?;
+    if in_tree::driver_of(&class.provisioner).is_some() {
+        object = in_tree::volume_from_csi(&object).map_err(|e| e.to_string())?.unwrap_or(object);
+        let annotations = object.metadata.annotations.get_or_insert_default();
+        annotations.insert(PROVISIONED_BY.to_owned(), class.provisioner.clone());
+        annotations.insert(MIGRATED_TO.to_owned(), driver.to_owned());
+    }
+    let mut object = serde_json::to_value(object).unwrap_or_default();
+    object["apiVersion"] = json!("v1");
+    object["kind"] = json!("PersistentVolume");
+    Ok(object)
+}
+
+/// # Errors
+/// See [`Parameters`].
+fn by_driver(
     class: &StorageClass,
     (meta, claim): (&Meta, &PersistentVolumeClaim),
     driver: &str,
     made: &Volume,
-) -> Result<Value, String> {
+) -> Result<PersistentVolume, String> {
     let parameters = Parameters::of(class)?;
     let name = super::name_for(meta);
     let secret = |purpose| parameters.reference(purpose, &name, claim);
@@ -97,7 +122,10 @@ pub(super) fn object(
         node_expand_secret_ref: secret(Secret::NodeExpand)?,
         ..Default::default()
     };
-    let object = PersistentVolume {
+    // What our drivers say of a volume to people, who look at the object first.
+    let notes = made.volume_context.iter().filter(|(key, _)| key.starts_with(FOR_PEOPLE));
+    annotations.extend(notes.map(|(key, value)| (key.clone(), value.clone())));
+    Ok(PersistentVolume {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             annotations: Some(annotations),
@@ -129,11 +157,7 @@ pub(super) fn object(
             ..Default::default()
         }),
         status: None,
-    };
-    let mut object = serde_json::to_value(object).unwrap_or_default();
-    object["apiVersion"] = json!("v1");
-    object["kind"] = json!("PersistentVolume");
-    Ok(object)
+    })
 }
 
 /// A number of bytes as a person would write it: in the largest unit that divides it.

@@ -1,4 +1,6 @@
 //! The claims of a pod: bound ones bind the pod to nodes, waiting ones get their volume with the node.
+use std::borrow::Cow;
+
 use k8s_openapi::api::{
     core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::StorageClass,
@@ -141,7 +143,8 @@ impl<'a> Claims<'a> {
         if places.is_none() {
             found.push(Obstacle::fixed("node(s) didn't find available persistent volumes to bind"));
         }
-        if found.is_empty() && !volumes().all(|(_, volume)| in_zone(volume, node)) {
+        let in_zone = |volume| translated(world, volume, node).is_some() || in_zone(volume, node);
+        if found.is_empty() && !volumes().all(|(_, volume)| in_zone(volume)) {
             found.push(Obstacle::fixed("node(s) had no available volume zone"));
         }
         if found.is_empty() { Ok(places.unwrap_or_default()) } else { Err(found) }
@@ -198,12 +201,18 @@ fn registered(world: &World, driver: Option<&str>, node: &Node) -> bool {
     driver.is_some_and(|name| of_node.is_some_and(|(_, n)| n.spec.drivers.iter().any(|d| d.name == name)))
 }
 
-/// Whether a node reaches a volume: a cloud's disk by what its driver says of it, where that is registered.
+/// A cloud's disk as its driver has it, where that is registered on the node: the driver's own key says then where it is.
+fn translated(world: &World, volume: &PersistentVolume, node: &Node) -> Option<PersistentVolume> {
+    let plugin = volume.spec.as_ref().and_then(in_tree::plugin_of_volume)?;
+    registered(world, in_tree::driver_of(plugin), node)
+        .then(|| in_tree::volume_to_csi(volume).ok())?
+        .map(Cow::into_owned)
+}
+
 fn reached(world: &World, volume: &PersistentVolume, node: &Node) -> bool {
-    let plugin = volume.spec.as_ref().and_then(in_tree::plugin_of_volume);
-    match in_tree::volume_to_csi(volume) {
-        Ok(translated) if registered(world, plugin.and_then(in_tree::driver_of), node) => reaches(&translated, node),
-        _ => reaches(volume, node),
+    match translated(world, volume, node) {
+        Some(translated) => reaches(&translated, node),
+        None => reaches(volume, node),
     }
 }
 

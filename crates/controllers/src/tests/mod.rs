@@ -3,6 +3,7 @@ mod binding;
 mod candidates;
 mod growth;
 mod handshake;
+mod in_tree;
 mod lifecycle;
 mod placement;
 mod reclaiming;

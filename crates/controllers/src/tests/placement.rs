@@ -425,6 +425,8 @@ fn a_clouds_disk_is_where_its_driver_says() {
     let away = "1 node(s) didn't match PersistentVolume's node affinity";
     let gke = json!({ "topology.gke.io/zone": "z" });
     assert_eq!(driver(gke.clone(), true, "z"), "n");
+    let other_cloud = json!({ "topology.gke.io/zone": "z", "topology.kubernetes.io/zone": "x" });
+    assert_eq!(driver(other_cloud, true, "z"), "n", "the machine is a zone of another cloud too");
     assert_eq!(driver(gke.clone(), true, "y"), away);
     assert_eq!(driver(json!({}), true, "z"), away);
     assert_eq!(driver(json!({}), false, "z"), "n", "the driver's labels come with the driver");
