@@ -3,13 +3,13 @@ use csi::{AccessType, Mode, Status, VolumeCapability};
 use pool::Content;
 
 /// What a filesystem is made as where nobody says.
-const DEFAULT_FILESYSTEM: &str = "ext4";
+pub const DEFAULT_FILESYSTEM: &str = "ext4";
 /// What is made here.
 const FILESYSTEMS: [&str; 5] = ["ext4", "xfs", "btrfs", "ext3", "ext2"];
 
-/// What a volume with all of these capabilities is.
-pub fn content(capabilities: &[VolumeCapability]) -> Result<Content, Status> {
-    let mut all = capabilities.iter().map(one);
+/// What a volume with all of these capabilities is; with this filesystem, where they name none.
+pub fn content(capabilities: &[VolumeCapability], default: &str) -> Result<Content, Status> {
+    let mut all = capabilities.iter().map(|capability| one(capability, default));
     let first = all.next().ok_or_else(|| Status::invalid_argument("volume capabilities are missing"))??;
     for other in all {
         if other? != first {
@@ -19,8 +19,8 @@ pub fn content(capabilities: &[VolumeCapability]) -> Result<Content, Status> {
     Ok(first)
 }
 
-/// What a volume with this capability is.
-pub fn one(capability: &VolumeCapability) -> Result<Content, Status> {
+/// What a volume with this capability is; with this filesystem, where it names none.
+pub fn one(capability: &VolumeCapability, default: &str) -> Result<Content, Status> {
     let mode = capability.access_mode.as_ref().map_or(0, |m| m.mode);
     match Mode::try_from(mode) {
         Ok(Mode::Unknown) | Err(_) => return Err(Status::invalid_argument("the access mode is missing or unknown")),
@@ -31,7 +31,7 @@ pub fn one(capability: &VolumeCapability) -> Result<Content, Status> {
         None => Err(Status::invalid_argument("a capability says neither block nor mount")),
         Some(AccessType::Block(_)) => Ok(Content::Block),
         Some(AccessType::Mount(mount)) => {
-            let kind = if mount.fs_type.is_empty() { DEFAULT_FILESYSTEM } else { &mount.fs_type };
+            let kind = if mount.fs_type.is_empty() { default } else { &mount.fs_type };
             if !FILESYSTEMS.contains(&kind) {
                 let why = format!("filesystem {kind:?} is none of {}", FILESYSTEMS.join(", "));
                 return Err(Status::invalid_argument(why));

@@ -1,6 +1,6 @@
 //! Volumes and snapshots as a whole.
 use csi::*;
-use pool::{Health, Id, NewSnapshot, NewVolume, Origin, Pool};
+use pool::{Content, Health, Id, NewSnapshot, NewVolume, Origin, Pool};
 
 use crate::{Driver, TOPOLOGY_KEY, capability, parameters::Parameters, required, signed, volume_id};
 
@@ -61,6 +61,18 @@ impl Driver {
         }
     }
 
+    /// The filesystem of what a volume is to begin as a copy of.
+    fn filesystem_of(&self, origin: Option<&Origin>) -> Option<String> {
+        let content = match origin? {
+            Origin::Snapshot(id) => self.pool.snapshot(id)?.content,
+            Origin::Volume(id) => self.pool.volume(id)?.content,
+        };
+        match content {
+            Content::Filesystem(kind) => Some(kind),
+            Content::Block => None,
+        }
+    }
+
     /// Whether a volume here is where it is wanted.
     fn reachable(&self, wanted: Option<&TopologyRequirement>) -> Result<(), Status> {
         let places = wanted.map_or(&[][..], |w| if w.requisite.is_empty() { &w.preferred } else { &w.requisite });
@@ -118,8 +130,11 @@ impl Controller for Driver {
 
     async fn create_volume(&self, request: CreateVolumeRequest) -> Result<CreateVolumeResponse, Status> {
         let name = required("name", &request.name)?.to_owned();
-        let content = capability::content(&request.volume_capabilities)?;
         let parameters = Parameters::parse(&request.parameters)?;
+        let origin = origin(request.volume_content_source)?;
+        let default = parameters.filesystem.clone().or_else(|| self.filesystem_of(origin.as_ref()));
+        let default = default.as_deref().unwrap_or(capability::DEFAULT_FILESYSTEM);
+        let content = capability::content(&request.volume_capabilities, default)?;
         let (required_bytes, limit_bytes) = range(request.capacity_range)?;
         self.reachable(request.accessibility_requirements.as_ref())?;
         let new = NewVolume {
@@ -130,7 +145,7 @@ impl Controller for Driver {
             content,
             format: parameters.format,
             limit_required: parameters.limit_required,
-            origin: origin(request.volume_content_source)?,
+            origin,
             shares_room: parameters.overcommit,
         };
         let volume = self.with(move |pool| pool.create(&new)).await?;
@@ -154,7 +169,11 @@ impl Controller for Driver {
             return Err(Status::invalid_argument("volume capabilities are missing"));
         }
         let volume = self.pool.volume(&id).ok_or_else(|| Status::not_found(format!("there is no volume {id}")))?;
-        let (confirmed, message) = match capability::content(&request.volume_capabilities) {
+        let own = match &volume.content {
+            Content::Filesystem(kind) => kind,
+            Content::Block => capability::DEFAULT_FILESYSTEM,
+        };
+        let (confirmed, message) = match capability::content(&request.volume_capabilities, own) {
             Ok(content) if content == volume.content => {
                 let confirmed = Confirmed {
                     volume_context: request.volume_context,
@@ -201,9 +220,10 @@ impl Controller for Driver {
             .accessible_topology
             .as_ref()
             .is_some_and(|place| place.segments.get(TOPOLOGY_KEY).is_some_and(|node| *node != self.node));
-        let possible =
-            request.volume_capabilities.is_empty() || capability::content(&request.volume_capabilities).is_ok();
-        Parameters::parse(&request.parameters)?;
+        let parameters = Parameters::parse(&request.parameters)?;
+        let default = parameters.filesystem.as_deref().unwrap_or(capability::DEFAULT_FILESYSTEM);
+        let possible = request.volume_capabilities.is_empty()
+            || capability::content(&request.volume_capabilities, default).is_ok();
         if elsewhere || !possible {
             return Ok(GetCapacityResponse::default());
         }

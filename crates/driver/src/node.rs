@@ -76,7 +76,7 @@ impl Node for Driver {
         let id = volume_id(&request.volume_id)?;
         let at = path("staging_target_path", &request.staging_target_path)?;
         let capability = existing(request.volume_capability.as_ref())?;
-        let content = capability::one(capability)?;
+        let content = capability::one(capability, capability::DEFAULT_FILESYSTEM)?;
         let options = match &capability.access_type {
             Some(AccessType::Mount(mount)) => mount.mount_flags.clone(),
             _ => Vec::new(),
@@ -107,7 +107,7 @@ impl Node for Driver {
         let at = path("target_path", &request.target_path)?;
         let staged = path("staging_target_path", &request.staging_target_path)?;
         let capability = existing(request.volume_capability.as_ref())?;
-        let content = capability::one(capability)?;
+        let content = capability::one(capability, capability::DEFAULT_FILESYSTEM)?;
         let alone = capability::alone(capability);
         let read_only = request.readonly || capability::reads_only(capability);
         self.with(move |pool| {

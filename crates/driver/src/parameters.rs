@@ -6,6 +6,8 @@ use pool::Backend;
 
 /// What a provisioner adds for its own use.
 const OF_PROVISIONER: &str = "csi.storage.k8s.io/";
+/// The one of these that is for us, where the provisioner did not make it part of the capability.
+const FILESYSTEM: &str = "csi.storage.k8s.io/fstype";
 
 /// What a class asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +18,8 @@ pub struct Parameters {
     pub overcommit: bool,
     /// `quota=required`: no directory without a limit.
     pub limit_required: bool,
+    /// `csi.storage.k8s.io/fstype`: the filesystem, where the capability names none.
+    pub filesystem: Option<String>,
     /// `mkfsOptions`: words for the program that makes the filesystem, which the pool judges.
     pub format: Vec<String>,
 }
@@ -24,7 +28,8 @@ impl Parameters {
     /// # Errors
     /// A parameter or value that is not known: a typing error that was ignored would be found when data is lost.
     pub fn parse(given: &BTreeMap<String, String>) -> Result<Self, Status> {
-        let mut parsed = Self::default();
+        let filesystem = given.get(FILESYSTEM).filter(|kind| !kind.is_empty()).cloned();
+        let mut parsed = Self { filesystem, ..Self::default() };
         for (name, value) in given.iter().filter(|(name, _)| !name.starts_with(OF_PROVISIONER)) {
             let wrong = |known: &str| {
                 Err(Status::invalid_argument(format!(
@@ -73,6 +78,7 @@ fn parameters() {
     assert_eq!(given, Parameters { backend: Backend::Directory, overcommit: true, ..default.clone() });
     let given = parse(&[("quota", "required"), ("mkfsOptions", " -i  8192 ")]).expect("known");
     assert_eq!(given, Parameters { limit_required: true, format: vec!["-i".into(), "8192".into()], ..default });
+    assert_eq!(parse(&[("csi.storage.k8s.io/fstype", "xfs")]).expect("known").filesystem.as_deref(), Some("xfs"));
     for wrong in [("backend", "tape"), ("overcommit", "maybe"), ("quota", "some"), ("backed", "image")] {
         let error = parse(&[wrong]).expect_err("wrong");
         assert!(error.message().contains(wrong.0), "{error}");

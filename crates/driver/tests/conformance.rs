@@ -275,3 +275,35 @@ async fn modes_of_access() {
     let request = CreateVolumeRequest { volume_capabilities: both, ..wanted("both", MIB) };
     refused(Code::InvalidArgument, c.create_volume(request).await);
 }
+
+#[tokio::test]
+async fn a_filesystem_is_named_by_the_class_or_by_what_is_copied() {
+    let rig = Rig::start().await;
+    let c = &rig.controller;
+    let mut unnamed = mounted(Mode::SingleNodeWriter);
+    unnamed.access_type = Some(AccessType::Mount(MountVolume::default()));
+    let request =
+        |name: &str| CreateVolumeRequest { volume_capabilities: vec![unnamed.clone()], ..wanted(name, 16 * MIB) };
+    let parameters = BTreeMap::from([("csi.storage.k8s.io/fstype".to_owned(), "ext3".to_owned())]);
+    let request_ext3 = CreateVolumeRequest { parameters, ..request("v") };
+    let volume = c.create_volume(request_ext3).await.expect("made").volume.expect("a volume");
+    let source = ContentSource::Volume(VolumeSource { volume_id: volume.volume_id.clone() });
+    let source = Some(VolumeContentSource { r#type: Some(source) });
+    let copy = CreateVolumeRequest { volume_content_source: source, ..request("copy") };
+    let copy = c.create_volume(copy).await.expect("copied").volume.expect("a volume");
+    for volume in [volume, copy] {
+        let validate = ValidateVolumeCapabilitiesRequest {
+            volume_id: volume.volume_id.clone(),
+            volume_capabilities: vec![unnamed.clone()],
+            ..Default::default()
+        };
+        assert!(c.validate_volume_capabilities(validate).await.expect("judged").confirmed.is_some());
+        rig.stage(&volume.volume_id, unnamed.clone()).await.expect("staged");
+        let shown = rig.publish(&volume.volume_id, "a", unnamed.clone()).await.expect("published");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let line = mounts.lines().find(|line| line.contains(&*shown.to_string_lossy()));
+        assert!(line.is_some_and(|line| line.contains(" - ext3 ")), "{line:?}");
+        rig.unpublish(&volume.volume_id, "a").await.expect("unpublished");
+        rig.unstage(&volume.volume_id).await.expect("unstaged");
+    }
+}

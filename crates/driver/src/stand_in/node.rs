@@ -55,7 +55,7 @@ impl Node for StandIn {
             .volume_capability
             .as_ref()
             .ok_or_else(|| Status::invalid_argument("volume_capability is missing"))?;
-        let wanted = capability::one(capability)?;
+        let wanted = capability::one(capability, capability::DEFAULT_FILESYSTEM)?;
         whole(&request.volume_context)?;
         let disk = self.here(&request.volume_id)?;
         self.becomes(&disk, wanted).await?;
