@@ -1,7 +1,7 @@
 //! Facts about claims, volumes and the pods that use them, as every controller reads them.
 use api::quantity::Quantity;
 use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod},
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec, Pod},
     storage::v1::StorageClass,
 };
 
@@ -78,6 +78,32 @@ pub(crate) fn requested(claim: &PersistentVolumeClaim) -> Quantity {
 
 pub(crate) fn capacity(spec: &PersistentVolumeSpec) -> Quantity {
     spec.capacity.as_ref().and_then(|c| c.get("storage")).map_or(Quantity::ZERO, amount)
+}
+
+/// What a claim's volume is to be made from: group, kind, name.
+///
+/// # Errors
+/// A sentence about a source that is not supported.
+pub(crate) fn data_source(spec: &PersistentVolumeClaimSpec) -> Result<Option<(&str, &str, &str)>, String> {
+    if let Some(source) = &spec.data_source {
+        return Ok(Some((source.api_group.as_deref().unwrap_or_default(), &source.kind, &source.name)));
+    }
+    let Some(source) = &spec.data_source_ref else { return Ok(None) };
+    if source.namespace.as_deref().is_some_and(|n| !n.is_empty()) {
+        return Err(
+            "dataSourceRef namespace specified but the CrossNamespaceVolumeDataSource feature is disabled".into()
+        );
+    }
+    Ok(Some((source.api_group.as_deref().unwrap_or_default(), &source.kind, &source.name)))
+}
+
+/// Kind and name of the snapshot or claim that a claim's volume is to be made from.
+pub(crate) fn source_of(claim: &PersistentVolumeClaim) -> Option<(&'static str, &str)> {
+    match data_source(claim.spec.as_ref()?).ok()?? {
+        (api::snapshot::GROUP, "VolumeSnapshot", name) => Some(("VolumeSnapshot", name)),
+        ("", "PersistentVolumeClaim", name) => Some(("PersistentVolumeClaim", name)),
+        _ => None,
+    }
 }
 
 fn mode(mode: Option<&String>) -> &str {

@@ -12,6 +12,7 @@ mod call;
 mod candidate;
 mod claim;
 mod cold;
+mod content_source;
 mod decision;
 mod ephemeral;
 mod expand;
@@ -92,6 +93,13 @@ pub static CONTROLLERS: &[Controller] = &[
         component: "persistentvolume-controller",
         wakes: binder::wakes,
         decide: binder::decide,
+        heard: hears_nothing,
+    },
+    Controller {
+        name: "content-source",
+        component: "csi-provisioner",
+        wakes: content_source::wakes,
+        decide: content_source::decide,
         heard: hears_nothing,
     },
     Controller {

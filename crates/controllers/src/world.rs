@@ -102,6 +102,8 @@ pub struct World {
     /// Driver and volume handle to the volumes of it; more than one is a mistake.
     volumes_by_handle: Index<(String, String)>,
     unbound_by_class: Index<String>,
+    /// Kind, namespace and name of what volumes are made from to the claims that wait for those.
+    claims_by_source: Index<(&'static str, Arc<str>, String)>,
     claims_by_volume: Index<String>,
     missing_nodes: HashMap<String, Timestamp>,
     /// Storage drivers that can be called, by name.
@@ -281,6 +283,10 @@ impl World {
     pub(crate) fn unbound(&self) -> impl Iterator<Item = &Key> {
         self.unbound_by_class.0.values().flat_map(Keys::iter)
     }
+    /// Claims whose binding is not complete, and whose volume is to be made from this snapshot or claim.
+    pub(crate) fn claims_from(&self, kind: &'static str, namespace: &str, name: &str) -> impl Iterator<Item = &Key> {
+        self.claims_by_source.get(&(kind, namespace.into(), name.to_owned()))
+    }
     /// Claims whose `spec.volumeName` is this volume.
     pub fn claims_naming(&self, volume: &str) -> impl Iterator<Item = &Key> {
         self.claims_by_volume.get(volume)
@@ -384,6 +390,9 @@ impl World {
                 }
                 if !claim::is_bound(c) {
                     self.unbound_by_class.set(claim::class_of(c).to_owned(), key, add);
+                    if let Some((kind, name)) = claim::source_of(c) {
+                        self.claims_by_source.set((kind, key.namespace.clone(), name.to_owned()), key, add);
+                    }
                 }
             }
             Object::Volume(volume) => {

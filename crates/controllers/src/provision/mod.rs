@@ -12,7 +12,10 @@ mod place;
 mod volume;
 
 use api::Quantity;
-use csi::{CapacityRange, Code, ControllerRpcType, CreateVolumeRequest, DeleteVolumeRequest, Facts, Volume};
+use csi::{
+    CapacityRange, Code, ControllerRpcType, CreateVolumeRequest, DeleteVolumeRequest, Facts, Volume,
+    VolumeContentSource,
+};
 use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
 use serde_json::json;
 
@@ -22,6 +25,7 @@ pub(crate) use volume::capabilities;
 use crate::{
     call::{Answer, Call, Failure, Request},
     claim::{SELECTED_NODE, binds_late, class_of, requested, volume_of},
+    content_source::{self, Content, content_source},
     decision::{Action, Context, Decision, Key, Meta, Note, annotation},
     world::{Change, Object, World},
 };
@@ -59,7 +63,17 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
     if world.volume(&name_for(meta)).is_some() {
         return Decision::settled();
     }
-    match request(&asked, world) {
+    let source = match content_source(asked.claim, asked.class, asked.driver, world) {
+        Ok(Content::Empty) => None,
+        Ok(Content::Populated) => {
+            let words = "Assuming an external populator will provision the volume";
+            return Decision::wait(Note::normal(meta, "Provisioning", words));
+        }
+        Ok(Content::From { protect: Some(action), .. }) => return Decision::act(action),
+        Ok(Content::From { source, protect: None }) => Some(source),
+        Err(why) => return Decision::wait(failed(&asked, &why)),
+    };
+    match request(&asked, source, world) {
         Ok(call) => {
             let words =
                 format!("External provisioner is provisioning volume for claim \"{}/{}\"", key.namespace, key.name);
@@ -101,7 +115,7 @@ fn provisioner(class: &StorageClass) -> &str {
 
 /// # Errors
 /// A sentence about what is wrong with the claim or its class, or has yet to be.
-fn request(asked: &Asked<'_>, world: &World) -> Result<Call, String> {
+fn request(asked: &Asked<'_>, source: Option<VolumeContentSource>, world: &World) -> Result<Call, String> {
     let Asked { claim: (meta, claim), class, driver, node } = asked;
     let spec = claim.spec.clone().unwrap_or_default();
     if spec.selector.is_some() {
@@ -120,7 +134,7 @@ fn request(asked: &Asked<'_>, world: &World) -> Result<Call, String> {
         volume_capabilities: capabilities(&spec, driver, &parameters.fs_type, &options)?,
         parameters: parameters.own,
         secrets: Default::default(),
-        volume_content_source: None,
+        volume_content_source: source,
         accessibility_requirements: places,
         mutable_parameters: Default::default(),
     };
@@ -170,6 +184,10 @@ fn made(asked: &Asked<'_>, world: &World, call: &Call, made: Option<&Volume>) ->
         let why = format!("created volume capacity {} less than requested capacity {wanted}", made.capacity_bytes);
         return remove(call, made).with(failed(asked, &why));
     }
+    let sourced = matches!(&call.request, Request::CreateVolume(r) if r.volume_content_source.is_some());
+    if sourced && made.content_source.is_none() {
+        return remove(call, made).with(failed(asked, "volume content source missing"));
+    }
     if let Some(other) = world.volumes_of_handle(driver, &made.volume_id).next() {
         let handle = &made.volume_id;
         return lie(format!("driver {driver} made volume {handle:?}, but that is what {} is", other.name));
@@ -203,6 +221,7 @@ fn refused(asked: &Asked<'_>, world: &World, failure: &Failure) -> Decision {
 }
 
 pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    content_source::wakes_of(world, change, wake);
     match change.key.kind {
         "PersistentVolumeClaim" => wake(change.key.clone()),
         "StorageClass" => world.unbound_claims(&change.key.name).for_each(|k| wake(k.clone())),

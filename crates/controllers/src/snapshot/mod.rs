@@ -13,14 +13,13 @@ mod request;
 mod secret;
 
 use api::snapshot::{VolumeSnapshot, VolumeSnapshotContent};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::json;
 
 use secret::SNAPSHOTTER;
 pub(crate) use secret::{LIST, own, secret};
 
 use crate::{
-    claim::reserved_for,
+    claim::{reserved_for, source_of},
     decision::{Action, Context, Decision, Key, Meta, annotated},
     world::{Change, Entry, Object, World},
 };
@@ -107,13 +106,6 @@ fn snapshot(entry: &Entry) -> Option<Snapshot<'_>> {
     }
 }
 
-/// The snapshot that a claim's volume is made from.
-fn restored(claim: &PersistentVolumeClaim) -> Option<&str> {
-    let source = claim.spec.as_ref()?.data_source.as_ref()?;
-    let is_snapshot = source.kind == SNAPSHOT && source.api_group.as_deref() == Some(api::snapshot::GROUP);
-    is_snapshot.then_some(&*source.name)
-}
-
 pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
     let states = || change.old.iter().chain(&change.new);
     match change.key.kind {
@@ -154,7 +146,7 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
             wake_snapshots_of(world, &change.key.namespace, &change.key.name, wake);
             for entry in states() {
                 let Object::Claim(claim) = &entry.object else { continue };
-                if let Some(name) = restored(claim) {
+                if let Some((SNAPSHOT, name)) = source_of(claim) {
                     wake(Key::new(SNAPSHOT, &change.key.namespace, name));
                 }
             }

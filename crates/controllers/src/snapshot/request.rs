@@ -9,10 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AS_SOURCE, BEING_DELETED, BOUND, CLAIM_AS_SOURCE, CONTENT, CONTENT_BOUND, Content, SECRET_NAME, SECRET_NAMESPACE,
-    SNAPSHOT, SNAPSHOTTER, Snapshot, being_deleted, content_name, is_for, restored, secret,
+    SNAPSHOT, SNAPSHOTTER, Snapshot, being_deleted, content_name, is_for, secret,
 };
 use crate::{
     claim::{claim_phase, is_reserved_for, volume_of},
+    content_source::is_in_use,
     decision::{Action, Context, Decision, Key, Meta, Note, Unless, annotated},
     namespace::whole_seconds,
     world::World,
@@ -351,7 +352,7 @@ fn going((meta, snapshot): Snapshot<'_>, world: &World) -> Decision {
         meta.finalizers.iter().filter(|f| *f != AS_SOURCE && (goes_along || *f != BOUND)).collect();
     let held = meta.has_finalizer(AS_SOURCE) || meta.has_finalizer(BOUND);
     if let Some((content_meta, content)) = content.filter(|_| held) {
-        if is_restored(meta, world) {
+        if is_in_use(SNAPSHOT, meta, world) {
             return Decision::wait(Note::warning(
                 meta,
                 "SnapshotDeletePending",
@@ -378,11 +379,4 @@ fn going((meta, snapshot): Snapshot<'_>, world: &World) -> Decision {
         }
         _ => action,
     })
-}
-
-/// Whether a claim waits for a volume made from the snapshot.
-fn is_restored(snapshot: &Meta, world: &World) -> bool {
-    let waits = world.unbound().filter(|k| k.namespace == snapshot.key.namespace);
-    let mut claims = waits.filter_map(|k| world.claim(&k.namespace, &k.name));
-    claims.any(|(_, claim)| restored(claim) == Some(&*snapshot.key.name) && claim_phase(claim) == "Pending")
 }

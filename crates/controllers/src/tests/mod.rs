@@ -10,6 +10,7 @@ mod reclaiming;
 mod sharing;
 mod simulator;
 mod snapshots;
+mod sources;
 mod waiting;
 
 use std::{
