@@ -48,6 +48,14 @@ impl Layout {
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
+    /// Disks of a cloud that this machine stands in for.
+    pub fn stand_in(&self, word: &str) -> PathBuf {
+        self.root.join("stand-ins").join(word)
+    }
+    /// Where a driver that this program brings along listens.
+    pub fn driver_socket(&self, driver: &str) -> PathBuf {
+        self.kubelet().join("plugins").join(driver).join("csi.sock")
+    }
     /// Sockets of drivers, and what they staged; laid out like a kubelet's directory.
     pub fn kubelet(&self) -> PathBuf {
         self.root.join("kubelet")

@@ -1,6 +1,7 @@
 //! The command line. Scripts rely on it: add, never change.
 use std::{net::SocketAddr, path::PathBuf};
 
+use crate::up::stand_ins::Wanted as StandIn;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Persistent storage for Kubernetes pods, in one program: API server, controllers, node and container runtime.
@@ -30,6 +31,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Import, pull, list and remove container images
     Image(ImageArgs),
+    /// Create, list and remove disks of the clouds that `up --stand-in` stands in for
+    Disk(DiskArgs),
     /// Create or change objects from YAML or JSON files
     Apply(ApplyArgs),
     /// List objects
@@ -94,6 +97,10 @@ pub struct UpArgs {
     /// What ReadWriteOnce allows: every pod of one node, as Kubernetes has it, or one pod at a time
     #[arg(long, value_enum, default_value_t = RwoScope::Node, value_name = "SCOPE")]
     pub rwo_scope: RwoScope,
+    /// Stand in for the storage drivers of clouds with local volumes: gce-pd, aws-ebs, azure-disk, cinder, vsphere; each may
+    /// say the zone that this machine is in: gce-pd=us-east1-b
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub stand_in: Vec<StandIn>,
     #[command(flatten)]
     pub deleted: Deleted,
     #[command(flatten)]
@@ -208,6 +215,60 @@ pub enum ImageCommand {
     Rm {
         /// Name or id, as `list` shows them
         name: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
+}
+
+const DISK_HELP: &str = "\
+A disk is called as in manifests of that cloud: pdName, volumeID, diskURI, volumePath, or the volumeHandle of its CSI driver.
+Removed disks can come back like other volumes.
+
+Examples:
+  holdfast disk create data-1 --stand-in gce-pd --size 20Gi     for gcePersistentDisk: {pdName: data-1}
+  holdfast disk create vol-0123456789abcdef0 --stand-in aws-ebs --type io2 --zone us-east-1b
+  holdfast disk rm data-1";
+
+#[derive(Args)]
+#[command(after_help = DISK_HELP)]
+pub struct DiskArgs {
+    #[command(subcommand)]
+    pub command: DiskCommand,
+}
+
+#[derive(Subcommand)]
+pub enum DiskCommand {
+    /// Make an empty disk; what is on it, its first user says
+    Create {
+        /// What the disk is called
+        name: String,
+        /// The cloud: gce-pd, aws-ebs, azure-disk, cinder or vsphere
+        #[arg(long, value_name = "CLOUD", value_parser = crate::disk::face)]
+        stand_in: &'static driver::stand_in::Face,
+        /// Its size [default: the smallest of its type]
+        #[arg(long, value_name = "SIZE")]
+        size: Option<String>,
+        /// Its zone [default: where this machine is]
+        #[arg(long, value_name = "ZONE")]
+        zone: Option<String>,
+        /// Its type, as classes name it: pd-ssd, gp3, Premium_LRS [default: the cloud's]
+        #[arg(long = "type", value_name = "TYPE")]
+        disk_type: Option<String>,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// List all disks, also those that claims asked for
+    List {
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Remove a disk that nobody uses
+    Rm {
+        /// What the disk is called, or its whole name as `list` shows it
+        name: String,
+        /// The cloud, where several have such a disk
+        #[arg(long, value_name = "CLOUD", value_parser = crate::disk::face)]
+        stand_in: Option<&'static driver::stand_in::Face>,
         #[command(flatten)]
         data: DataDir,
     },

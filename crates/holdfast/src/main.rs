@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod csi_driver;
 mod demo;
+mod disk;
 mod errors;
 mod image;
 mod registries;
@@ -53,6 +54,7 @@ async fn run(command: cli::Command) -> Outcome {
         Command::Up(args) => up::run(args).await,
         Command::Csi(args) => csi_driver::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Disk(args) => disk::run(args).await,
         Command::Image(args) => image::run(args).await,
         Command::Apply(args) => client::apply::run(args).await,
         Command::Get(args) => client::get::run(args).await,

@@ -2,6 +2,7 @@
 mod drivers;
 mod local_node;
 pub mod preflight;
+pub mod stand_ins;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,7 +18,12 @@ use server::{ApiServer, Identity};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Outcome, cli::UpArgs, client::Error, errors::Doing};
+use crate::{
+    Outcome,
+    cli::UpArgs,
+    client::Error,
+    errors::{Doing, misused},
+};
 use drivers::Drivers;
 use local_node::LocalNode;
 use preflight::DataDir;
@@ -25,6 +31,9 @@ use preflight::DataDir;
 pub async fn run(args: UpArgs) -> Outcome {
     let started = Instant::now();
     let stop = stop_signal()?;
+    if args.no_node && !args.stand_in.is_empty() {
+        return misused("--stand-in needs a node on this machine; leave out --no-node");
+    }
     if !args.no_node {
         preflight::privileges()?;
     }
@@ -73,12 +82,14 @@ async fn run_in(prepared: Prepared<'_>, args: &UpArgs, stop: &CancellationToken)
     serve(&mut parts, &api, listener, stop);
     let drivers = match &network {
         None => None,
-        Some(_) => Some(Drivers::open(layout, node_name)?),
+        Some(_) => Some(Drivers::open(layout, node_name, &args.stand_in)?),
     };
     let mut settings = settings(&api);
     if let Some(drivers) = &drivers {
         drivers.serve(&mut parts, args.deleted.kept(), stop).await?;
-        drivers::announce(&client(&api, "system:admin")).await?;
+        let admin = client(&api, "system:admin");
+        drivers::announce(&admin).await?;
+        stand_ins::announce(&admin, &args.stand_in).await?;
         settings.drivers = drivers.registry.clone();
     }
     let engine = Arc::new(Engine::new(client(&api, "system:kube-controller-manager"), settings));

@@ -55,9 +55,13 @@ impl Node for StandIn {
             .volume_capability
             .as_ref()
             .ok_or_else(|| Status::invalid_argument("volume_capability is missing"))?;
-        let wanted = capability::one(capability, capability::DEFAULT_FILESYSTEM)?;
         whole(&request.volume_context)?;
         let disk = self.here(&request.volume_id)?;
+        let own = match &disk.volume.content {
+            Content::Filesystem(kind) => kind,
+            Content::Block => capability::DEFAULT_FILESYSTEM,
+        };
+        let wanted = capability::one(capability, own)?;
         self.becomes(&disk, wanted).await?;
         let volume_id = disk.volume.id.to_string();
         self.inner.node_stage_volume(NodeStageVolumeRequest { volume_id, ..request }).await

@@ -11,7 +11,9 @@ use serde_json::json;
 use sys::RealSys;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
 
+use super::stand_ins;
 use crate::{
     client::Error,
     csi_driver::empty_trash,
@@ -21,25 +23,25 @@ use crate::{
 /// The class of claims that name none.
 const CLASS: &str = "local";
 
-/// The drivers of this process.
-pub struct Drivers {
-    pub registry: Registry,
+/// One driver of this process.
+pub struct Brought {
+    pub name: &'static str,
     pool: Arc<Pool>,
-    driver: Driver,
+    routes: Box<dyn Fn() -> RoutesBuilder + Send + Sync>,
     socket: PathBuf,
 }
 
-impl Drivers {
-    /// Opens the pool of this data directory.
-    pub fn open(layout: &Layout, node: &str) -> Result<Self, Error> {
-        let pool = Arc::new(Pool::open(&layout.volumes(), Arc::new(RealSys))?);
-        let socket = layout.kubelet().join("plugins").join(driver::NAME).join("csi.sock");
-        let driver = Driver::new(pool.clone(), node);
-        Ok(Self { registry: Registry::default(), pool, driver, socket })
+impl Brought {
+    pub fn new(
+        layout: &Layout,
+        name: &'static str,
+        pool: Arc<Pool>,
+        routes: impl Fn() -> RoutesBuilder + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, pool, routes: Box::new(routes), socket: layout.driver_socket(name) }
     }
 
-    /// Serves the drivers until `stop`, and lets the controllers and the node have them.
-    pub async fn serve(
+    async fn serve(
         &self,
         parts: &mut JoinSet<Result<(), Error>>,
         keep_deleted: Duration,
@@ -49,7 +51,7 @@ impl Drivers {
             fs::create_dir_all(above).doing(|| format!("make {}", above.display()))?;
         }
         let listener = csi::Listener::bind(&self.socket)?;
-        let (routes, ended) = (self.driver.routes(), stop.clone());
+        let (routes, ended) = ((self.routes)(), stop.clone());
         parts.spawn(async move { Ok(listener.serve(routes, ended.cancelled_owned()).await?) });
         let (pool, ended) = (self.pool.clone(), stop.clone());
         parts.spawn(async move {
@@ -58,7 +60,37 @@ impl Drivers {
                 () = ended.cancelled() => Ok(()),
             }
         });
-        self.registry.add(&self.socket).await?;
+        Ok(())
+    }
+}
+
+/// The drivers of this process.
+pub struct Drivers {
+    pub registry: Registry,
+    all: Vec<Brought>,
+}
+
+impl Drivers {
+    /// Opens the pools of this data directory.
+    pub fn open(layout: &Layout, node: &str, stand_ins: &[stand_ins::Wanted]) -> Result<Self, Error> {
+        let pool = Arc::new(Pool::open(&layout.volumes(), Arc::new(RealSys))?);
+        let driver = Driver::new(pool.clone(), node);
+        let mut all = vec![Brought::new(layout, driver::NAME, pool, move || driver.routes())];
+        all.extend(stand_ins::open(layout, node, stand_ins)?);
+        Ok(Self { registry: Registry::default(), all })
+    }
+
+    /// Serves the drivers until `stop`, and lets the controllers and the node have them.
+    pub async fn serve(
+        &self,
+        parts: &mut JoinSet<Result<(), Error>>,
+        keep_deleted: Duration,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        for driver in &self.all {
+            driver.serve(parts, keep_deleted, stop).await?;
+            self.registry.add(&driver.socket).await?;
+        }
         Ok(())
     }
 }
@@ -83,7 +115,7 @@ pub async fn announce(client: &kube::Client) -> Result<(), Error> {
     made("StorageClass", Api::all(client.clone()).create(&PostParams::default(), &class).await)
 }
 
-fn made<T>(what: &str, created: Result<T, kube::Error>) -> Result<(), Error> {
+pub(super) fn made<T>(what: &str, created: Result<T, kube::Error>) -> Result<(), Error> {
     match created {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),

@@ -24,6 +24,7 @@ use crate::{
     client::Error,
     errors::{Doing, said},
     registries,
+    up::stand_ins,
 };
 
 /// Between two looks for images and layers that nobody needs; one that finds nothing reads a directory.
@@ -88,6 +89,7 @@ impl LocalNode {
             RwoScope::Node => node::RwoScope::Node,
             RwoScope::Pod => node::RwoScope::Pod,
         };
+        config.labels.extend(stand_ins::labels(&args.stand_in));
         config.runtime_version = concat!("holdfast://", env!("CARGO_PKG_VERSION")).into();
         let shared: Arc<dyn Runtime> = Arc::new(runtime.clone());
         let node = Node::new(config, client.clone(), shared, volumes, Arc::new(SystemClock));
