@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct Layout {
     root: PathBuf,
+    kubelet: PathBuf,
 }
 
 impl Layout {
     /// Paths below `root` (made absolute by the caller).
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        Self { kubelet: root.join("kubelet"), root }
+    }
+    /// The same with what a kubelet keeps in a directory of its own elsewhere (an absolute path).
+    pub fn with_kubelet(self, kubelet: impl Into<PathBuf>) -> Self {
+        Self { kubelet: kubelet.into(), ..self }
     }
     /// The data directory itself.
     pub fn root(&self) -> &Path {
@@ -36,9 +42,14 @@ impl Layout {
     pub fn runtime(&self) -> PathBuf {
         self.root.join("runtime")
     }
+    /// What lies where a kubelet has it, below the directory that drivers of volumes are told: pods, `plugins`,
+    /// `plugins_registry`.
+    pub fn kubelet(&self) -> &Path {
+        &self.kubelet
+    }
     /// Pod directories by UID: volumes, hosts file, termination messages.
     pub fn pods(&self) -> PathBuf {
-        self.root.join("pods")
+        self.kubelet.join("pods")
     }
     /// Container logs: `<namespace>_<pod>_<uid>/<container>/<restart>.log`.
     pub fn logs(&self) -> PathBuf {
@@ -55,10 +66,6 @@ impl Layout {
     /// Where a driver that this program brings along listens.
     pub fn driver_socket(&self, driver: &str) -> PathBuf {
         self.kubelet().join("plugins").join(driver).join("csi.sock")
-    }
-    /// Sockets of drivers, and what they staged; laid out like a kubelet's directory.
-    pub fn kubelet(&self) -> PathBuf {
-        self.root.join("kubelet")
     }
     /// Bridge name, subnet and address leases of the pod network.
     pub fn network(&self) -> PathBuf {

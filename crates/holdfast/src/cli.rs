@@ -91,6 +91,9 @@ pub struct UpArgs {
     /// Name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Where CSI drivers find this node and its pods; many have /var/lib/kubelet built in [default: <data-dir>/kubelet]
+    #[arg(long, value_name = "DIR")]
+    pub kubelet_dir: Option<PathBuf>,
     /// Addresses for pods, a private IPv4 network [default: a free /24 of 10.0.0.0/8]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<String>,

@@ -1,5 +1,6 @@
 //! `holdfast up`: API server, controllers and node in one process. Wiring only.
 mod drivers;
+mod kubelet_dir;
 mod local_node;
 pub mod preflight;
 pub mod stand_ins;
@@ -38,7 +39,14 @@ pub async fn run(args: UpArgs) -> Outcome {
         preflight::privileges()?;
     }
     let node_name = preflight::node_name(args.node_name.as_deref())?;
-    let data = DataDir::take(&args.data.data_dir)?;
+    let mut data = DataDir::take(&args.data.data_dir)?;
+    let _held = if args.no_node {
+        None
+    } else {
+        let (layout, held) = kubelet_dir::take(data.layout.clone(), args.kubelet_dir.as_deref())?;
+        data.layout = layout;
+        Some(held)
+    };
     let listener = listen(args.listen).await?;
     let network = if args.no_node { None } else { Some(local_node::open_network(&data.layout, &args)?) };
     let prepared = Prepared { data: &data, node_name: &node_name, listener, network: network.clone(), started };
@@ -108,7 +116,8 @@ async fn run_in(prepared: Prepared<'_>, args: &UpArgs, stop: &CancellationToken)
             let pods_reach = inside.local_addr().doing(|| "read the listener's address".into())?;
             serve(&mut parts, &api, inside, stop);
             let client = client(&api, &format!("system:node:{node_name}"));
-            let node = LocalNode::open(layout, args, node_name, network, pods_reach, client).await?;
+            let registry = drivers.map(|d| d.registry).unwrap_or_default();
+            let node = LocalNode::open(layout, args, node_name, network, pods_reach, client, registry).await?;
             api.set_connector(node.connector());
             parts.spawn(node.clone().run(stop.clone()));
             Some(node)

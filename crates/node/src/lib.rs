@@ -12,6 +12,6 @@ mod node;
 mod register;
 mod spec;
 
-pub use agent::holders::RwoScope;
+pub use agent::{csi::calls::CsiDrivers, holders::RwoScope};
 pub use node::{Config, Node, NodeError};
 pub use spec::dns::ClusterDns;

@@ -32,6 +32,7 @@ use crate::{
     agent::{
         Shared,
         attach::{self, Attachments},
+        csi,
         events::Recorder,
         evict,
         holders::{Holders, RwoScope},
@@ -72,6 +73,8 @@ pub struct Config {
     pub memory_bytes: Option<i64>,
     /// What `ReadWriteOnce` means on this node.
     pub rwo_scope: RwoScope,
+    /// The CSI drivers of this machine, which the node finds by their sockets in the layout's kubelet directory.
+    pub drivers: host::Registry,
     /// More labels for the node.
     pub labels: BTreeMap<String, String>,
 }
@@ -93,6 +96,7 @@ impl Config {
             cpu_milli: None,
             memory_bytes: None,
             rwo_scope: RwoScope::default(),
+            drivers: host::Registry::default(),
             labels: BTreeMap::new(),
         }
     }
@@ -152,6 +156,7 @@ impl Node {
             images: Images::default(),
             holders: Holders::default(),
             attachments: Attachments::default(),
+            csi: csi::State::default(),
             config,
             client,
             runtime,
@@ -206,7 +211,12 @@ impl Node {
         let shared = self.shared.clone();
         tasks.spawn(async move {
             let node = register::register(&shared).await;
-            tokio::join!(register::report(shared.clone(), node.clone()), register::renew_lease(shared, node));
+            tokio::join!(
+                register::report(shared.clone(), node.clone()),
+                csi::report::keep(shared.clone()),
+                csi::watch::watch(shared.clone()),
+                register::renew_lease(shared, node),
+            );
         });
         tasks.spawn(forward_news(self.workers.clone(), news));
         tasks.spawn(evict::watch(self.shared.clone(), self.workers.clone()));
@@ -219,8 +229,13 @@ impl Node {
     /// Before any pod asks for a volume: those that have one keep it.
     async fn adopt_holders(&self) {
         let volumes = self.shared.volumes.clone();
-        match tokio::task::spawn_blocking(move || volumes.holds()).await {
-            Ok(Ok(holds)) => {
+        let read = move || volumes.holds().and_then(|holds| Ok((holds, volumes.attached()?)));
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok((holds, attached))) => {
+                for volume in attached {
+                    let name = csi::in_use::unique_name(&volume.driver, &volume.handle);
+                    self.shared.csi.in_use.adopt(name, volume.pod_uid);
+                }
                 holds.iter().for_each(|h| self.shared.attachments.adopt(&h.volume, &h.pod_uid));
                 self.shared.holders.adopt(holds);
             }

@@ -118,6 +118,7 @@ async fn status(shared: &Shared, before: Option<&NodeStatus>) -> NodeStatus {
         }),
         node_info: Some(machine::system_info(config)),
         images: Some(images.collect()),
+        volumes_in_use: Some(shared.csi.in_use.list()).filter(|list| !list.is_empty()),
         ..NodeStatus::default()
     }
 }

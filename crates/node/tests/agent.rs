@@ -86,7 +86,7 @@ impl World {
 
     async fn gone(&self) {
         self.api.until("gone", |api| api.get(POD).is_none().then_some(())).await;
-        let pods = self.dir.path().join("pods/pod-uid");
+        let pods = self.dir.path().join("kubelet/pods/pod-uid");
         let logs = self.dir.path().join("logs/ns_p_pod-uid");
         let clean = |_: &FakeApi| (self.runtime.is_empty() && !pods.exists() && !logs.exists()).then_some(());
         self.api.until("nothing left", clean).await;

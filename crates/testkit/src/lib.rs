@@ -1,7 +1,9 @@
 //! Builders and helpers for tests. Dev-dependency only.
+mod fake_driver;
 mod loop_device;
 mod mount_namespace;
 pub mod plugin_suite;
 
+pub use fake_driver::{DRIVER, FakeDriver};
 pub use loop_device::LoopDevice;
 pub use mount_namespace::in_mount_namespace;

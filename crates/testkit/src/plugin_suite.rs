@@ -10,9 +10,11 @@ use std::{
 
 use sys::{FakeSys, FileKind, Handle, Reach, Sys, When};
 use volumes::{
-    FileEntry, Growth, HostPathType, Medium, Ownership, PLUGINS, PodVolumes, Ready, Reclaiming, Resolved, Source,
-    VolumeError, plugin_for,
+    CsiSource, FileEntry, FsGroupPolicy, Growth, HostPathType, Medium, Ownership, PLUGINS, PodOf, PodVolumes, Ready,
+    Reclaiming, Resolved, Source, VolumeError, plugin_for,
 };
+
+use crate::{DRIVER, FakeDriver};
 
 const POD: &str = "3f0c7e5e-0f3e-4f5e-9f51-0d4c5a1f2b3c";
 const GROUP: u32 = 4711;
@@ -39,11 +41,93 @@ pub fn local(path: PathBuf, read_only: bool) -> Source {
 
 const DEVICE: &str = "device";
 
+/// A volume of the fake driver with nothing special about it.
+pub fn driven(handle: &str) -> CsiSource {
+    CsiSource {
+        driver: DRIVER.into(),
+        handle: handle.into(),
+        name: format!("pv-{handle}"),
+        ephemeral: false,
+        block: false,
+        read_only: false,
+        fs_type: "tmpfs".into(),
+        access_modes: vec!["ReadWriteOnce".into()],
+        mount_options: Vec::new(),
+        attributes: [("a".to_owned(), "1".to_owned())].into(),
+        attaches: true,
+        publish_context: [("port".to_owned(), "7".to_owned())].into(),
+        stage_secret: None,
+        publish_secret: None,
+        expand_secret: None,
+        pod: PodOf::default(),
+        pod_info: false,
+        tokens: Vec::new(),
+        tokens_in_secrets: false,
+        fs_group_policy: FsGroupPolicy::default(),
+        republish: false,
+    }
+}
+
+fn csi(source: CsiSource) -> Source {
+    Source::Csi(Box::new(source))
+}
+
+/// Volumes of a kernel and a fake driver that mounts in it, below one directory.
+struct Rig {
+    sys: Arc<dyn Sys>,
+    fake: Option<Arc<FakeSys>>,
+    driver: Arc<FakeDriver>,
+    pods: PathBuf,
+}
+
+impl Rig {
+    fn new(sys: &Arc<dyn Sys>, fake: Option<&Arc<FakeSys>>, scratch: &Path) -> Self {
+        let device = scratch.join("host").join(DEVICE);
+        let driver = FakeDriver::new(sys.clone(), fake.cloned(), device);
+        Self { sys: sys.clone(), fake: fake.cloned(), driver, pods: scratch.join("kubelet/pods") }
+    }
+
+    /// As a process has them that has just started.
+    fn volumes(&self) -> PodVolumes {
+        PodVolumes::new(self.pods.clone(), self.sys.clone()).with_drivers(self.driver.clone())
+    }
+
+    /// Lets calls fail: those to the kernel, or those to the driver.
+    fn fail(&self, of_driver: bool, nth: usize, when: When) {
+        match (&self.fake, of_driver) {
+            (Some(fake), false) => fake.fail(nth, when),
+            _ => self.driver.fail(nth, when),
+        }
+    }
+
+    fn fault_fired(&self) -> bool {
+        self.driver.fault_fired() || self.fake.as_ref().is_some_and(|f| f.fault_fired())
+    }
+
+    fn pause(&self) {
+        if let Some(fake) = &self.fake {
+            fake.pause();
+        }
+    }
+
+    fn resume(&self) {
+        if let Some(fake) = &self.fake {
+            fake.resume();
+        }
+    }
+}
+
 /// Where there is a device, volumes on it.
 fn device_samples(sys: &dyn Sys, host: &Path) -> Vec<Sample> {
     let device = sys.open(&host.join(DEVICE)).is_ok();
-    let sample = Sample { name: "device", source: local(host.join(DEVICE), false), then: None, keeps: None };
-    device.then_some(sample).into_iter().collect()
+    let sample = |name, source| Sample { name, source, then: None, keeps: None };
+    let path = host.join(DEVICE);
+    let all = vec![
+        sample("device", local(path.clone(), false)),
+        sample("raw device", Source::LocalDevice { path, read_only: false }),
+        sample("driver's device", csi(CsiSource { block: true, ..driven("block") })),
+    ];
+    if device { all } else { Vec::new() }
 }
 
 /// Gives a fake kernel an empty device for [`check_plugins`] to use.
@@ -67,6 +151,12 @@ pub fn samples(host: &Path) -> Vec<Sample> {
             then: Some(files(&[("a", "2"), ("sub/c", "2"), ("d", "2")], false)),
             ..plain("config", files(&[("a", "1"), ("sub/b", "1"), ("gone", "1")], false))
         },
+        plain("driver's", csi(driven("files"))),
+        on_host("driver's for a pod", {
+            let attributes = [("own".to_owned(), "true".to_owned())].into();
+            let fs_group_policy = FsGroupPolicy::Never;
+            csi(CsiSource { ephemeral: true, attributes, fs_group_policy, attaches: false, ..driven("own") })
+        }),
         Sample { then: Some(files(&[], true)), ..plain("secret", files(&[("a", "1"), ("b", "1")], true)) },
     ]
 }
@@ -130,7 +220,14 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             assert_eq!(own.count(), 2, "{name}: old versions are left");
             usize::from(*in_memory)
         }
-        Source::HostPath { .. } => 0,
+        Source::HostPath { .. } | Source::LocalDevice { .. } => 0,
+        Source::Csi(source) => {
+            if source.fs_group_policy != FsGroupPolicy::Never && !source.block {
+                assert_eq!(stat.gid, GROUP, "{name} is not the group's");
+            }
+            assert_eq!(ready.device, source.block, "{name}");
+            1
+        }
         Source::Local { path, .. } => {
             assert_eq!(stat.gid, GROUP, "{name} is not the group's");
             usize::from(ready.host_path != *path)
@@ -138,7 +235,7 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
     };
     let own = ready.host_path.parent().expect("a volume has a parent");
     let elsewhere = matches!(source, Source::Local { path, .. } if ready.host_path == *path);
-    if !matches!(source, Source::HostPath { .. }) && !elsewhere {
+    if !matches!(source, Source::HostPath { .. } | Source::LocalDevice { .. }) && !elsewhere {
         assert_eq!(mounts(sys, own).len(), wanted_mounts, "{name}: mounts");
     }
 }
@@ -146,9 +243,9 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
 type Step<'a> = &'a dyn Fn() -> Result<(), VolumeError>;
 
 /// The life of one volume: made, changed, mounted by sub-path, released, torn down. `run` decides how a step is tried.
-fn life(sys: &Arc<dyn Sys>, pods: &Path, sample: &Sample, run: &dyn Fn(Step) -> Result<(), VolumeError>) {
-    let name = sample.name;
-    let volumes = || PodVolumes::new(pods.to_path_buf(), sys.clone());
+fn life(rig: &Rig, sample: &Sample, run: &dyn Fn(Step) -> Result<(), VolumeError>) {
+    let (name, sys, pods) = (sample.name, &rig.sys, &rig.pods);
+    let volumes = || rig.volumes();
     let own = Ownership { fs_group: Some(GROUP), on_root_mismatch: false, ..Ownership::default() };
     let ready = std::cell::RefCell::new(None);
     for source in [Some(&sample.source), sample.then.as_ref()].into_iter().flatten() {
@@ -159,7 +256,8 @@ fn life(sys: &Arc<dyn Sys>, pods: &Path, sample: &Sample, run: &dyn Fn(Step) -> 
         check_ready(sys.as_ref(), source, &made, name);
     }
     let made: Ready = ready.borrow().clone().expect("set up returned");
-    for (index, sub_path) in [(0, "deep/er"), (1, "deep"), (0, "deep/er")] {
+    let sub_paths = [(0, "deep/er"), (1, "deep"), (0, "deep/er")];
+    for (index, sub_path) in sub_paths.into_iter().filter(|_| !made.device) {
         let path = std::cell::RefCell::new(PathBuf::new());
         let pin = || volumes().mount_path(POD, "c", index, &made, Some(sub_path)).map(|p| *path.borrow_mut() = p);
         run(&pin).unwrap_or_else(|e| panic!("{name}: pin: {e:?}"));
@@ -172,8 +270,16 @@ fn life(sys: &Arc<dyn Sys>, pods: &Path, sample: &Sample, run: &dyn Fn(Step) -> 
     run(&|| volumes().tear_down(POD)).unwrap_or_else(|e| panic!("{name}: tear down: {e:?}"));
 }
 
-fn check_gone(sys: &dyn Sys, pods: &Path, sample: &Sample, context: &str) {
-    let name = sample.name;
+fn check_gone(rig: &Rig, sample: &Sample, context: &str) {
+    let (name, sys, pods) = (sample.name, rig.sys.as_ref(), rig.pods.as_path());
+    let kept = rig.driver.leftovers();
+    assert!(kept.is_empty(), "{name}, {context}: the driver still has {kept:?}");
+    let plugins = pods.with_file_name("plugins");
+    assert!(mounts(sys, &plugins).is_empty(), "{name}, {context}: stages are left: {:?}", mounts(sys, &plugins));
+    for place in [DRIVER, "volumeDevices/staging", "volumeDevices/publish"] {
+        let left = sys.open(&plugins.join("kubernetes.io/csi").join(place)).and_then(|dir| sys.list(&dir));
+        assert!(left.as_ref().map_or(true, |l| l.is_empty()), "{name}, {context}: {left:?} is left at {place}");
+    }
     assert!(mounts(sys, pods).is_empty(), "{name}, {context}: mounts are left: {:?}", mounts(sys, pods));
     if let Ok(dir) = sys.open(pods) {
         let left = sys.list(&dir).expect("list the pods directory");
@@ -186,7 +292,8 @@ fn check_gone(sys: &dyn Sys, pods: &Path, sample: &Sample, context: &str) {
 
 /// Runs every plugin on a kernel, below `scratch`, an empty directory.
 pub fn check_plugins(sys: &Arc<dyn Sys>, scratch: &Path) {
-    let (host, pods) = (scratch.join("host"), scratch.join("pods"));
+    let host = scratch.join("host");
+    let rig = Rig::new(sys, None, scratch);
     prepare(sys.as_ref(), &host);
     let mut samples = samples(&host);
     samples.extend(device_samples(sys.as_ref(), &host));
@@ -196,13 +303,13 @@ pub fn check_plugins(sys: &Arc<dyn Sys>, scratch: &Path) {
     for sample in &samples {
         let takers = PLUGINS.iter().filter(|p| p.accepts(&sample.source)).count();
         assert_eq!(takers, 1, "{} is accepted by {takers} plugins", sample.name);
-        life(sys, &pods, sample, &|step| {
+        life(&rig, sample, &|step| {
             step()?;
             step()
         });
-        check_gone(sys.as_ref(), &pods, sample, "without faults");
+        check_gone(&rig, sample, "without faults");
         let plugin = plugin_for(&sample.source).expect("accepted above");
-        plugin.tear_down(&pods.join("never/was"), sys.as_ref()).expect("tearing down nothing is fine");
+        plugin.tear_down(&rig.pods.join("never/was"), &rig.volumes().machine()).expect("tearing down nothing is fine");
     }
 }
 
@@ -213,65 +320,81 @@ fn prepared(host: &Path) -> Arc<FakeSys> {
     fake
 }
 
-/// Lets every call of every plugin's life fail once, before and after taking effect. The step is tried again; in a second
-/// sweep the pod is torn down at once instead, as after a crash.
+/// Lets every call of every plugin's life fail once, before and after taking effect: those to the kernel, then those to a
+/// driver. The step is tried again; in a second sweep the pod is torn down at once instead, as after a crash.
 pub fn sweep_faults() {
-    let (host, pods) = (Path::new("/scratch/host"), Path::new("/scratch/pods"));
+    let host = Path::new("/scratch/host");
     let devices = device_samples(prepared(host).as_ref(), host);
     for sample in samples(host).into_iter().chain(devices) {
-        for when in [When::Before, When::After] {
-            for nth in 0.. {
-                let fake = prepared(host);
-                let sys: Arc<dyn Sys> = fake.clone();
-                fake.fail(nth, when);
-                let fired =
-                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| retried(&sys, &fake, pods, &sample)));
-                match fired {
-                    Ok(true) => check_gone(fake.as_ref(), pods, &sample, &format!("{when:?} call {nth}")),
-                    Ok(false) => break,
-                    Err(cause) => {
-                        eprintln!("{}: {when:?} call {nth}", sample.name);
-                        std::panic::resume_unwind(cause);
-                    }
-                }
-                abandoned(&sample, pods, host, nth, when);
+        let driven = matches!(sample.source, Source::Csi(_));
+        for of_driver in [false, true].into_iter().filter(|of_driver| driven || !of_driver) {
+            for when in [When::Before, When::After] {
+                let calls = (0..).take_while(|nth| survives(&sample, of_driver, *nth, when)).count();
+                assert!(calls > 1, "{}: hardly a call was made", sample.name);
             }
         }
     }
 }
 
+/// One volume's lives with a fault at one call. False: there was no such call.
+fn survives(sample: &Sample, of_driver: bool, nth: usize, when: When) -> bool {
+    let host = Path::new("/scratch/host");
+    let whose = if of_driver { "driver" } else { "kernel" };
+    let context = format!("{when:?} call {nth} of the {whose}");
+    let rig = rigged(host);
+    rig.fail(of_driver, nth, when);
+    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| retried(&rig, sample)));
+    match lived {
+        Ok(true) => check_gone(&rig, sample, &context),
+        Ok(false) => return false,
+        Err(cause) => {
+            eprintln!("{}: {context}", sample.name);
+            std::panic::resume_unwind(cause);
+        }
+    }
+    let rig = rigged(host);
+    rig.fail(of_driver, nth, when);
+    abandoned(&rig, sample, &context);
+    true
+}
+
+fn rigged(host: &Path) -> Rig {
+    let fake = prepared(host);
+    let sys: Arc<dyn Sys> = fake.clone();
+    Rig::new(&sys, Some(&fake), host.parent().expect("a parent"))
+}
+
 /// One life in which a failed step is tried again. Returns whether the fault happened.
-fn retried(sys: &Arc<dyn Sys>, fake: &Arc<FakeSys>, pods: &Path, sample: &Sample) -> bool {
-    life(sys, pods, sample, &|step| {
-        fake.resume();
+fn retried(rig: &Rig, sample: &Sample) -> bool {
+    life(rig, sample, &|step| {
+        rig.resume();
         let result = step().or_else(|_| step());
-        fake.pause();
+        rig.pause();
         result
     });
-    fake.fault_fired()
+    rig.fault_fired()
 }
 
 /// One life that ends at the fault: only the disk and the mount table are left to tear down from.
-fn abandoned(sample: &Sample, pods: &Path, host: &Path, nth: usize, when: When) {
-    let fake = prepared(host);
-    let sys: Arc<dyn Sys> = fake.clone();
-    fake.fail(nth, when);
-    let volumes = PodVolumes::new(pods.to_path_buf(), sys.clone());
+fn abandoned(rig: &Rig, sample: &Sample, context: &str) {
+    let volumes = rig.volumes();
     let own = Ownership { fs_group: Some(GROUP), on_root_mismatch: false, ..Ownership::default() };
     let begin = || -> Result<(), VolumeError> {
         for source in [Some(&sample.source), sample.then.as_ref()].into_iter().flatten() {
             let resolved = Resolved { source: source.clone(), read_only: false, mount_options: Vec::new() };
             let ready = volumes.set_up(POD, "vol", &resolved, &own)?;
-            volumes.mount_path(POD, "c", 0, &ready, Some("deep"))?;
+            if !ready.device {
+                volumes.mount_path(POD, "c", 0, &ready, Some("deep"))?;
+            }
         }
         Ok(())
     };
     let _ = begin();
-    let restarted = PodVolumes::new(pods.to_path_buf(), sys);
+    let restarted = rig.volumes();
     let swept = restarted.tear_down(POD).or_else(|_| restarted.tear_down(POD));
-    swept.unwrap_or_else(|e| panic!("{}, {when:?} call {nth}: tear down after a crash: {e:?}", sample.name));
-    fake.pause();
-    check_gone(fake.as_ref(), pods, sample, &format!("crash {when:?} call {nth}"));
+    swept.unwrap_or_else(|e| panic!("{}, {context}: tear down after a crash: {e:?}", sample.name));
+    rig.pause();
+    check_gone(rig, sample, &format!("crash, {context}"));
 }
 
 /// Lets every call of growing a volume, before and after it is set up, fail once; a second attempt finishes it.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     contract::{Inputs, Resolved, Source},
+    csi_source,
     error::VolumeError,
     payload::find,
     resolve::host_path,
@@ -13,6 +14,8 @@ use crate::{
 
 /// What a pod asks of a claim.
 pub(crate) struct ClaimUse<'a> {
+    /// The pod's name for the volume.
+    pub volume: &'a str,
     pub claim: &'a str,
     pub read_only: bool,
     /// A generic ephemeral volume: the claim must be the pod's own.
@@ -71,7 +74,32 @@ pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<R
     }
     let modes = claim.spec.as_ref().and_then(|s| s.access_modes.clone()).unwrap_or_default();
     let only_read = !modes.is_empty() && modes.iter().all(|m| m == "ReadOnlyMany");
+    check_use(pod, volume, wanted)?;
+    if let Some(mut resolved) = csi_source::persistent(pod, volume, wanted.read_only, inputs)? {
+        resolved.read_only |= only_read;
+        return Ok(resolved);
+    }
     made_of(volume, spec, wanted.read_only || only_read)
+}
+
+/// Containers mount a filesystem and are given a device, and not the other way round.
+fn check_use(pod: &Pod, volume: &PersistentVolume, wanted: &ClaimUse) -> Result<(), VolumeError> {
+    let mode = volume.spec.as_ref().and_then(|s| s.volume_mode.as_deref()).unwrap_or("Filesystem");
+    let spec = pod.spec.as_ref();
+    let members = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let name = wanted.volume;
+    let (mut mounted, mut given) = (false, false);
+    for container in members {
+        mounted |= container.volume_mounts.iter().flatten().any(|m| m.name == name);
+        given |= container.volume_devices.iter().flatten().any(|d| d.name == name);
+    }
+    let wrong = match mode {
+        "Filesystem" if given => "volumeDevices",
+        "Filesystem" => return Ok(()),
+        _ if mounted => "volumeMounts",
+        _ => return Ok(()),
+    };
+    Err(VolumeError::Use { message: format!("volume {name} has volumeMode {mode}, but is specified in {wrong}") })
 }
 
 /// What a persistent volume is made of, whoever uses it.
@@ -84,8 +112,14 @@ pub fn source_of(volume: &PersistentVolume) -> Result<Source, VolumeError> {
 }
 
 fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bool) -> Result<Resolved, VolumeError> {
-    if let Some(mode) = spec.volume_mode.as_deref().filter(|m| *m != "Filesystem") {
-        return Err(VolumeError::Unsupported { kind: format!("persistentVolume with volumeMode {mode}") });
+    let plain = |source| Ok(Resolved { source, read_only, mount_options: Vec::new() });
+    match (spec.volume_mode.as_deref(), &spec.local) {
+        (Some("Block"), Some(s)) => return plain(Source::LocalDevice { path: PathBuf::from(&s.path), read_only }),
+        (None | Some("Filesystem"), _) => {}
+        (Some(mode), _) => {
+            let kind = format!("persistentVolume.{} with volumeMode {mode}", source_field(volume));
+            return Err(VolumeError::Unsupported { kind });
+        }
     }
     let source = if let Some(s) = &spec.host_path {
         host_path(&s.path, s.type_.as_deref())?

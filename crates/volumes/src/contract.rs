@@ -8,7 +8,13 @@ use std::{
 };
 
 use api::downward::NodeSize;
-use sys::Sys;
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+
+pub use crate::{
+    csi_source::{CsiSource, FsGroupPolicy, PodOf},
+    drivers::{DriverError, Drivers, SecretRef, TokenWish},
+    machine::Machine,
+};
 
 /// What a pod volume is made of, resolved: every API object that it names has been read. One variant per mechanism.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +27,8 @@ pub enum Source {
     },
     /// A path of the node, as it is.
     HostPath { path: PathBuf, kind: HostPathType },
+    /// `local` persistent volume of `volumeMode: Block`: a block device of the node, as it is.
+    LocalDevice { path: PathBuf, read_only: bool },
     /// `local` persistent volume: a directory of the node, or a block device with a filesystem.
     Local {
         path: PathBuf,
@@ -30,6 +38,8 @@ pub enum Source {
         /// Of a device, as after `mount -o`, one each.
         mount_options: Vec<String>,
     },
+    /// A volume of a CSI driver.
+    Csi(Box<CsiSource>),
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,
@@ -37,6 +47,16 @@ pub enum Source {
         /// Directories that must exist in it because containers mount other volumes there.
         mount_points: BTreeSet<PathBuf>,
     },
+}
+
+impl Source {
+    /// The name that the volume's directory has, where that is not the pod's name for it.
+    pub fn own_name(&self) -> Option<&str> {
+        match self {
+            Self::Csi(source) => Some(&source.name),
+            _ => None,
+        }
+    }
 }
 
 /// Where an `emptyDir` keeps its files.
@@ -89,6 +109,22 @@ pub struct Ready {
     pub host_path: PathBuf,
     /// The volume can only be mounted read-only (`persistentVolumeClaim.readOnly`, ROX).
     pub read_only: bool,
+    /// It is a block device for containers' `volumeDevices`.
+    pub device: bool,
+}
+
+/// How full a volume is, and how it fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// In bytes.
+    pub total_bytes: u64,
+    pub used_bytes: u64,
+    pub available_bytes: u64,
+    pub inodes: u64,
+    pub used_inodes: u64,
+    pub free_inodes: u64,
+    /// What is wrong with it, in the driver's words; `None`: nothing, or nobody looks.
+    pub trouble: Option<String>,
 }
 
 /// What reclaiming leaves.
@@ -119,9 +155,9 @@ pub trait VolumePlugin: Sync + Send {
     fn accepts(&self, source: &Source) -> bool;
     /// Makes the volume ready in `dir` (which only this volume uses) and says which host path to mount.
     /// Idempotent: must finish whatever an earlier, failed call began. Called again when the source's content changed.
-    fn set_up(&self, source: &Source, own: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError>;
+    fn set_up(&self, source: &Source, own: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError>;
     /// Undoes `set_up` with nothing but the directory: the API object may be gone. Idempotent.
-    fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError>;
+    fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError>;
     /// Whether volumes of this kind are mounted, so that a persistent volume's mount options mean something.
     fn takes_mount_options(&self) -> bool {
         false
@@ -129,14 +165,19 @@ pub trait VolumePlugin: Sync + Send {
     /// Lets what is in a volume, set up in `dir` or not yet, have at least `bytes` of space, of which the medium has been
     /// given as much already. Pods may be using it. Idempotent: finishes what an earlier call began. Plugins whose
     /// volumes have no size of their own keep this answer.
-    fn expand(&self, source: &Source, dir: &Path, bytes: u64, sys: &dyn Sys) -> Result<Growth, VolumeError> {
-        let _ = (source, dir, bytes, sys);
+    fn expand(&self, source: &Source, dir: &Path, bytes: u64, on: &Machine<'_>) -> Result<Growth, VolumeError> {
+        let _ = (source, dir, bytes, on);
         Ok(Growth::NotHere)
+    }
+    /// How full a volume is that is set up in `dir`. `None`: nobody can say.
+    fn stats(&self, source: &Source, dir: &Path, on: &Machine<'_>) -> Result<Option<Stats>, VolumeError> {
+        let _ = (source, dir, on);
+        Ok(None)
     }
     /// Reclaims what is behind a persistent volume that no pod uses any more. Idempotent: finishes what an earlier call
     /// began. Plugins that cannot do it for anything they accept keep this answer.
-    fn reclaim(&self, source: &Source, how: Reclaiming, sys: &dyn Sys) -> Result<(), VolumeError> {
-        let _ = (source, sys);
+    fn reclaim(&self, source: &Source, how: Reclaiming, on: &Machine<'_>) -> Result<(), VolumeError> {
+        let _ = (source, on);
         Err(VolumeError::Unsupported { kind: format!("{} with reclaim policy {how:?}", self.name()) })
     }
 }
@@ -156,6 +197,8 @@ pub enum Need {
     Secret(String),
     /// A claim of the pod's namespace, and then the volume it is bound to.
     Claim(String),
+    /// The CSIDriver object of that name.
+    Driver(String),
     /// A service account token of the pod: audience (`None`: the API server's) and seconds of validity.
     Token {
         audience: Option<String>,
@@ -171,6 +214,12 @@ pub struct Inputs {
     pub claims: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolumeClaim>>,
     /// By volume name.
     pub volumes: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolume>>,
+    /// CSIDriver objects by name.
+    pub drivers: BTreeMap<String, Option<CSIDriver>>,
+    /// VolumeAttachments by name.
+    pub attachments: BTreeMap<String, Option<VolumeAttachment>>,
+    /// The name of this node.
+    pub node_name: String,
     /// Only `Need::Token` keys.
     pub tokens: BTreeMap<Need, String>,
     /// The default of `resourceFieldRef` limits, and the bound of volumes in memory.

@@ -38,6 +38,30 @@ pub enum VolumeError {
     ConfigKey { key: String },
     #[error("references non-existent secret key: {key}")]
     SecretKey { key: String },
+    /// A driver did not do what it was asked for, or is not there; all words are upstream's.
+    #[error("{why}")]
+    Csi {
+        /// `MountVolume.MountDevice`, ...
+        operation: &'static str,
+        /// The volume's name in sentences.
+        volume: String,
+        why: String,
+    },
+    /// A volume that is not attached to this node.
+    #[error("{why}")]
+    Attach {
+        /// Name of the persistent volume.
+        volume: String,
+        why: String,
+        /// Attaching failed; else it may just take its time.
+        failed: bool,
+    },
+    /// Containers use a volume as something that it is not.
+    #[error("{message}")]
+    Use { message: String },
+    /// A driver that does not say that it has volumes of that life.
+    #[error("{message}")]
+    Lifecycle { message: String },
     /// A claim that cannot be used (yet); `why` is upstream's wording.
     #[error("error processing PVC {namespace}/{claim}: {why}")]
     Claim { namespace: String, claim: String, why: String },
@@ -113,11 +137,15 @@ impl VolumeError {
             Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } => soon,
             // Someone may make the file or fix the path on the node, which nothing announces.
             Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
-            Self::Device { .. } | Self::Growth { .. } => soon,
+            Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } => soon,
             Self::NotFound { .. } | Self::NotRead { .. } | Self::ConfigKey { .. } | Self::SecretKey { .. } => {
                 Next::WaitForObject
             }
-            Self::Claim { .. } | Self::MountOptions { .. } => Next::WaitForObject,
+            Self::Claim { .. }
+            | Self::MountOptions { .. }
+            | Self::Attach { .. }
+            | Self::Lifecycle { .. }
+            | Self::Use { .. } => Next::WaitForObject,
             Self::Unsupported { .. } | Self::Invalid { .. } | Self::SubPathText { .. } => Next::GiveUp,
             Self::Several { errors } => {
                 // The most patient answer that still makes progress: an object to wait for, else a retry.
@@ -143,7 +171,12 @@ impl VolumeError {
             // Upstream has no event for unmounting.
             Self::Unmount { .. } => None,
             Self::Growth { .. } => Some("VolumeResizeFailed"),
+            Self::Attach { .. } => Some("FailedAttachVolume"),
+            Self::Csi { operation, .. } if operation.starts_with("MapVolume") => Some("FailedMapVolume"),
             Self::Mount { .. }
+            | Self::Csi { .. }
+            | Self::Lifecycle { .. }
+            | Self::Use { .. }
             | Self::Files { .. }
             | Self::NotFound { .. }
             | Self::NotRead { .. }

@@ -17,10 +17,16 @@ use std::{
 use sys::{Bind, FileKind, Handle, Propagation, Reach, ReadOnly, Sys, Unmount, tree};
 
 use crate::{
-    contract::{Growth, Ownership, Ready, Reclaiming, Resolved, Source, VolumePlugin},
+    contract::{Growth, Ownership, Ready, Reclaiming, Resolved, Source, Stats, VolumePlugin},
+    drivers::{Drivers, NoDrivers},
     error::VolumeError,
+    machine::{Machine, Shared},
     place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name},
-    plugins::{PLUGINS, plugin_for},
+    plugins::{
+        PLUGINS,
+        csi::{self, AttachedVolume},
+        plugin_for,
+    },
     sub_path::{self, Failure},
 };
 
@@ -36,13 +42,34 @@ fn plugin_of(source: &Source) -> Result<&'static dyn VolumePlugin, VolumeError> 
 /// Calls for one volume, or for one container, must not overlap, nor `tear_down` with anything of its pod; all others may.
 pub struct PodVolumes {
     pods_dir: PathBuf,
+    plugins_dir: PathBuf,
     sys: Arc<dyn Sys>,
+    drivers: Arc<dyn Drivers>,
+    shared: Shared,
 }
 
 impl PodVolumes {
     /// Volumes below `pods_dir`, an absolute path whose parents no pod can change. It is made when first needed.
     pub fn new(pods_dir: PathBuf, sys: Arc<dyn Sys>) -> Self {
-        Self { pods_dir, sys }
+        let plugins_dir = pods_dir.with_file_name("plugins");
+        Self { pods_dir, plugins_dir, sys, drivers: Arc::new(NoDrivers), shared: Shared::default() }
+    }
+
+    /// The same on a machine with CSI drivers. They find what volumes have once for all pods in `plugins`, beside the
+    /// pods' directory.
+    pub fn with_drivers(self, drivers: Arc<dyn Drivers>) -> Self {
+        Self { drivers, ..self }
+    }
+
+    /// What plugins act on.
+    pub fn machine(&self) -> Machine<'_> {
+        Machine {
+            sys: self.sys(),
+            drivers: self.drivers.as_ref(),
+            pods: &self.pods_dir,
+            plugins: &self.plugins_dir,
+            shared: &self.shared,
+        }
     }
 
     pub(crate) fn sys(&self) -> &dyn Sys {
@@ -64,7 +91,7 @@ impl PodVolumes {
         resolved: &Resolved,
         own: &Ownership,
     ) -> Result<Ready, VolumeError> {
-        let (pod, name) = (one_name(pod_uid)?, one_name(volume)?);
+        let (pod, name) = (one_name(pod_uid)?, one_name(resolved.source.own_name().unwrap_or(volume))?);
         let plugin = plugin_of(&resolved.source)?;
         if !resolved.mount_options.is_empty() && !plugin.takes_mount_options() {
             return Err(VolumeError::MountOptions { options: resolved.mount_options.join(",") });
@@ -72,7 +99,7 @@ impl PodVolumes {
         let pods = ensure_path(self.sys(), &self.pods_dir, PRIVATE)?;
         let parts = [pod, OsStr::new(VOLUMES), OsStr::new(plugin.name()), name];
         let (_, dir) = ensure_below(self.sys(), pods, &self.pods_dir, &parts)?;
-        let ready = plugin.set_up(&resolved.source, own, &dir, self.sys())?;
+        let ready = plugin.set_up(&resolved.source, own, &dir, &self.machine())?;
         Ok(Ready { volume: volume.to_owned(), read_only: ready.read_only || resolved.read_only, ..ready })
     }
 
@@ -81,7 +108,7 @@ impl PodVolumes {
     /// # Errors
     /// What keeps it from being reclaimed; data may be gone in part, and calling again goes on.
     pub fn reclaim(&self, source: &Source, how: Reclaiming) -> Result<(), VolumeError> {
-        plugin_of(source)?.reclaim(source, how, self.sys())
+        plugin_of(source)?.reclaim(source, how, &self.machine())
     }
 
     /// Lets a volume of a pod, set up or not yet, have at least `bytes` of space. Idempotent.
@@ -89,10 +116,37 @@ impl PodVolumes {
     /// # Errors
     /// What keeps it from growing; it goes on serving the pod as it is.
     pub fn expand(&self, pod_uid: &str, volume: &str, source: &Source, bytes: u64) -> Result<Growth, VolumeError> {
-        let (pod, name) = (one_name(pod_uid)?, one_name(volume)?);
+        let (plugin, dir) = self.place(pod_uid, volume, source)?;
+        plugin.expand(source, &dir, bytes, &self.machine())
+    }
+
+    /// How full a volume of a pod is, and how it fares. `None`: its plugin cannot say.
+    ///
+    /// # Errors
+    /// Why that is not known now.
+    pub fn stats(&self, pod_uid: &str, volume: &str, source: &Source) -> Result<Option<Stats>, VolumeError> {
+        let (plugin, dir) = self.place(pod_uid, volume, source)?;
+        plugin.stats(source, &dir, &self.machine())
+    }
+
+    /// The volumes of CSI drivers that were attached to this machine and that its pods have, or are about to have.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn attached(&self) -> Result<Vec<AttachedVolume>, VolumeError> {
+        csi::attached(&self.machine())
+    }
+
+    /// The plugin of a pod's volume, and its directory.
+    fn place(
+        &self,
+        pod_uid: &str,
+        volume: &str,
+        source: &Source,
+    ) -> Result<(&'static dyn VolumePlugin, PathBuf), VolumeError> {
+        let (pod, name) = (one_name(pod_uid)?, one_name(source.own_name().unwrap_or(volume))?);
         let plugin = plugin_of(source)?;
-        let dir = self.pods_dir.join(pod).join(VOLUMES).join(plugin.name()).join(name);
-        plugin.expand(source, &dir, bytes, self.sys())
+        Ok((plugin, self.pods_dir.join(pod).join(VOLUMES).join(plugin.name()).join(name)))
     }
 
     /// The host path to bind into a container for its volume mount number `index`.
@@ -216,6 +270,8 @@ impl PodVolumes {
     /// Lets each plugin undo its volumes; what no plugin of this version knows is left to the caller's sweep.
     fn tear_down_volumes(&self, top: &Handle, path: &Path) -> Result<(), VolumeError> {
         let sys = self.sys();
+        // One that cannot go, because its driver is not there, keeps no other.
+        let mut failure = None;
         for plugin in PLUGINS {
             let path = path.join(plugin.name());
             let opened = if_found(sys.open_at(top, &Path::new(VOLUMES).join(plugin.name()), Reach::Plain));
@@ -224,10 +280,12 @@ impl PodVolumes {
                 continue;
             }
             for volume in sys.list(&dir).map_err(failed("read", &path))? {
-                plugin.tear_down(&path.join(&volume.name), sys)?;
+                if let Err(error) = plugin.tear_down(&path.join(&volume.name), &self.machine()) {
+                    failure.get_or_insert(error);
+                }
             }
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     /// UIDs of pods that have something on disk: after a restart, those that no longer exist are torn down.

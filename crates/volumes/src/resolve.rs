@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::{
     claim::{self, ClaimUse},
     contract::{HostPathType, Inputs, Medium, Need, Resolved, Source},
+    csi_source,
     error::VolumeError,
     payload::{self, DEFAULT_MODE, Selection},
 };
@@ -28,6 +29,9 @@ pub fn needs(pod: &Pod, volume: &Volume) -> Vec<Need> {
     }
     if let Some(s) = &volume.persistent_volume_claim {
         return vec![Need::Claim(s.claim_name.clone())];
+    }
+    if let Some(s) = &volume.csi {
+        return vec![Need::Driver(s.driver.clone())];
     }
     if volume.ephemeral.is_some() {
         return vec![Need::Claim(ephemeral_claim(pod, volume))];
@@ -77,10 +81,16 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         files(payload::projected(pod, s, inputs)?, true)
     } else if let Some(s) = &volume.persistent_volume_claim {
         let read_only = s.read_only == Some(true);
-        claim::resolve(pod, &ClaimUse { claim: &s.claim_name, read_only, ephemeral: false }, inputs)
+        claim::resolve(
+            pod,
+            &ClaimUse { volume: &volume.name, claim: &s.claim_name, read_only, ephemeral: false },
+            inputs,
+        )
     } else if volume.ephemeral.is_some() {
         let name = ephemeral_claim(pod, volume);
-        claim::resolve(pod, &ClaimUse { claim: &name, read_only: false, ephemeral: true }, inputs)
+        claim::resolve(pod, &ClaimUse { volume: &volume.name, claim: &name, read_only: false, ephemeral: true }, inputs)
+    } else if let Some(s) = &volume.csi {
+        csi_source::inline(pod, &volume.name, s, inputs)
     } else {
         match source_field(volume) {
             Some(kind) => Err(VolumeError::Unsupported { kind }),

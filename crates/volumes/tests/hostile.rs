@@ -50,7 +50,7 @@ fn world() -> World {
     fs::create_dir_all(at("outside/x")).unwrap();
     symlink(at("outside"), at("vol/abs")).unwrap();
     symlink("../outside", at("vol/l")).unwrap();
-    let ready = Ready { volume: "v".into(), host_path: at("vol"), read_only: false };
+    let ready = Ready { volume: "v".into(), host_path: at("vol"), read_only: false, device: false };
     let volumes = PodVolumes::new(at("pods"), Arc::new(RealSys));
     World { volumes, ready, scratch }
 }

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume},
+    storage::v1::{CSIDriver, VolumeAttachment},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use volumes::{Inputs, Need, Next, PLUGINS, Resolved, Source, VolumeError, needs, resolve};
+use volumes::{Inputs, Need, Next, PLUGINS, Resolved, Source, VolumeError, attachment_name, needs, resolve};
 
 fn from<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("a valid object")
@@ -60,6 +63,8 @@ fn inputs() -> Inputs {
         volumes: BTreeMap::from([("pv".into(), Some(volume(json!({"hostPath": {"path": "/data"}}))))]),
         tokens: BTreeMap::from([(token(Some("vault")), "T1".into()), (token(None), "T0".into())]),
         node: api::downward::NodeSize { cpu_milli: 4000, memory_bytes: 8 << 30 },
+        node_name: "n".into(),
+        ..Inputs::default()
     }
 }
 
@@ -89,6 +94,14 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::EmptyDir { medium, limit_bytes } => format!("{medium:?} {limit_bytes:?}"),
         Source::HostPath { path, kind } => format!("host {} {kind:?}", path.display()),
         Source::Local { path, .. } => format!("local {}", path.display()),
+        Source::LocalDevice { path, .. } => format!("device {}", path.display()),
+        Source::Csi(s) => {
+            let kind =
+                [(s.ephemeral, " ephemeral"), (s.block, " block"), (s.attaches, " attached"), (s.pod_info, " info")];
+            let kind: String = kind.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+            let (driver, fs_type, name, context) = (&s.driver, &s.fs_type, &s.name, &s.publish_context);
+            format!("{driver} {name} {fs_type:?} {:?}{kind} {context:?}", s.fs_group_policy)
+        }
     };
     format!("{}{source}", if r.read_only { "ro " } else { "" })
 }
@@ -290,7 +303,7 @@ fn claims_lead_to_their_volume_only_when_both_agree() {
         "block",
         &with_volume(block),
         use_c(),
-        "error: volume source persistentVolume with volumeMode Block is not supported by this node",
+        "error: volume source persistentVolume.hostPath with volumeMode Block is not supported by this node",
     );
 
     let own = |uid: &str| {
@@ -311,6 +324,89 @@ fn claims_lead_to_their_volume_only_when_both_agree() {
     assert_eq!(resolve(&pod(), &vol(use_c()), &inputs).unwrap().mount_options, ["noatime"]);
 }
 
+/// A table of what objects say, and what is made of them.
+#[test]
+fn volumes_of_drivers() {
+    let handle = "h";
+    let csi = |spec: Value| {
+        let mut wanted = json!({"accessModes": ["ReadWriteOnce"],
+            "csi": {"driver": "d.example", "volumeHandle": handle, "fsType": "ext4"}});
+        merge(&mut wanted, spec);
+        Some(volume(wanted))
+    };
+    let name = attachment_name(handle, "d.example", "n");
+    let attached = |status: Value| {
+        let meta = json!({"name": name});
+        let spec = json!({"attacher": "d.example", "nodeName": "n", "source": {"persistentVolumeName": "pv"}});
+        from::<VolumeAttachment>(json!({"metadata": meta, "spec": spec, "status": status}))
+    };
+    let driver = |spec: Value| Some(from::<CSIDriver>(json!({"metadata": {"name": "d.example"}, "spec": spec})));
+    let claim = || json!({"persistentVolumeClaim": {"claimName": "c"}});
+    let inline = || json!({"csi": {"driver": "d.example", "readOnly": true, "volumeAttributes": {"a": "1"}}});
+    let check = |what: &str, d: Option<CSIDriver>, a: Option<VolumeAttachment>, source: Value, want: &str| {
+        let mut inputs = inputs();
+        inputs.volumes.insert("pv".into(), csi(json!({})));
+        inputs.drivers.insert("d.example".into(), d);
+        inputs.attachments.insert(name.clone(), a);
+        assert_eq!(show(&resolve(&pod(), &vol(source), &inputs)), want, "{what}");
+    };
+    let free = || driver(json!({"attachRequired": false}));
+    check("not attached by its driver", free(), None, claim(), "d.example pv \"ext4\" OnceWithFsType {}");
+    let waiting = format!(
+        "error: timed out waiting for external-attacher of d.example CSI driver to attach volume h; \
+         there is no VolumeAttachment {name} yet"
+    );
+    check("nobody has attached it", None, None, claim(), &waiting);
+    let known = attached(json!({"attached": true, "attachmentMetadata": {"port": "7"}}));
+    let there = "d.example pv \"ext4\" OnceWithFsType attached {\"port\": \"7\"}";
+    check("attached", None, Some(known.clone()), claim(), there);
+    let failed = attached(json!({"attached": false, "attachError": {"message": "no room"}}));
+    check("attaching failed", None, Some(failed), claim(), "error: no room");
+    let mut going = known.clone();
+    going.metadata.deletion_timestamp = from(json!("2026-01-01T00:00:00Z"));
+    check("detaching", None, Some(going), claim(), "error: volume attachment is being deleted");
+    let modes =
+        |modes: Value| driver(json!({"attachRequired": false, "podInfoOnMount": true, "volumeLifecycleModes": modes}));
+    check(
+        "only for pods",
+        modes(json!(["Ephemeral"])),
+        None,
+        claim(),
+        "error: kubernetes.io/csi: mounter.SetupAt failed to check volume lifecycle mode: volume mode \"Persistent\" not \
+         supported by driver d.example (only supports [\"Ephemeral\"])",
+    );
+    check(
+        "a pod's own",
+        modes(json!(["Ephemeral"])),
+        None,
+        inline(),
+        "ro d.example v \"\" OnceWithFsType ephemeral info {}",
+    );
+    check(
+        "a pod's own of an unknown driver",
+        None,
+        None,
+        inline(),
+        "error: kubernetes.io/csi: mounter.SetupAt failed to check volume lifecycle mode: volume mode \"Ephemeral\" not \
+         supported by driver d.example (no CSIDriver object)",
+    );
+    let mut unread = inputs();
+    unread.volumes.insert("pv".into(), csi(json!({"volumeMode": "Block"})));
+    assert!(matches!(resolve(&pod(), &vol(claim()), &unread), Err(VolumeError::NotRead { .. })));
+    unread.drivers.insert("d.example".into(), free());
+    assert_eq!(
+        show(&resolve(&pod(), &vol(claim()), &unread)),
+        "d.example pv \"ext4\" OnceWithFsType block {}",
+        "as a device"
+    );
+    let mut user = pod();
+    user.spec.as_mut().unwrap().containers[0].volume_mounts = from(json!([{"name": "v", "mountPath": "/v"}]));
+    assert_eq!(
+        show(&resolve(&user, &vol(claim()), &unread)),
+        "error: volume v has volumeMode Block, but is specified in volumeMounts"
+    );
+}
+
 #[test]
 fn needs_name_every_object() {
     let check = |source: Value, want: &[Need]| assert_eq!(needs(&pod(), &vol(source)), want);
@@ -322,6 +418,7 @@ fn needs_name_every_object() {
     check(json!({"secret": {"secretName": "s"}}), &[Need::Secret("s".into())]);
     check(json!({"persistentVolumeClaim": {"claimName": "c"}}), &[Need::Claim("c".into())]);
     check(json!({"ephemeral": {}}), &[Need::Claim("p-v".into())]);
+    check(json!({"csi": {"driver": "d"}}), &[Need::Driver("d".into())]);
     check(json!({"emptyDir": {}}), &[]);
     check(
         json!({"projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "m"}}, {"downwardAPI": {}},
@@ -375,6 +472,9 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
     inputs.config_maps.insert(String::new(), Some(ConfigMap::default()));
     inputs.secrets.insert(String::new(), Some(Secret::default()));
     inputs.claims.insert(String::new(), Some(claim(json!({}))));
+    let both = json!({"attachRequired": false, "volumeLifecycleModes": ["Persistent", "Ephemeral"]});
+    let driver: CSIDriver = from(json!({"metadata": {}, "spec": both}));
+    inputs.drivers.insert(String::new(), Some(driver));
     let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pod-uid", "controller": true}]);
     inputs.claims.insert("p-v".into(), Some(claim(json!({"metadata": {"ownerReferences": owner}}))));
     let taken: Vec<String> = fields::<Volume>(&["name"])
@@ -383,6 +483,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         .collect();
     let supported = [
         "configMap",
+        "csi",
         "downwardAPI",
         "emptyDir",
         "ephemeral",
@@ -412,5 +513,5 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
             known(field, &format!("persistentVolume.{field}"), &resolve(&pod(), &claimed, &inputs))
         })
         .collect();
-    assert_eq!(taken, ["hostPath", "local"]);
+    assert_eq!(taken, ["csi", "hostPath", "local"]);
 }

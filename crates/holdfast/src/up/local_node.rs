@@ -8,10 +8,11 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use base::{Layout, SystemClock};
+use host::Registry;
 use images::{GcPolicy, GcReport, Images};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use network::{Network, Subnet};
-use node::{Config, Node};
+use node::{Config, CsiDrivers, Node};
 use runtime::{Embedded, Runtime};
 use server::nodes::NodeConnector;
 use sys::RealSys;
@@ -58,7 +59,8 @@ fn subnet(text: &str) -> Result<Subnet, Error> {
 }
 
 impl LocalNode {
-    /// Puts the node together; adopts the containers that run. `api` is where pods reach the API server.
+    /// Puts the node together; adopts the containers that run. `api` is where pods reach the API server, `drivers` where
+    /// the CSI drivers of this machine are put down.
     pub async fn open(
         layout: &Layout,
         args: &UpArgs,
@@ -66,6 +68,7 @@ impl LocalNode {
         network: Network,
         api: SocketAddr,
         client: kube::Client,
+        drivers: Registry,
     ) -> Result<Self, Error> {
         let images = Images::open(layout.images(), registries::config(&args.registries)?)?;
         // The bridge's name is unique on this machine: what is named after it never meets another instance's.
@@ -81,9 +84,11 @@ impl LocalNode {
         // Nobody makes a pod yet, so what no sandbox explains is left over from a crash.
         let pods: HashSet<String> = runtime.list().await?.into_iter().map(|s| s.spec.uid.0).collect();
         network.sweep(&pods).await?;
-        let volumes = Arc::new(PodVolumes::new(layout.pods(), Arc::new(RealSys)));
+        let calls = CsiDrivers::new(drivers.clone(), client.clone());
+        let volumes = Arc::new(PodVolumes::new(layout.pods(), Arc::new(RealSys)).with_drivers(Arc::new(calls)));
         let mut config =
             Config::new(name.to_owned(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
+        config.drivers = drivers;
         config.api_address = Some((api.ip().to_string(), api.port()));
         config.rwo_scope = match args.rwo_scope {
             RwoScope::Node => node::RwoScope::Node,

@@ -19,7 +19,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{
-    Shared, identity, pinned,
+    Shared,
+    csi::in_use,
+    identity, pinned,
     reclaim::{is_over, names_claim},
 };
 
@@ -172,6 +174,7 @@ fn refusal(volume: &str, pods: &[String]) -> String {
 /// Takes everything from a pod of which nothing is left; the volumes that no pod here has then, other nodes may have.
 pub fn release(shared: &Arc<Shared>, pod_uid: &str) {
     shared.holders.release(pod_uid);
+    in_use::release(shared, pod_uid);
     let mut freed = Vec::new();
     shared.attachments.users.lock().retain(|volume, pods| {
         if pods.remove(pod_uid) && pods.is_empty() {

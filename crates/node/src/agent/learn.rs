@@ -52,7 +52,14 @@ impl Worker {
                 attach::release(&self.shared, identity(&self.pod).2);
                 self.end_backoff.reset();
             }
-            Outcome::TornDown(Err(why)) | Outcome::Deleted(Err(why)) => {
+            Outcome::TornDown(Err(why)) => {
+                tracing::warn!(why, "could not remove the volumes of a pod; it is tried again");
+                // Nobody else says why the pod does not go.
+                let message = format!("the pod's volumes cannot be removed yet, it is tried again: {why}");
+                self.shared.events.pod(&self.pod, None, true, "FailedUnMount", message);
+                self.memory.end_retry_at = Some(later(now, self.end_backoff.delay()));
+            }
+            Outcome::Deleted(Err(why)) => {
                 tracing::warn!(why, "could not finish the end of a pod; it is tried again");
                 self.memory.end_retry_at = Some(later(now, self.end_backoff.delay()));
             }

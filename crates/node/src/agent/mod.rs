@@ -1,5 +1,6 @@
 //! The effects: watching the API, driving the runtime and the volumes, telling the API what happened.
 pub mod attach;
+pub mod csi;
 pub mod events;
 pub mod evict;
 pub mod growth;
@@ -18,6 +19,7 @@ pub mod rotate;
 pub mod start;
 pub mod status_writer;
 pub mod stop;
+mod volume_failure;
 mod work;
 pub mod worker;
 pub mod writable;
@@ -44,6 +46,7 @@ pub struct Shared {
     pub images: images::Images,
     pub holders: holders::Holders,
     pub attachments: attach::Attachments,
+    pub csi: csi::State,
     pub capacity: Capacity,
 }
 

@@ -1,4 +1,4 @@
-//! The ConfigMaps, Secrets, claims and volumes that pods on this node refer to, each watched while somebody needs it.
+//! The ConfigMaps, Secrets, claims, volumes, drivers and attachments that pods on this node refer to, each watched while somebody needs it.
 use std::{
     collections::HashMap,
     fmt::Debug,
@@ -6,7 +6,10 @@ use std::{
 };
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret},
+    storage::v1::{CSIDriver, VolumeAttachment},
+};
 use kube::{
     Api, Resource,
     runtime::{WatchStreamExt, watcher},
@@ -82,6 +85,8 @@ pub struct Objects {
     secrets: Table<Secret>,
     claims: Table<PersistentVolumeClaim>,
     volumes: Table<PersistentVolume>,
+    drivers: Table<CSIDriver>,
+    attachments: Table<VolumeAttachment>,
 }
 
 impl Objects {
@@ -93,6 +98,8 @@ impl Objects {
             secrets: Mutex::default(),
             claims: Mutex::default(),
             volumes: Mutex::default(),
+            drivers: Mutex::default(),
+            attachments: Mutex::default(),
         }
     }
 
@@ -112,6 +119,16 @@ impl Objects {
     pub fn claim(&self, namespace: &str, name: &str, notify: &Arc<Notify>) -> Arc<Watched<PersistentVolumeClaim>> {
         let api = || Api::namespaced(self.client.clone(), namespace);
         watch(&self.claims, namespace, name, notify, api)
+    }
+
+    /// What is said of a CSI driver; `notify` is woken when it changes.
+    pub fn driver(&self, name: &str, notify: &Arc<Notify>) -> Arc<Watched<CSIDriver>> {
+        watch(&self.drivers, "", name, notify, || Api::all(self.client.clone()))
+    }
+
+    /// The attachment of a volume; `notify` is woken when it changes.
+    pub fn attachment(&self, name: &str, notify: &Arc<Notify>) -> Arc<Watched<VolumeAttachment>> {
+        watch(&self.attachments, "", name, notify, || Api::all(self.client.clone()))
     }
 
     /// A persistent volume; `notify` is woken when it changes.

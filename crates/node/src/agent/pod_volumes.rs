@@ -13,6 +13,7 @@ use futures::future::join_all;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount, Volume},
+    storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::api::PostParams;
 use tokio::{
@@ -20,15 +21,19 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use volumes::{Hold, Inputs, Need, Next, Ready, Resolved, VolumeError, needs, resolve};
+use volumes::{
+    Hold, Inputs, Need, Next, Ready, Resolved, Source, VolumeError, attach_required, attachment_name, needs, resolve,
+};
 
 use super::{
     Shared,
     attach::{Refusal, attach},
+    csi::in_use,
     growth::{Growths, Pair},
     holders::{Wish, alone},
     identity,
     objects::{Known, Watched},
+    volume_failure::{Failure, Step, failure, summary, trouble},
 };
 use crate::{core::facts::VolumeTrouble, spec::security::ownership};
 
@@ -37,6 +42,10 @@ const RETRY_CAP: Duration = Duration::from_secs(10);
 /// Between looks at whether another node has let go of a volume.
 const ATTACH_FIRST: Duration = Duration::from_millis(100);
 const ATTACH_CAP: Duration = Duration::from_secs(2);
+/// A volume that is not attached after this is told about: upstream's two minutes.
+const ATTACH_TIME: Duration = Duration::from_secs(120);
+/// Between two publications of a volume whose driver wants that: about as often as a kubelet looks at a pod.
+const PUBLISH_EVERY: Duration = Duration::from_secs(60);
 /// Upstream renews tokens after 80 % of their life, or after a day.
 const TOKEN_LIFE_PERCENT: u32 = 80;
 const TOKEN_MOST: Duration = Duration::from_secs(24 * 3600);
@@ -69,6 +78,8 @@ struct Held {
     secrets: BTreeMap<String, Arc<Watched<Secret>>>,
     claims: BTreeMap<String, Arc<Watched<PersistentVolumeClaim>>>,
     volumes: BTreeMap<String, Arc<Watched<PersistentVolume>>>,
+    drivers: BTreeMap<String, Arc<Watched<CSIDriver>>>,
+    attachments: BTreeMap<String, Arc<Watched<VolumeAttachment>>>,
 }
 
 struct Keeper {
@@ -84,6 +95,10 @@ struct Keeper {
     backoff: Backoff,
     retry_at: Option<Instant>,
     growths: Growths,
+    /// When volumes whose drivers want that are published again.
+    publish_at: BTreeMap<String, Instant>,
+    /// Since when volumes are waited for that are not attached.
+    unattached: BTreeMap<String, Instant>,
     /// When to look again whether other nodes have let go of volumes.
     attach_at: Option<Instant>,
     attach_backoff: Backoff,
@@ -108,6 +123,8 @@ pub async fn keep(
         backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
         retry_at: None,
         growths: Growths::default(),
+        publish_at: BTreeMap::new(),
+        unattached: BTreeMap::new(),
         attach_at: None,
         attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
     };
@@ -118,7 +135,10 @@ pub async fn keep(
             return;
         }
         let token = keeper.tokens.values().map(|t| t.renew_at).min();
-        let wake = [keeper.retry_at, keeper.attach_at, keeper.growths.wake(), token].into_iter().flatten().min();
+        let own = [keeper.retry_at, keeper.attach_at, keeper.growths.wake(), token];
+        let published = keeper.publish_at.values().copied();
+        let overdue = keeper.unattached.values().map(|since| *since + ATTACH_TIME);
+        let wake = own.into_iter().flatten().chain(published).chain(overdue.filter(|at| *at > Instant::now())).min();
         let timer = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -140,7 +160,11 @@ impl Keeper {
         let list: Vec<Volume> = pod.spec.as_ref().and_then(|s| s.volumes.clone()).unwrap_or_default();
         let wanted: BTreeMap<String, Vec<Need>> = list.iter().map(|v| (v.name.clone(), needs(pod, v))).collect();
         let all: BTreeSet<&Need> = wanted.values().flatten().collect();
-        let mut inputs = Inputs { node: self.shared.capacity.size(), ..Inputs::default() };
+        let mut inputs = Inputs {
+            node: self.shared.capacity.size(),
+            node_name: self.shared.config.node_name.clone(),
+            ..Inputs::default()
+        };
         let unknown = self.look_up(pod, &all, &mut inputs);
         let failed_tokens = self.fetch_tokens(pod, &all, &mut inputs).await;
         let mut todo = Vec::new();
@@ -154,16 +178,20 @@ impl Keeper {
             if let Some(error) = needs.iter().find_map(|n| failed_tokens.get(n)) {
                 let (volume, why) = (volume.name.clone(), error.clone());
                 let next = Next::Retry { after: RETRY_FIRST };
-                failures.push(Failure { volume, why, reason: "FailedMount", next, step: Step::SetUp });
+                failures.push(Failure::new(&volume, why, next, Step::SetUp));
                 continue;
             }
             match resolve(pod, volume, &inputs) {
                 Ok(resolved) if self.done.get(&volume.name) == Some(&resolved) => {}
+                Ok(Resolved { source: Source::Csi(_), .. }) if !self.is_due(&volume.name) => {}
                 Ok(resolved) => todo.push((volume.name.clone(), resolved)),
                 Err(VolumeError::NotRead { .. }) => {}
+                // It is there; that somebody takes it away from under the pod is not for this node to mend.
+                Err(VolumeError::Attach { .. }) if self.done.contains_key(&volume.name) => {}
                 Err(error) => failures.push(failure(&volume.name, &error)),
             }
         }
+        self.wait_for_attachments(&mut failures);
         let (todo, elsewhere) = self.attach(pod, &list, &inputs, todo).await;
         failures.extend(elsewhere);
         let (todo, refused) = self.take(pod, &list, &inputs, todo);
@@ -171,6 +199,8 @@ impl Keeper {
         // Some can only be grown before they are mounted.
         let about_to: Vec<_> = todo.iter().map(|(name, resolved, _)| (name.clone(), resolved.clone())).collect();
         self.grow(pod, &list, &inputs, about_to).await;
+        let (todo, untold) = self.tell_in_use(pod, todo).await;
+        failures.extend(untold);
         let (made, failed) = self.set_up(pod, todo).await;
         failures.extend(failed);
         let new = made.iter().map(|(name, resolved, _)| (name.clone(), resolved.clone()));
@@ -183,6 +213,47 @@ impl Keeper {
             });
         }
         self.conclude(pod, &list, failures);
+    }
+
+    /// Whether a volume of a driver is to be set up: for the first time, or again because its driver wants that.
+    fn is_due(&self, volume: &str) -> bool {
+        let at = self.publish_at.get(volume);
+        !self.done.contains_key(volume) || at.is_some_and(|at| *at <= Instant::now())
+    }
+
+    /// Lets volumes that are not attached have their time before anybody is told; who attaches them tells what fails.
+    fn wait_for_attachments(&mut self, failures: &mut [Failure]) {
+        let now = Instant::now();
+        let waits = |volume: &String| failures.iter().any(|f| f.step == Step::Wait && f.volume == *volume);
+        self.unattached.retain(|volume, _| waits(volume));
+        for failure in failures.iter_mut().filter(|f| f.step == Step::Wait) {
+            let since = *self.unattached.entry(failure.volume.clone()).or_insert(now);
+            failure.quiet = now < since + ATTACH_TIME;
+            if failure.quiet
+                && let Some(rest) = failure.why.strip_prefix("timed out ")
+            {
+                failure.why = rest.to_owned();
+            }
+        }
+    }
+
+    /// Tells who detaches volumes that these are in use; gives back those of which that could be told.
+    async fn tell_in_use(&self, pod: &Pod, todo: Vec<Todo>) -> (Vec<Todo>, Vec<Failure>) {
+        let uid = identity(pod).2;
+        let (mut told, mut failures) = (Vec::new(), Vec::new());
+        for (volume, resolved, hold) in todo {
+            if let Source::Csi(source) = &resolved.source
+                && source.attaches
+                && let Err(error) =
+                    in_use::take(&self.shared, in_use::unique_name(&source.driver, &source.handle), uid).await
+            {
+                let why = format!("Volume not marked as in-use: {}", chain(&error));
+                failures.push(Failure::new(&volume, why, Next::Retry { after: RETRY_FIRST }, Step::SetUp));
+                continue;
+            }
+            told.push((volume, resolved, hold));
+        }
+        (told, failures)
     }
 
     /// Lets volumes have what their claims were promised.
@@ -200,7 +271,8 @@ impl Keeper {
     /// Fills in what the watches know; gives back what they do not know yet.
     fn look_up(&mut self, pod: &Pod, all: &BTreeSet<&Need>, inputs: &mut Inputs) -> BTreeSet<Need> {
         let (_, namespace, _) = identity(pod);
-        let objects = &self.shared.objects;
+        let shared = self.shared.clone();
+        let objects = &shared.objects;
         let mut unknown = BTreeSet::new();
         for need in all {
             let answered = match need {
@@ -225,13 +297,9 @@ impl Keeper {
                         _ => None,
                     };
                     let claim_known = put(&mut inputs.claims, name, claim);
-                    claim_known
-                        && bound.is_none_or(|v| {
-                            let make = || objects.volume(&v, &self.changed);
-                            let w = self.held.volumes.entry(v.clone()).or_insert_with(make);
-                            put(&mut inputs.volumes, &v, w.get())
-                        })
+                    claim_known && bound.is_none_or(|v| self.look_up_volume(&v, inputs))
                 }
+                Need::Driver(name) => self.look_up_driver(name, inputs),
                 Need::Token { .. } => true,
             };
             if !answered {
@@ -239,6 +307,34 @@ impl Keeper {
             }
         }
         unknown
+    }
+
+    /// A persistent volume and, of a driver's, what mounting it needs to know.
+    fn look_up_volume(&mut self, name: &str, inputs: &mut Inputs) -> bool {
+        let shared = self.shared.clone();
+        let make = || shared.objects.volume(name, &self.changed);
+        let volume = self.held.volumes.entry(name.to_owned()).or_insert_with(make).get();
+        if !put(&mut inputs.volumes, name, volume) {
+            return false;
+        }
+        let volume = inputs.volumes.get(name).and_then(Option::as_ref);
+        let Some(s) = volume.and_then(|v| v.spec.as_ref()?.csi.clone()) else { return true };
+        if !self.look_up_driver(&s.driver, inputs) {
+            return false;
+        }
+        if !attach_required(inputs.drivers.get(&s.driver).and_then(Option::as_ref)) {
+            return true;
+        }
+        let name = attachment_name(&s.volume_handle, &s.driver, &shared.config.node_name);
+        let make = || shared.objects.attachment(&name, &self.changed);
+        let attachment = self.held.attachments.entry(name.clone()).or_insert_with(make).get();
+        put(&mut inputs.attachments, &name, attachment)
+    }
+
+    fn look_up_driver(&mut self, name: &str, inputs: &mut Inputs) -> bool {
+        let make = || self.shared.objects.driver(name, &self.changed);
+        let driver = self.held.drivers.entry(name.to_owned()).or_insert_with(make).get();
+        put(&mut inputs.drivers, name, driver)
     }
 
     /// Fetches missing and ageing tokens; gives back what could not be had. An old token stays in use till it is replaced.
@@ -297,7 +393,7 @@ impl Keeper {
                 }
                 Ok(Some(Refusal { reason, message: why })) => {
                     let next = Next::WaitForObject;
-                    refused.push(Failure { volume, why, reason, next, step: Step::Attach });
+                    refused.push(Failure { reason, ..Failure::new(&volume, why, next, Step::Attach) });
                 }
                 Err(error) => tracing::debug!(error = chain(&error), volume, "could not look who has a volume"),
             }
@@ -344,9 +440,8 @@ impl Keeper {
                 Some((_, wish)) if rivals.is_empty() => ready.push((volume, resolved, Some(wish.hold))),
                 Some((claim, Wish { hold, alone })) => {
                     if let (Some(alone), Some(holder)) = (alone, rivals.get(&hold.volume)) {
-                        let (why, reason) = (alone.refusal(&claim, holder), "FailedMount");
-                        let next = Next::WaitForObject;
-                        refused.push(Failure { volume, why, reason, next, step: Step::SetUp });
+                        let (why, next) = (alone.refusal(&claim, holder), Next::WaitForObject);
+                        refused.push(Failure::new(&volume, why, next, Step::SetUp));
                     }
                 }
             }
@@ -355,8 +450,13 @@ impl Keeper {
     }
 
     /// Sets volumes up, all at once.
-    async fn set_up(&self, pod: &Pod, todo: Vec<Todo>) -> (Vec<(String, Resolved, Ready)>, Vec<Failure>) {
+    async fn set_up(&mut self, pod: &Pod, todo: Vec<Todo>) -> (Vec<(String, Resolved, Ready)>, Vec<Failure>) {
         let uid = identity(pod).2.to_owned();
+        for (volume, resolved, _) in &todo {
+            if matches!(&resolved.source, Source::Csi(source) if source.republish) {
+                self.publish_at.insert(volume.clone(), Instant::now() + PUBLISH_EVERY);
+            }
+        }
         let mut given = Vec::new();
         let jobs = todo.into_iter().map(|(name, resolved, hold)| {
             let (volumes, uid, own) = (self.shared.volumes.clone(), uid.clone(), ownership(pod));
@@ -418,7 +518,10 @@ impl Keeper {
         self.told.retain(|name, _| if name.is_empty() { waiting } else { failed.contains(name) });
         for failure in failures {
             let message = failure.said();
-            let Failure { volume, reason, next, .. } = failure;
+            let Failure { volume, reason, next, quiet, .. } = failure;
+            if quiet {
+                continue;
+            }
             let again = matches!(next, Next::Retry { .. });
             self.tell(pod, volume, reason, message, again);
         }
@@ -470,73 +573,11 @@ fn pair_of<'a>(
 /// A volume to be set up: its name, what it is made of, and the mark that the pod has it.
 type Todo = (String, Resolved, Option<Hold>);
 
-struct Failure {
-    volume: String,
-    why: String,
-    reason: &'static str,
-    next: Next,
-    step: Step,
-}
-
-impl Failure {
-    /// The sentence of its Event.
-    fn said(&self) -> String {
-        match self.step {
-            Step::Attach => self.why.clone(),
-            _ => format!("MountVolume.SetUp failed for volume {:?} : {}", self.volume, self.why),
-        }
-    }
-}
-
-/// How far a volume came.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// It is not known what the volume is made of, so nothing was tried: upstream sums these up in one event.
-    Process,
-    /// Another node has it, or alone can reach it; the sentence is whole.
-    Attach,
-    SetUp,
-}
-
-fn failure(name: &str, error: &VolumeError) -> Failure {
-    Failure {
-        volume: name.to_owned(),
-        why: chain(error),
-        reason: error.reason().unwrap_or("FailedMount"),
-        next: error.next(),
-        step: if matches!(error, VolumeError::Claim { .. }) { Step::Process } else { Step::SetUp },
-    }
-}
-
 /// A volume, and how many of its files were given to the pod's group.
 type Given = (String, Weak<AtomicU64>);
 
 fn progress(volume: &str, files: u64) -> String {
     format!("Setting volume ownership for volume {volume:?}, processed {files} files.")
-}
-
-/// What is kept of the failures in the pod's status: a sentence for each volume that fails.
-fn trouble(failures: &[Failure], unprocessed: &[Failure]) -> Option<VolumeTrouble> {
-    let first = failures.first().or(unprocessed.first())?;
-    let tried = failures.iter().map(Failure::said);
-    let waiting = unprocessed.iter().map(|f| format!("volume {:?} waits: {}", f.volume, f.why));
-    let message = tried.chain(waiting).collect::<Vec<_>>().join("; ");
-    Some(VolumeTrouble { reason: first.reason, message })
-}
-
-/// Upstream's sentence about volumes of which it is not known what they are made of.
-fn summary(list: &[Volume], done: &BTreeMap<String, Resolved>, unprocessed: &[Failure]) -> String {
-    let mut unmounted: Vec<&str> = list.iter().map(|v| v.name.as_str()).filter(|v| !done.contains_key(*v)).collect();
-    let mut failed: Vec<&str> = unprocessed.iter().map(|f| f.volume.as_str()).collect();
-    unmounted.sort_unstable();
-    failed.sort_unstable();
-    let why: Vec<&str> = unprocessed.iter().map(|f| f.why.as_str()).collect();
-    format!(
-        "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process volumes=[{}]: {}",
-        unmounted.join(" "),
-        failed.join(" "),
-        why.join("; ")
-    )
 }
 
 /// False if the answer is not known yet.

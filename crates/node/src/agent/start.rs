@@ -9,8 +9,8 @@ use std::{
 };
 
 use base::chain;
-use k8s_openapi::api::core::v1::Pod;
-use runtime::{ContainerId, ContainerSpec, ContainerState, Mount, Propagation, RuntimeError, SandboxStatus};
+use k8s_openapi::api::core::v1::{Pod, VolumeDevice};
+use runtime::{ContainerId, ContainerSpec, ContainerState, Device, Mount, Propagation, RuntimeError, SandboxStatus};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use volumes::{Ready, VolumeError};
@@ -207,6 +207,7 @@ impl Start {
         let vars: BTreeMap<String, String> = env.iter().cloned().collect();
         let job = tokio::task::spawn_blocking(move || mounts(&shared, &pod, &member, attempt, &volumes, &vars));
         let mounts = job.await.map_err(|e| e.to_string())??;
+        let devices = devices(&self.member, &self.volumes)?;
         let target = self.member.target.as_ref();
         let pid_of = match target {
             None => None,
@@ -220,6 +221,7 @@ impl Start {
             attempt: self.attempt,
             env,
             mounts,
+            devices,
             pid_of,
             node_memory_bytes: self.shared.capacity.memory_bytes,
         };
@@ -260,6 +262,16 @@ fn services(shared: &Shared) -> Vec<(String, String)> {
         pair(&format!("PORT_{port}_TCP_PORT"), port.to_string()),
         pair(&format!("PORT_{port}_TCP_ADDR"), host.clone()),
     ]
+}
+
+/// The container's block devices.
+fn devices(member: &Member, ready: &BTreeMap<String, Ready>) -> Result<Vec<Device>, String> {
+    let c = &member.container;
+    let device = |wanted: &VolumeDevice| match ready.get(&wanted.name).filter(|volume| volume.device) {
+        Some(volume) => Ok(container::volume_device(wanted, volume.host_path.clone(), volume.read_only)),
+        None => Err(format!("cannot find volume {:?} to pass into container {:?}", wanted.name, c.name)),
+    };
+    c.volume_devices.iter().flatten().map(device).collect()
 }
 
 /// The container's mounts: its volumes, the pod's files, its termination message.

@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 
 use api::pod::is_sidecar;
 use base::Layout;
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, VolumeMount};
-use runtime::{ContainerId, ContainerSpec, HostPort, Mount, PodUid, Propagation, SandboxSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, VolumeDevice, VolumeMount};
+use runtime::{ContainerId, ContainerSpec, Device, HostPort, Mount, PodUid, Propagation, SandboxSpec};
 
 use super::{expand::expand, hosts, resources, security};
 
@@ -173,6 +173,12 @@ pub fn volume_mount(mount: &VolumeMount, host_path: PathBuf, read_only: bool) ->
     })
 }
 
+/// The node of a block device that is ready at `host_path`.
+pub fn volume_device(device: &VolumeDevice, host_path: PathBuf, read_only: bool) -> Device {
+    let permissions = if read_only { "r" } else { "rwm" };
+    Device { host_path, container_path: Path::new("/").join(&device.device_path), permissions: permissions.into() }
+}
+
 /// What [`container`] needs beyond the pod's specification.
 pub struct Parts<'a> {
     pub layout: &'a Layout,
@@ -180,6 +186,8 @@ pub struct Parts<'a> {
     pub env: Vec<(String, String)>,
     /// Volumes, hosts file and the like, complete.
     pub mounts: Vec<Mount>,
+    /// Block devices (`volumeDevices`).
+    pub devices: Vec<Device>,
     pub pid_of: Option<ContainerId>,
     pub node_memory_bytes: i64,
 }
@@ -204,7 +212,7 @@ pub fn container(pod: &Pod, member: &Member, parts: Parts<'_>) -> Result<Contain
         env: parts.env,
         working_dir: c.working_dir.clone().filter(|d| !d.is_empty()),
         mounts: parts.mounts,
-        devices: Vec::new(),
+        devices: parts.devices,
         user: security.user,
         resources: resources::container(pod, c, parts.node_memory_bytes),
         privileged: security.privileged,
@@ -278,6 +286,7 @@ mod tests {
             attempt: 2,
             env: vec![("A".into(), "1".into())],
             mounts: Vec::new(),
+            devices: Vec::new(),
             pid_of: None,
             node_memory_bytes: 1 << 30,
         };

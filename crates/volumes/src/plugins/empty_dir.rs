@@ -3,10 +3,8 @@
 //! The limit of a directory is enforced by whoever watches [`crate::PodVolumes::usage_bytes`]; that of memory by the kernel.
 use std::path::Path;
 
-use sys::Sys;
-
 use crate::{
-    contract::{Medium, Ownership, Ready, Source, VolumePlugin},
+    contract::{Machine, Medium, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::failed,
     plugins::{DATA, data_dir, mark, mismatch, own, ready, tear_down_dir},
@@ -23,7 +21,8 @@ impl VolumePlugin for EmptyDir {
         matches!(source, Source::EmptyDir { .. })
     }
 
-    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError> {
+        let sys = on.sys;
         let Source::EmptyDir { medium, limit_bytes } = source else { return Err(mismatch(self)) };
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let memory = (*medium == Medium::Memory).then_some(*limit_bytes);
@@ -36,7 +35,7 @@ impl VolumePlugin for EmptyDir {
         Ok(ready(dir, &path, false))
     }
 
-    fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-        tear_down_dir(dir, sys)
+    fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
+        tear_down_dir(dir, on.sys)
     }
 }

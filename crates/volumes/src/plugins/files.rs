@@ -1,10 +1,10 @@
 //! `configMap`, `secret`, `downwardAPI`, `projected`: small files that change together.
 use std::path::Path;
 
-use sys::{Sys, tree};
+use sys::tree;
 
 use crate::{
-    contract::{Ownership, Ready, Source, VolumePlugin},
+    contract::{Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::{ensure_dir, failed},
     plugins::{DATA, data_dir, mark, mismatch, ready, tear_down_dir, writer},
@@ -21,7 +21,8 @@ impl VolumePlugin for Files {
         matches!(source, Source::Files { .. })
     }
 
-    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError> {
+        let sys = on.sys;
         let Source::Files { files, in_memory, mount_points } = source else { return Err(mismatch(self)) };
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let (data, fresh) = data_dir(sys, &top, dir, in_memory.then_some(None))?;
@@ -44,7 +45,7 @@ impl VolumePlugin for Files {
         Ok(ready(dir, &path, true))
     }
 
-    fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-        tear_down_dir(dir, sys)
+    fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
+        tear_down_dir(dir, on.sys)
     }
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use sys::{FileKind, Handle, Reach, Sys, tree};
 
 use crate::{
-    contract::{HostPathType, Ownership, Ready, Reclaiming, Source, VolumePlugin},
+    contract::{HostPathType, Machine, Ownership, Ready, Reclaiming, Source, VolumePlugin},
     error::VolumeError,
     place::{ensure_path, failed, if_found},
     plugins::{mismatch, ready, tear_down_dir},
@@ -26,17 +26,19 @@ impl VolumePlugin for HostPath {
         matches!(source, Source::HostPath { .. })
     }
 
-    fn set_up(&self, source: &Source, _: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    fn set_up(&self, source: &Source, _: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError> {
+        let sys = on.sys;
         let Source::HostPath { path, kind } = source else { return Err(mismatch(self)) };
         check(path, *kind, sys)?;
         Ok(ready(dir, path, false))
     }
 
-    fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-        tear_down_dir(dir, sys)
+    fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
+        tear_down_dir(dir, on.sys)
     }
 
-    fn reclaim(&self, source: &Source, how: Reclaiming, sys: &dyn Sys) -> Result<(), VolumeError> {
+    fn reclaim(&self, source: &Source, how: Reclaiming, on: &Machine<'_>) -> Result<(), VolumeError> {
+        let sys = on.sys;
         let Source::HostPath { path, .. } = source else { return Err(mismatch(self)) };
         let fail = |errno: io::Error| VolumeError::Reclaim { path: path.clone(), why: why(&errno), errno: Some(errno) };
         match how {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use sys::{DeviceContent, DeviceMount, FileKind, Handle, Reach, Sys};
 
 use crate::{
-    contract::{Growth, Ownership, Ready, Source, VolumePlugin},
+    contract::{Growth, Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::{PRIVATE, ensure_dir, failed, if_found},
     plugins::{DATA, is_marked, mark, mismatch, own, ready, tear_down_dir},
@@ -32,15 +32,20 @@ impl VolumePlugin for Local {
     }
 
     fn accepts(&self, source: &Source) -> bool {
-        matches!(source, Source::Local { .. })
+        matches!(source, Source::Local { .. } | Source::LocalDevice { .. })
     }
 
     fn takes_mount_options(&self) -> bool {
         true
     }
 
-    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
-        let Source::Local { path, read_only, fs_type, mount_options } = source else { return Err(mismatch(self)) };
+    fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError> {
+        let sys = on.sys;
+        let (path, read_only, fs_type, mount_options) = match source {
+            Source::Local { path, read_only, fs_type, mount_options } => (path, read_only, fs_type, mount_options),
+            Source::LocalDevice { path, read_only } => return device(path, *read_only, dir, sys),
+            _ => return Err(mismatch(self)),
+        };
         let volume = open(path, sys)?;
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let (volume, path) = match volume {
@@ -63,16 +68,33 @@ impl VolumePlugin for Local {
         Ok(ready(dir, &path, *read_only))
     }
 
-    fn tear_down(&self, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-        tear_down_dir(dir, sys)
+    fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
+        tear_down_dir(dir, on.sys)
     }
 
-    fn expand(&self, source: &Source, dir: &Path, bytes: u64, sys: &dyn Sys) -> Result<Growth, VolumeError> {
-        let Source::Local { path, .. } = source else { return Err(mismatch(self)) };
+    fn expand(&self, source: &Source, dir: &Path, bytes: u64, on: &Machine<'_>) -> Result<Growth, VolumeError> {
+        let sys = on.sys;
+        let path = match source {
+            Source::Local { path, .. } => path,
+            // It has what it has.
+            Source::LocalDevice { .. } => return Ok(Growth::NotHere),
+            _ => return Err(mismatch(self)),
+        };
         match open(path, sys)? {
             // It has what its filesystem has; as upstream, that is taken for what was asked for.
             Place::Directory(_) => Ok(Growth::Done),
             Place::Device(device) => BlockDevice { device: &device, path, sys }.grow(dir, bytes),
+        }
+    }
+}
+
+/// A block device as it is, for `volumeDevices`.
+fn device(path: &Path, read_only: bool, dir: &Path, sys: &dyn Sys) -> Result<Ready, VolumeError> {
+    match open(path, sys)? {
+        Place::Device(_) => Ok(Ready { device: true, ..ready(dir, path, read_only) }),
+        Place::Directory(_) => {
+            let why = "it is a directory, and the volume's volumeMode Block asks for a block device";
+            Err(VolumeError::LocalPath { path: path.into(), why, errno: None })
         }
     }
 }

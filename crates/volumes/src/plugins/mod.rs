@@ -2,6 +2,7 @@
 //!
 //! A plugin's directory holds `data`, what containers see, where the volume lives there, and `ready`, a mark that set-up
 //! was finished once: what the pod then does to its volume is not undone when the node starts again.
+pub(crate) mod csi;
 mod empty_dir;
 mod files;
 mod host_path;
@@ -19,7 +20,8 @@ use crate::{
 };
 
 /// The only list of plugins in the program.
-pub static PLUGINS: &[&dyn VolumePlugin] = &[&empty_dir::EmptyDir, &host_path::HostPath, &local::Local, &files::Files];
+pub static PLUGINS: &[&dyn VolumePlugin] =
+    &[&empty_dir::EmptyDir, &host_path::HostPath, &local::Local, &files::Files, &csi::Csi];
 
 /// The plugin that makes a source into a volume.
 pub fn plugin_for(source: &Source) -> Option<&'static dyn VolumePlugin> {
@@ -35,7 +37,7 @@ fn mismatch(plugin: &dyn VolumePlugin) -> VolumeError {
 
 fn ready(dir: &Path, host_path: &Path, read_only: bool) -> Ready {
     let volume = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ready { volume, host_path: host_path.to_path_buf(), read_only }
+    Ready { volume, host_path: host_path.to_path_buf(), read_only, device: false }
 }
 
 /// Whether set-up was finished once.

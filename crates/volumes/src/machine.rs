@@ -1,0 +1,67 @@
+//! What plugins act on: the kernel, the machine's CSI drivers, and where volumes lie.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use sys::Sys;
+
+use crate::drivers::Drivers;
+
+/// What a plugin is given to act on.
+#[derive(Clone, Copy)]
+pub struct Machine<'a> {
+    /// The kernel.
+    pub sys: &'a dyn Sys,
+    /// The CSI drivers of this machine.
+    pub drivers: &'a dyn Drivers,
+    /// Directories of pods by UID.
+    pub pods: &'a Path,
+    /// What volumes have on this machine once for all pods: `plugins` of a kubelet's directory.
+    pub plugins: &'a Path,
+    pub(crate) shared: &'a Shared,
+}
+
+/// What calls for several pods have to agree on. Nothing of it has to survive: the disk says the rest.
+#[derive(Default)]
+pub(crate) struct Shared {
+    locks: Mutex<BTreeMap<String, Weak<Mutex<()>>>>,
+    staged: Mutex<BTreeSet<PathBuf>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What it guards is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Lets one call at a time at a volume, of all that pass the same `key`.
+    pub(crate) fn alone<T>(&self, key: &str, act: impl FnOnce() -> T) -> T {
+        let own = {
+            let mut locks = lock(&self.locks);
+            locks.retain(|_, l| l.strong_count() > 0);
+            let known = locks.get(key).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let made = Arc::new(Mutex::new(()));
+                locks.insert(key.to_owned(), Arc::downgrade(&made));
+                made
+            })
+        };
+        let _alone = lock(&own);
+        act()
+    }
+
+    /// Whether this process has staged a volume there: a driver is asked once, and again after a restart.
+    pub(crate) fn is_staged(&self, at: &Path) -> bool {
+        lock(&self.staged).contains(at)
+    }
+
+    pub(crate) fn set_staged(&self, at: &Path, staged: bool) {
+        let mut all = lock(&self.staged);
+        match staged {
+            true => drop(all.insert(at.to_path_buf())),
+            false => drop(all.remove(at)),
+        }
+    }
+}
