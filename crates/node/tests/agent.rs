@@ -440,7 +440,7 @@ async fn a_pod_takes_all_its_volumes_or_none() {
     w.pod(json!({"volumes": [{"name": "one", "persistentVolumeClaim": {"claimName": "c"}},
         {"name": "two", "persistentVolumeClaim": {"claimName": "d"}}]}));
     w.event("persistentvolumeclaims \"d\" not found").await;
-    let marks = w.dir.path().join("pods/pod-uid/holds");
+    let marks = w.dir.path().join("kubelet/pods/pod-uid/holds");
     assert!(!marks.exists(), "it holds one volume while it waits for the other");
     bound("d", "w");
     w.phase("Running").await;
@@ -485,7 +485,7 @@ async fn a_volume_for_one_node_is_had_by_one_node() {
     w.api.put(OTHER, other);
     w.pod(json!({"volumes": volumes}));
     w.event("FailedAttachVolume: Multi-Attach error for volume \"v\" Volume is already used by pod(s) q").await;
-    assert!(!w.dir.path().join("pods/pod-uid/holds").exists());
+    assert!(!w.dir.path().join("kubelet/pods/pod-uid/holds").exists());
     let holder = |api: &FakeApi, key: &str| api.get(VOLUME).expect("there")["metadata"]["annotations"][key].clone();
     assert_eq!(holder(&w.api, "holdfast.dev/held-by"), Value::Null);
 
