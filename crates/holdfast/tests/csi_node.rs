@@ -1,78 +1,78 @@
-//! Volumes of a CSI driver in pods: the driver of this program, in a process of its own, found by its socket.
+//! Volumes of a CSI driver in pods: a driver that the daemon does not bring along, found by its socket.
 mod common;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use common::{Instance, text, told, until};
 use csi::{
-    AccessMode, AccessType, BlockVolume, CapacityRange, ControllerClient, CreateVolumeRequest, Driver, Mode,
-    MountVolume, VolumeCapability,
+    AccessMode, AccessType, BlockVolume, ControllerClient, CreateVolumeRequest, Driver, Listener, Mode, MountVolume,
+    Volume, VolumeCapability,
 };
+use driver::stand_in::{Face, StandIn};
+use pool::Pool;
+use sys::RealSys;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-const NAME: &str = "local.csi.holdfast";
-const SIZE: i64 = 32 << 20;
+const NAME: &str = "pd.csi.storage.gke.io";
+const PLACE: &str = "topology.gke.io/zone";
 
-/// The driver as a process, with a pool of its own.
-struct Process {
-    child: Child,
+/// A driver that is served by the test.
+struct Served {
+    runtime: tokio::runtime::Runtime,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<()>>,
     socket: PathBuf,
-    pool: PathBuf,
+    pool: Arc<Pool>,
 }
 
-impl Process {
+impl Served {
     fn start(instance: &Instance) -> Self {
-        let dir = instance.dir.path().join("data/kubelet/plugins/local");
+        let dir = instance.dir.path().join("data/kubelet/plugins/cloud");
         fs::create_dir_all(&dir).expect("made");
-        let (socket, pool) = (dir.join("csi.sock"), instance.dir.path().join("pool"));
-        let child = Self::spawn(&socket, &pool);
-        Self { child, socket, pool }
-    }
-
-    fn spawn(socket: &Path, pool: &Path) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.arg("csi").arg("--endpoint").arg(socket).arg("--pool").arg(pool).args(["--node-name", "here"]);
-        command.stdout(Stdio::null()).spawn().expect("start the driver")
+        let pool = Arc::new(Pool::open(&instance.dir.path().join("pool"), Arc::new(RealSys)).expect("a pool"));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let mut served =
+            Self { runtime, stop: CancellationToken::new(), serving: None, socket: dir.join("csi.sock"), pool };
+        served.restart();
+        served
     }
 
     fn end(&mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("ended");
+        self.stop.cancel();
+        let serving = self.serving.take().expect("it serves");
+        serving.abort();
+        // It was cut off.
+        let _ = self.runtime.block_on(serving);
+        let _ = fs::remove_file(&self.socket);
     }
 
     fn restart(&mut self) {
-        self.child = Self::spawn(&self.socket, &self.pool);
+        let _inside = self.runtime.enter();
+        let listener = Listener::bind(&self.socket).expect("a socket");
+        let face = Face::of("gce-pd").expect("a cloud");
+        let routes = StandIn::new(face, face.default_zone, self.pool.clone(), "here").routes();
+        self.stop = CancellationToken::new();
+        let stop = self.stop.clone().cancelled_owned();
+        self.serving = Some(self.runtime.spawn(async move { listener.serve(routes, stop).await.expect("served") }));
     }
 
-    /// Makes a volume as a provisioner does, and gives its handle.
-    fn make(&self, name: &str, access_type: AccessType) -> String {
+    /// Makes a volume as a provisioner does.
+    fn make(&self, name: &str, access_type: AccessType) -> Volume {
         let request = CreateVolumeRequest {
             name: name.into(),
-            capacity_range: Some(CapacityRange { required_bytes: SIZE, limit_bytes: 0 }),
             volume_capabilities: vec![VolumeCapability {
                 access_type: Some(access_type),
                 access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
             }],
             ..CreateVolumeRequest::default()
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let made = runtime.block_on(async {
+        let made = self.runtime.block_on(async {
             let driver = Driver::at(&self.socket, Duration::from_secs(30));
             ControllerClient::new(&driver).create_volume(request).await
         });
-        made.expect("made").volume.expect("a volume").volume_id
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have been ended by the test.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        made.expect("made").volume.expect("a volume")
     }
 }
 
@@ -158,7 +158,7 @@ fn mounts(instance: &Instance) -> Vec<String> {
 #[test]
 fn volumes_of_a_driver_live_with_their_pods() {
     let mut instance = Instance::start();
-    let mut driver = Process::start(&instance);
+    let mut driver = Served::start(&instance);
     apply(
         &instance,
         &format!(
@@ -167,18 +167,18 @@ fn volumes_of_a_driver_live_with_their_pods() {
     );
     until("the driver is told of", || {
         let said = instance.kubectl(&["get", "csinodes", "-o", "jsonpath={.items[*].spec.drivers}"]);
-        (said.contains(NAME) && said.contains("topology.local.csi.holdfast/node")).then_some(())
+        (said.contains(NAME) && said.contains(PLACE)).then_some(())
     });
-    let labels = instance.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata}"]);
-    assert!(labels.contains("\"topology.local.csi.holdfast/node\":\"here\""), "{labels}");
-    assert!(labels.contains(r#""csi.volume.kubernetes.io/nodeid":"{\"local.csi.holdfast\":\"here\"}""#), "{labels}");
+    let node = instance.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata}"]);
+    assert!(node.contains(&format!("{PLACE:?}:\"")), "{node}");
+    assert!(node.contains(r#""csi.volume.kubernetes.io/nodeid":"{\"local.csi.holdfast\":"#), "{node}");
 
     let files =
         driver.make("files", AccessType::Mount(MountVolume { fs_type: "ext4".into(), ..MountVolume::default() }));
     let block = driver.make("block", AccessType::Block(BlockVolume {}));
     let all = [
-        pair("files", &files, "Filesystem"),
-        pair("block", &block, "Block"),
+        pair("files", &files.volume_id, "Filesystem"),
+        pair("block", &block.volume_id, "Block"),
         pod("one", "files", MOUNTED),
         pod("two", "files", MOUNTED),
         pod("raw", "block", DEVICE),
@@ -194,8 +194,8 @@ fn volumes_of_a_driver_live_with_their_pods() {
         sh(&instance, "raw", "test -b /dev/data && head -c 6 /dev/data; cat /proc/partitions >/dev/null"),
         "device"
     );
-    let size = sh(&instance, "raw", "wc -c </dev/data");
-    assert_eq!(size.trim(), SIZE.to_string());
+    let size = sh(&instance, "raw", "blockdev --getsize64 /dev/data");
+    assert_eq!(size.trim(), block.capacity_bytes.to_string());
 
     // A restart finds what is there; the volume stays staged for the pod that is left.
     instance.end("KILL");
@@ -208,7 +208,11 @@ fn volumes_of_a_driver_live_with_their_pods() {
     // Without its driver a volume cannot be taken away: its pod says so, and goes when the driver is back.
     driver.end();
     instance.kubectl(&["delete", "pod", "two", "--wait=false"]);
-    told(&instance, "two", "UnmountVolume.TearDown failed for volume \"files\" : rpc error: code = Unavailable");
+    told(
+        &instance,
+        "two",
+        "failed to get CSI client: driver name pd.csi.storage.gke.io not found in the list of registered CSI drivers",
+    );
     driver.restart();
     instance.kubectl(&["wait", "--for=delete", "pod/two", "--timeout=60s"]);
     assert_eq!(mounts(&instance), [""; 0]);
