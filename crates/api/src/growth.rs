@@ -17,21 +17,26 @@ use crate::Quantity;
 /// On a volume that grew before its file system did: the size that the file system has.
 pub const PRE_RESIZE_CAPACITY: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 
+const DRIVING: &str = "ControllerResizeInProgress";
+const DRIVER_INFEASIBLE: &str = "ControllerResizeInfeasible";
 const PENDING: &str = "NodeResizePending";
 const IN_PROGRESS: &str = "NodeResizeInProgress";
 const INFEASIBLE: &str = "NodeResizeInfeasible";
 
 const RESIZING: &str = "Resizing";
 const FILE_SYSTEM_PENDING: &str = "FileSystemResizePending";
+const DRIVER_ERROR: &str = "ControllerResizeError";
 const NODE_ERROR: &str = "NodeResizeError";
 /// The conditions that growing sets and takes away; others are other people's.
-const CONDITIONS: [&str; 4] = [RESIZING, FILE_SYSTEM_PENDING, "ControllerResizeError", NODE_ERROR];
+const CONDITIONS: [&str; 4] = [RESIZING, FILE_SYSTEM_PENDING, DRIVER_ERROR, NODE_ERROR];
 
 /// Who lets a claim have more of its volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grower {
     /// The node that a pod uses it on, as soon as the volume object says that there is more.
     Node,
+    /// A driver first, then, where the driver says so, the node that a pod uses it on.
+    Driver,
     /// Someone outside this program, or nobody.
     Elsewhere,
 }
@@ -40,9 +45,10 @@ pub enum Grower {
 pub fn grower(volume: &PersistentVolume) -> Grower {
     let spec = volume.spec.as_ref();
     let has_files = spec.is_some_and(|s| s.volume_mode.as_deref().unwrap_or("Filesystem") == "Filesystem");
-    match spec.is_some_and(|s| s.local.is_some()) && has_files {
-        true => Grower::Node,
-        false => Grower::Elsewhere,
+    match spec {
+        Some(spec) if spec.csi.is_some() => Grower::Driver,
+        Some(spec) if spec.local.is_some() && has_files => Grower::Node,
+        _ => Grower::Elsewhere,
     }
 }
 
@@ -55,6 +61,8 @@ pub enum Step {
     Complete,
     /// Somebody else has to enlarge the volume first.
     External,
+    /// Its driver has to enlarge the volume to this size, or at least to say whether the node has something to do.
+    Drive { to: Text },
     /// The node may be asked; the claim has this much now.
     Ask { has: Text },
 }
@@ -67,6 +75,14 @@ pub fn step(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Step {
     }
     match state(claim) {
         PENDING | IN_PROGRESS => Step::Settled,
+        // What was begun for a size is ended for it, whatever the claim asks for meanwhile.
+        DRIVING if grower(volume) == Grower::Driver => match allocated(claim) {
+            Some(to) => Step::Drive { to: to.clone() },
+            None => Step::Settled,
+        },
+        _ if grower(volume) == Grower::Driver => {
+            request(claim).map_or(Step::Settled, |to| Step::Drive { to: to.clone() })
+        }
         _ if grower(volume) == Grower::Elsewhere || offered < wants => Step::External,
         _ => Step::Ask { has: self::has(claim).cloned().unwrap_or_else(|| Text("0".into())) },
     }
@@ -103,15 +119,44 @@ pub fn node_step(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Op
     Some(NodeStep { to: to.clone(), bytes, mark, told })
 }
 
-/// The patch of `status` by which the controller asks for what the claim requests.
-pub fn asked(claim: &PersistentVolumeClaim, now: Timestamp) -> Value {
+/// The patch of `status` by which the controller says that the driver is about to be asked for `to`; `None` where it says so.
+pub fn driving(claim: &PersistentVolumeClaim, to: &Text, now: Timestamp) -> Option<Value> {
+    // What failed for good is tried again, more and more seldom, without a word.
+    if [DRIVING, DRIVER_INFEASIBLE].contains(&state(claim)) && allocated(claim) == Some(to) {
+        return None;
+    }
+    Some(json!({
+        "allocatedResources": { "storage": to },
+        "allocatedResourceStatuses": { "storage": DRIVING },
+        "conditions": conditions(claim, &[condition(RESIZING, None, now)], true),
+    }))
+}
+
+/// The patch of `status` when the driver did not enlarge the volume. `never`: it will not, however often it is asked.
+pub fn not_driven(claim: &PersistentVolumeClaim, why: &str, never: bool, now: Timestamp) -> Value {
+    let set = [condition(DRIVER_ERROR, Some(why.to_owned()), now)];
+    let mut patch = json!({ "conditions": conditions(claim, &set, true) });
+    if never {
+        patch["allocatedResourceStatuses"] = json!({ "storage": DRIVER_INFEASIBLE });
+    }
+    patch
+}
+
+/// The patch of `status` by which the controller asks the node for what the driver made room for.
+pub fn asked_of_node(claim: &PersistentVolumeClaim, now: Timestamp) -> Value {
     let message = "Waiting for user to (re-)start a pod to finish file system resize of volume on node.";
     let set = [condition(RESIZING, None, now), condition(FILE_SYSTEM_PENDING, Some(message.into()), now)];
     json!({
-        "allocatedResources": { "storage": request(claim) },
         "allocatedResourceStatuses": { "storage": PENDING },
         "conditions": conditions(claim, &set, false),
     })
+}
+
+/// The patch of `status` by which the controller asks for what the claim requests.
+pub fn asked(claim: &PersistentVolumeClaim, now: Timestamp) -> Value {
+    let mut patch = asked_of_node(claim, now);
+    patch["allocatedResources"] = json!({ "storage": request(claim) });
+    patch
 }
 
 /// The patch of `status` by which a node says that it begins.
@@ -251,7 +296,6 @@ mod tests {
         let (pending, going, never) = (Some(PENDING), Some(IN_PROGRESS), Some(INFEASIBLE));
         let elsewhere = [
             volume("2Gi", json!({ "hostPath": { "path": "/d" } })),
-            volume("2Gi", json!({ "csi": { "driver": "d", "volumeHandle": "h" } })),
             volume("2Gi", json!({ "local": { "path": "/dev/d" }, "volumeMode": "Block" })),
         ];
         for volume in elsewhere {
@@ -279,6 +323,17 @@ mod tests {
             let claim = claim(wants, status);
             assert_eq!(step(&claim, &local(size)), controller, "{context}");
             assert_eq!(node_step(&claim, &local(size)), at_node, "{context}");
+        }
+        let csi = volume("1Gi", json!({ "csi": { "driver": "d", "volumeHandle": "h" } }));
+        let drive = |to: &str| Step::Drive { to: Text(to.into()) };
+        for (wants, status, next) in [
+            ("2Gi", at("1Gi", None, None), drive("2Gi")),
+            ("2Gi", at("1Gi", Some(DRIVING), Some("3Gi")), drive("3Gi")),
+            ("2Gi", at("1Gi", Some(DRIVER_INFEASIBLE), Some("3Gi")), drive("2Gi")),
+            ("2Gi", at("1Gi", pending, Some("2Gi")), Step::Settled),
+            ("1Gi", at("1Gi", None, None), Step::Complete),
+        ] {
+            assert_eq!(step(&claim(wants, status.clone()), &csi), next, "wants {wants}, {status}");
         }
         let mut stranger = claim("2Gi", at("1Gi", None, None));
         stranger.metadata.uid = Some("other".into());

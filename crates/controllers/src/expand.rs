@@ -12,20 +12,18 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::json;
 
 use crate::{
+    call::{Answer, Call, Failure},
     claim::{claim_phase, reserved_for, volume_of},
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
+    resize,
     world::{Change, Object, World},
 };
 
+type Claim<'a> = (&'a Meta, &'a PersistentVolumeClaim);
+type Volume<'a> = (&'a Meta, &'a PersistentVolume);
+
 pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
-    let Some((meta, claim)) = world.claim(&key.namespace, &key.name).filter(|(_, c)| claim_phase(c) == "Bound") else {
-        return Decision::settled();
-    };
-    let Some((volume_meta, volume)) = world.volume(volume_of(claim)) else { return Decision::settled() };
-    let holder = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).and_then(|r| r.uid.as_deref());
-    if holder != Some(&meta.uid) {
-        return Decision::settled();
-    }
+    let Some(((meta, claim), (volume_meta, volume))) = pair(key, world) else { return Decision::settled() };
     // Kept while the file system is smaller than the volume, for the volume's next claim would else be told a lie.
     let noted = annotated(&volume.metadata, PRE_RESIZE_CAPACITY);
     let note = |size: serde_json::Value| {
@@ -36,8 +34,34 @@ pub(crate) fn decide(key: &Key, world: &World, context: &Context) -> Decision {
         Step::Complete if noted => note(json!(null)),
         Step::Settled | Step::Complete => Decision::settled(),
         Step::External => external((meta, claim), volume),
+        Step::Drive { to } => match resize::driver_of(volume, world) {
+            Some(driver) => resize::decide((meta, claim), (volume_meta, volume), (driver, &to), context),
+            None => external((meta, claim), volume),
+        },
         Step::Ask { has } if !noted => note(json!(has)),
         Step::Ask { .. } => Decision::act(Action::status(meta, asked(claim, context.now))),
+    }
+}
+
+/// A claim and the volume that it is bound to.
+fn pair<'a>(key: &Key, world: &'a World) -> Option<(Claim<'a>, Volume<'a>)> {
+    let claim = world.claim(&key.namespace, &key.name).filter(|(_, c)| claim_phase(c) == "Bound")?;
+    let volume = world.volume(volume_of(claim.1))?;
+    let holder = volume.1.spec.as_ref()?.claim_ref.as_ref()?.uid.as_deref();
+    (holder == Some(&claim.0.uid)).then_some((claim, volume))
+}
+
+pub(crate) fn heard(
+    key: &Key,
+    world: &World,
+    context: &Context,
+    _: &Call,
+    answer: &Result<Answer, Failure>,
+) -> Decision {
+    let Some((claim, volume)) = pair(key, world) else { return Decision::settled() };
+    match (step(claim.1, volume.1), resize::driver_of(volume.1, world)) {
+        (Step::Drive { to }, Some(driver)) => resize::heard(claim, volume, (driver, &to), context, answer),
+        _ => Decision::settled(),
     }
 }
 

@@ -7,9 +7,11 @@
 //! Absent on purpose: clock, I/O, async, logging, randomness.
 mod account;
 mod amount;
+pub mod attach;
 mod binder;
 mod call;
 mod candidate;
+mod capacity;
 mod claim;
 mod cold;
 mod content_source;
@@ -18,13 +20,16 @@ mod ephemeral;
 mod expand;
 mod free;
 mod garbage;
+mod modify;
 mod namespace;
 mod pod_gc;
 pub mod protection;
 mod provision;
+mod publish;
 mod quota;
 mod reason;
 mod reclaim;
+mod resize;
 mod scheduler;
 mod snapshot;
 mod snapshotter;
@@ -89,6 +94,13 @@ pub static CONTROLLERS: &[Controller] = &[
         heard: hears_nothing,
     },
     Controller {
+        name: "attach",
+        component: "attachdetach-controller",
+        wakes: attach::wakes,
+        decide: attach::decide,
+        heard: hears_nothing,
+    },
+    Controller {
         name: "binder",
         component: "persistentvolume-controller",
         wakes: binder::wakes,
@@ -114,7 +126,7 @@ pub static CONTROLLERS: &[Controller] = &[
         component: "volume_expand",
         wakes: expand::wakes,
         decide: expand::decide,
-        heard: hears_nothing,
+        heard: expand::heard,
     },
     Controller {
         name: "garbage",
@@ -122,6 +134,20 @@ pub static CONTROLLERS: &[Controller] = &[
         wakes: garbage::wakes,
         decide: garbage::decide,
         heard: hears_nothing,
+    },
+    Controller {
+        name: "modify",
+        component: "csi-resizer",
+        wakes: modify::wakes,
+        decide: modify::decide,
+        heard: modify::heard,
+    },
+    Controller {
+        name: "capacity",
+        component: "csi-provisioner",
+        wakes: capacity::wakes,
+        decide: capacity::decide,
+        heard: capacity::heard,
     },
     Controller {
         name: "namespace",
@@ -150,6 +176,13 @@ pub static CONTROLLERS: &[Controller] = &[
         wakes: provision::wakes,
         decide: provision::decide,
         heard: provision::heard,
+    },
+    Controller {
+        name: "publish",
+        component: "csi-attacher",
+        wakes: publish::wakes,
+        decide: publish::decide,
+        heard: publish::heard,
     },
     Controller {
         name: "reclaim",

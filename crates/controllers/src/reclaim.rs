@@ -66,8 +66,8 @@ fn policy(volume: &PersistentVolume) -> &str {
 
 /// A node that a volume is attached to, or is being.
 fn attached_to<'a>(world: &'a World, volume: &str) -> Option<&'a str> {
-    let all = world.attachments().map(|(_, attachment)| &attachment.spec);
-    all.filter(|spec| spec.source.persistent_volume_name.as_deref() == Some(volume)).map(|spec| &*spec.node_name).next()
+    let mut all = world.attachments_of(volume).filter_map(|key| world.attachment("", &key.name));
+    all.next().map(|(_, attachment)| &*attachment.spec.node_name)
 }
 
 pub(crate) fn heard(key: &Key, world: &World, _: &Context, _: &Call, answer: &Result<Answer, Failure>) -> Decision {

@@ -101,6 +101,8 @@ pub struct World {
     volumes_by_claim: Index<(Arc<str>, String)>,
     /// Driver and volume handle to the volumes of it; more than one is a mistake.
     volumes_by_handle: Index<(String, String)>,
+    /// By the volume that they name.
+    attachments_by_volume: Index<String>,
     unbound_by_class: Index<String>,
     /// Kind, namespace and name of what volumes are made from to the claims that wait for those.
     claims_by_source: Index<(&'static str, Arc<str>, String)>,
@@ -275,6 +277,10 @@ impl World {
     pub(crate) fn volumes_of_handle(&self, driver: &str, handle: &str) -> impl Iterator<Item = &Key> {
         self.volumes_by_handle.get(&(driver.to_owned(), handle.to_owned()))
     }
+    /// Attachments that name a volume.
+    pub(crate) fn attachments_of(&self, volume: &str) -> impl Iterator<Item = &Key> {
+        self.attachments_by_volume.get(volume)
+    }
     /// Claims of a class whose binding is not complete.
     pub fn unbound_claims(&self, class: &str) -> impl Iterator<Item = &Key> {
         self.unbound_by_class.get(class)
@@ -384,6 +390,11 @@ impl World {
         }
         match &entry.object {
             Object::Pod(pod) => self.index_pod(key, pod, add),
+            Object::Attachment(attachment) => {
+                if let Some(volume) = &attachment.spec.source.persistent_volume_name {
+                    self.attachments_by_volume.set(volume.clone(), key, add);
+                }
+            }
             Object::Claim(c) => {
                 if !claim::volume_of(c).is_empty() {
                     self.claims_by_volume.set(claim::volume_of(c).to_owned(), key, add);

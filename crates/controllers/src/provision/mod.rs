@@ -20,11 +20,12 @@ use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClas
 use serde_json::json;
 
 pub(crate) use class::{Parameters, Secret};
-pub(crate) use volume::capabilities;
+pub(crate) use place::places_of;
+pub(crate) use volume::{access_mode, said};
 
 use crate::{
     call::{Answer, Call, Failure, Request},
-    claim::{SELECTED_NODE, binds_late, class_of, requested, volume_of},
+    claim::{SELECTED_NODE, attributes_wanted, binds_late, class_of, requested, volume_of},
     content_source::{self, Content, content_source},
     decision::{Action, Context, Decision, Key, Meta, Note, annotation},
     world::{Change, Object, World},
@@ -127,18 +128,34 @@ fn request(asked: &Asked<'_>, source: Option<VolumeContentSource>, world: &World
     let secret = parameters.secret(Secret::Provisioner, &name, claim)?;
     let options = class.mount_options.clone().unwrap_or_default();
     let required_bytes = bytes(requested(claim));
+    let mutable_parameters = match attributes_wanted(claim) {
+        "" => Default::default(),
+        name => attributes(world, driver, name)?,
+    };
     let places = if driver.has_places() { place::requirement(world, &driver.name, class, *node)? } else { None };
     let request = CreateVolumeRequest {
         name,
         capacity_range: Some(CapacityRange { required_bytes, limit_bytes: 0 }),
-        volume_capabilities: capabilities(&spec, driver, &parameters.fs_type, &options)?,
+        volume_capabilities: volume::capabilities(&spec, driver, &parameters.fs_type, &options)?,
         parameters: parameters.own,
         secrets: Default::default(),
         volume_content_source: source,
         accessibility_requirements: places,
-        mutable_parameters: Default::default(),
+        mutable_parameters,
     };
     Ok(Call::new(&driver.name, request).with_secret(secret))
+}
+
+/// What the claim's attributes class says to the driver.
+fn attributes(world: &World, driver: &Facts, name: &str) -> Result<std::collections::BTreeMap<String, String>, String> {
+    let (_, class) = world.attributes_class(name).ok_or_else(|| format!("VAC {name} does not exist"))?;
+    if class.driver_name != driver.name {
+        return Err(format!("VAC {name} is for driver {}, not for {}", class.driver_name, driver.name));
+    }
+    if !driver.can(ControllerRpcType::ModifyVolume) {
+        return Err(format!("driver {} takes no VolumeAttributesClass", driver.name));
+    }
+    Ok(class.parameters.clone().unwrap_or_default())
 }
 
 /// Rounded up; sizes beyond what CSI can say are asked for as the largest that it can.
@@ -231,6 +248,13 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
             if let Some((namespace, name)) = crate::claim::reserved_for(volume) {
                 wake(Key::new("PersistentVolumeClaim", namespace, name));
             }
+        }
+        "VolumeAttributesClass" => {
+            let asks = |k: &&Key| {
+                let claim = world.claim(&k.namespace, &k.name);
+                claim.is_some_and(|(_, c)| attributes_wanted(c) == &*change.key.name)
+            };
+            world.unbound().filter(asks).for_each(|k| wake(k.clone()));
         }
         "CSINode" => {
             let chosen = |k: &&Key| {

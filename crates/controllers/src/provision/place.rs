@@ -71,7 +71,14 @@ fn place_of(world: &World, node: &str, keys: &[String]) -> Option<Segments> {
     keys.iter().map(|key| Some((key.clone(), labels.get(key)?.clone()))).collect()
 }
 
-/// The places of all nodes that the driver serves.
+/// The places of all nodes that the driver serves, each once.
+pub(crate) fn places_of(world: &World, driver: &str) -> Vec<Segments> {
+    let mut places = everywhere(world, driver);
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
 fn everywhere(world: &World, driver: &str) -> Vec<Segments> {
     let nodes = world.csi_nodes().map(|(meta, _)| &*meta.key.name);
     let places = nodes.filter_map(|node| place_of(world, node, keys_of(world, driver, node)?));

@@ -28,7 +28,7 @@ const FOR_PEOPLE: &str = "holdfast.dev/";
 ///
 /// # Errors
 /// A sentence about an access mode that CSI has no word for.
-pub(crate) fn capabilities(
+pub(super) fn capabilities(
     claim: &PersistentVolumeClaimSpec,
     driver: &Facts,
     fs_type: &str,

@@ -194,7 +194,7 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
             world.claims_naming(&change.key.name).for_each(|claim| pods_with(world, claim, any, wake));
         }
         "StorageClass" => world.unbound_claims(&change.key.name).for_each(|claim| pods_with(world, claim, any, wake)),
-        "CSINode" | "VolumeAttachment" => {
+        "CSINode" | "VolumeAttachment" | "CSIDriver" | "CSIStorageCapacity" => {
             let with_claims = world
                 .unscheduled()
                 .filter(|k| world.pod(&k.namespace, &k.name).is_some_and(|(_, pod)| !claims_of(pod).is_empty()));

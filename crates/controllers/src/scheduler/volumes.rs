@@ -9,12 +9,13 @@ use serde_json::json;
 
 use super::{Obstacle, attach};
 use crate::{
-    binder,
+    binder, capacity,
     claim::{
         self, NO_PROVISIONER, SELECTED_NODE, best_volume, binds_late, claim_phase, claims_of, class_of, is_bound,
         is_made_for, requested, volume_of,
     },
     decision::{Action, Key, Meta, annotation},
+    provision::bytes,
     select::{in_zone, reaches},
     waiting::{kept, repeats_pod},
     world::World,
@@ -140,8 +141,8 @@ impl<'a> Claims<'a> {
             found.push(Obstacle::fixed("node(s) didn't match PersistentVolume's node affinity"));
         }
         let places = self.choose(world, node);
-        if places.is_none() {
-            found.push(Obstacle::fixed("node(s) didn't find available persistent volumes to bind"));
+        if let Err(obstacle) = places {
+            found.push(Obstacle::fixed(obstacle));
         }
         let in_zone = |volume| translated(world, volume, node).is_some() || in_zone(volume, node);
         if found.is_empty() && !volumes().all(|(_, volume)| in_zone(volume)) {
@@ -151,26 +152,38 @@ impl<'a> Claims<'a> {
     }
 
     /// A volume, or a place to make one, for each waiting claim.
-    fn choose(&self, world: &'a World, node: &Node) -> Option<Vec<Place<'a>>> {
+    fn choose(&self, world: &'a World, node: &Node) -> Result<Vec<Place<'a>>, &'static str> {
+        const NONE: &str = "node(s) didn't find available persistent volumes to bind";
         let mut places = Vec::new();
         let mut taken = Vec::new();
         for (claim, class) in &self.waiting {
             let selected = annotation(&claim.1.metadata, SELECTED_NODE);
             if selected.is_some_and(|name| Some(name) != node.metadata.name.as_deref()) {
-                return None;
+                return Err(NONE);
             }
             let volume = best_volume(world, *claim, claim::Place::On(node), &taken);
             if let Some(volume) = volume.filter(|_| selected.is_none()) {
                 taken.push(&*volume.0.key.name);
                 places.push(Place::Volume(*claim, volume));
             } else if class.provisioner != NO_PROVISIONER && allowed(world, class, node) {
+                // One that is being made has its room.
+                if selected.is_none() && !has_room(world, claim.1, class, node) {
+                    return Err("node(s) did not have enough free storage");
+                }
                 places.push(Place::Provision(*claim));
             } else {
-                return None;
+                return Err(NONE);
             }
         }
-        Some(places)
+        Ok(places)
     }
+}
+
+/// Whether the driver of a class has room for a claim's volume on a node, as far as it says so.
+fn has_room(world: &World, claim: &PersistentVolumeClaim, class: &StorageClass, node: &Node) -> bool {
+    let name = class.metadata.name.as_deref().unwrap_or_default();
+    !capacity::is_told(world, &class.provisioner)
+        || capacity::has_room(world, name, node.metadata.labels.as_ref(), bytes(claim::requested(claim)))
 }
 
 /// What keeps the pod's claims, as their own status keeps it. A claim that was made just now has no such reason yet.
