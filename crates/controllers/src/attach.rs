@@ -52,10 +52,11 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
         }
     }
     let guard = finalizer(&driver);
-    if all.is_empty() && meta.has_finalizer(&guard) {
+    if all.is_empty() && (users.is_empty() || meta.deleting.is_some()) && meta.has_finalizer(&guard) {
         return Decision::act(Action::drop_finalizer(meta, &guard));
     }
-    let attached = |node: &str| all.iter().any(|(_, object)| object.spec.node_name == node);
+    // Two volume objects may be for the same volume; whichever comes first has it attached.
+    let attached = |node: &str| world.attachment("", &ours(node)).is_some();
     let one_alone = modes_of(volume).iter().all(|m| matches!(m.as_str(), "ReadWriteOnce" | "ReadWriteOncePod"));
     let next = users.iter().find(|node| !attached(node)).filter(|_| !one_alone || all.is_empty());
     let Some(node) = next.filter(|_| meta.deleting.is_none()) else { return Decision::settled() };
@@ -125,8 +126,10 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
         KIND => {
             for entry in change.old.iter().chain(&change.new) {
                 let Object::Attachment(attachment) = &entry.object else { continue };
-                if let Some(name) = &attachment.spec.source.persistent_volume_name {
-                    wake(volume(name));
+                let Some(name) = &attachment.spec.source.persistent_volume_name else { continue };
+                wake(volume(name));
+                if let Some((driver, handle)) = world.volume(name).and_then(|(_, v)| csi_of(v)) {
+                    world.volumes_of_handle(&driver, &handle).for_each(|k| wake(k.clone()));
                 }
             }
         }
