@@ -1,4 +1,5 @@
 //! What was observed, and how it is asked.
+use api::snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use controllers::{
     Meta,
     rules::{Seen, claims_of, class_of_volume, is_terminated},
@@ -12,8 +13,6 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time},
 };
-
-use serde_json::Value;
 
 /// Everything an explanation may rest on. What is not known is empty and named in `unread`.
 #[derive(Debug, Clone, Default)]
@@ -32,10 +31,10 @@ pub struct Facts {
     pub leases: Vec<Lease>,
     pub capacities: Vec<CSIStorageCapacity>,
     pub quotas: Vec<ResourceQuota>,
-    /// VolumeSnapshots of the namespace; their kind is no part of Kubernetes itself.
-    pub snapshots: Vec<Value>,
-    pub snapshot_contents: Vec<Value>,
-    pub snapshot_classes: Vec<Value>,
+    /// VolumeSnapshots of the namespace; elsewhere their kind may not be known.
+    pub snapshots: Vec<VolumeSnapshot>,
+    pub snapshot_contents: Vec<VolumeSnapshotContent>,
+    pub snapshot_classes: Vec<VolumeSnapshotClass>,
     /// ConfigMaps of the namespace; `None` where they could not be read.
     pub config_maps: Option<Vec<ConfigMap>>,
     /// Names and keys of the namespace's Secrets, never their values; `None` where they could not be read.
@@ -62,8 +61,8 @@ impl Facts {
     pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
         self.pods.iter().find(|p| is(&p.metadata, namespace, name))
     }
-    pub(crate) fn snapshot(&self, namespace: &str, name: &str) -> Option<&Value> {
-        self.snapshots.iter().find(|s| s["metadata"]["name"] == name && s["metadata"]["namespace"] == namespace)
+    pub(crate) fn snapshot(&self, namespace: &str, name: &str) -> Option<&VolumeSnapshot> {
+        self.snapshots.iter().find(|s| is(&s.metadata, namespace, name))
     }
 
     /// Events about this incarnation of an object, the latest first.

@@ -42,7 +42,7 @@ pub enum Subject {
         name: String,
     },
     Class(String),
-    /// Of a kind that is no part of Kubernetes itself.
+    /// Of a kind that elsewhere may not be known.
     Snapshot {
         namespace: String,
         name: String,

@@ -83,6 +83,11 @@ impl<'a> Health<'a> {
         self.ready() > 0 || (self.pods.is_empty() && self.lease.is_some() && !self.lapsed)
     }
 
+    /// Whether it runs, or its driver is registered on a node, which may do the rest by itself.
+    pub fn serves(&self) -> bool {
+        !self.is_down() && (self.runs() || !self.nodes.is_empty())
+    }
+
     /// Whether its pods are there and none is ready.
     pub fn is_down(&self) -> bool {
         !self.pods.is_empty() && self.ready() == 0

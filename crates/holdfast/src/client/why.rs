@@ -165,7 +165,10 @@ impl Collector<'_> {
                 let own = self.parsed("classes", object);
                 self.facts.classes.extend(own);
             }
-            Subject::Snapshot { .. } => self.facts.snapshots.push(object),
+            Subject::Snapshot { .. } => {
+                let own = self.parsed("snapshots", object);
+                self.facts.snapshots.extend(own);
+            }
         }
         Ok(())
     }

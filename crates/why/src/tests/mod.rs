@@ -1,6 +1,7 @@
 //! Each cause set up as objects and Events; the explanation has to name it.
 mod causes;
 mod settled;
+mod snapshots;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, from_value, json};
@@ -32,6 +33,9 @@ pub(super) fn facts(objects: &[Value]) -> Facts {
             "VolumeAttachment" => facts.attachments.push(from_value(o).unwrap()),
             "Lease" => facts.leases.push(from_value(o).unwrap()),
             "ConfigMap" => facts.config_maps.as_mut().unwrap().push(from_value(o).unwrap()),
+            "VolumeSnapshot" => facts.snapshots.push(from_value(o).unwrap()),
+            "VolumeSnapshotContent" => facts.snapshot_contents.push(from_value(o).unwrap()),
+            "VolumeSnapshotClass" => facts.snapshot_classes.push(from_value(o).unwrap()),
             other => panic!("{other}"),
         }
     }
@@ -113,6 +117,7 @@ pub(super) fn ask(kind: &str, name: &str, facts: &Facts) -> Answer {
         "claim" => Subject::Claim { namespace, name },
         "volume" => Subject::Volume(name),
         "class" => Subject::Class(name),
+        "snapshot" => Subject::Snapshot { namespace, name },
         _ => Subject::Pod { namespace, name },
     };
     explain(&subject, facts, now()).expect("the object is among the facts")
