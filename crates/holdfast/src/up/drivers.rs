@@ -5,7 +5,7 @@ use base::Layout;
 use driver::Driver;
 use host::Registry;
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use pool::Pool;
 use serde_json::json;
 use sys::RealSys;
@@ -20,8 +20,9 @@ use crate::{
     errors::{Doing, said},
 };
 
-/// The class of claims that name none.
+/// The class of claims, and that of snapshots, that name none.
 const CLASS: &str = "local";
+const SNAPSHOTS: &str = api::snapshot::GROUP;
 
 /// One driver of this process.
 pub struct Brought {
@@ -112,7 +113,16 @@ pub async fn announce(client: &kube::Client) -> Result<(), Error> {
     let driver: CSIDriver = serde_json::from_value(driver)?;
     let class: StorageClass = serde_json::from_value(class)?;
     made("CSIDriver", Api::all(client.clone()).create(&PostParams::default(), &driver).await)?;
-    made("StorageClass", Api::all(client.clone()).create(&PostParams::default(), &class).await)
+    made("StorageClass", Api::all(client.clone()).create(&PostParams::default(), &class).await)?;
+    let snapshots = json!({
+        "apiVersion": format!("{SNAPSHOTS}/v1"), "kind": "VolumeSnapshotClass",
+        "metadata": { "name": CLASS, "annotations": { "snapshot.storage.kubernetes.io/is-default-class": "true" } },
+        "driver": driver::NAME, "deletionPolicy": api::snapshot::DELETE,
+    });
+    let snapshots: DynamicObject = serde_json::from_value(snapshots)?;
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(SNAPSHOTS, "v1", "VolumeSnapshotClass"));
+    let all = Api::<DynamicObject>::all_with(client.clone(), &kind);
+    made("VolumeSnapshotClass", all.create(&PostParams::default(), &snapshots).await)
 }
 
 pub(super) fn made<T>(what: &str, created: Result<T, kube::Error>) -> Result<(), Error> {
