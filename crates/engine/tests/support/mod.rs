@@ -13,6 +13,7 @@ pub struct Cluster {
     pub server: ApiServer,
     pub client: Client,
     pub engine: Arc<Engine>,
+    pub drivers: host::Registry,
     pub stop: Option<oneshot::Sender<()>>,
     pub running: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -32,21 +33,29 @@ impl Cluster {
         server.bootstrap().await.unwrap();
         let client = Client::new(server.service(Identity::component("system:test")), "default");
         let root_ca: Arc<str> = server.ca_certificate().into();
-        let engine = Arc::new(Engine::new(client.clone(), Settings { root_ca: Some(root_ca), ..Settings::default() }));
+        let drivers = host::Registry::default();
+        let settings = Settings { root_ca: Some(root_ca), drivers: drivers.clone() };
+        let engine = Arc::new(Engine::new(client.clone(), settings));
         let (stop, stopped) = oneshot::channel::<()>();
         let runs = engine.clone();
         let running = tokio::spawn(async move { runs.run(async { drop(stopped.await) }).await });
         engine.ready().await;
-        Self { server, client, engine, stop: Some(stop), running, _dir: dir }
+        Self { server, client, engine, drivers, stop: Some(stop), running, _dir: dir }
     }
 
-    pub async fn stop(mut self) {
-        drop(self.stop.take());
-        tokio::time::timeout(LONG, self.running).await.expect("stops").unwrap();
-        for (name, stats) in self.engine.stats() {
+    pub async fn stop(self) {
+        let engine = self.engine.clone();
+        self.stop_after_failures().await;
+        for (name, stats) in engine.stats() {
             println!("{name}: {stats:?}");
             assert_eq!(stats.failures, 0, "{name}: {stats:?}");
         }
+    }
+
+    /// Where failures were wanted.
+    pub async fn stop_after_failures(mut self) {
+        drop(self.stop.take());
+        tokio::time::timeout(LONG, self.running).await.expect("stops").unwrap();
         self.server.close().await;
     }
 
@@ -91,9 +100,8 @@ impl Cluster {
 
     pub async fn event(&self, reason: &str, words: &str) -> Value {
         let is = |e: &Value| e["reason"] == reason && e["message"].as_str().is_some_and(|m| m.contains(words));
-        let list = self
-            .wait("/api/v1/namespaces/ns/events", reason, |l| l["items"].as_array().is_some_and(|a| a.iter().any(is)))
-            .await;
+        let list =
+            self.wait("/api/v1/events", reason, |l| l["items"].as_array().is_some_and(|a| a.iter().any(is))).await;
         list["items"].as_array().unwrap().iter().find(|e| is(e)).cloned().unwrap()
     }
 }
