@@ -106,8 +106,31 @@ fn next(state: &mut u64) -> u64 {
     *state >> 33
 }
 
+/// What a block device was asked since the start, by its `stat` file: writes, and flushes of its cache.
+#[derive(Clone, Copy)]
+struct Asked([f64; 2]);
+
+impl Asked {
+    /// Of the disk that a directory is on; nothing where that is no block device.
+    fn of(dir: &Path) -> Option<Self> {
+        let number = rustix::fs::stat(dir).ok()?.st_dev;
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+        let field = |at: usize| text.split_whitespace().nth(at)?.parse().ok();
+        Some(Self([field(4)?, field(15)?]))
+    }
+}
+
+/// What one kind of durable write costs.
+#[derive(Clone, Default)]
+struct Cost {
+    per_second: f64,
+    /// Writes and flushes of the disk for each, its own and what others asked meanwhile.
+    disk: Option<[f64; 2]>,
+}
+
 /// Blocks of 4 KiB per second that are written and made durable one after the other: over a file, and at its end.
-fn writes(dir: &Path) -> Result<[f64; 2]> {
+fn writes(dir: &Path, disk: &Path) -> Result<[Cost; 2]> {
     let path = dir.join("file");
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
     let chunk = vec![0x5a; MIB as usize];
@@ -118,13 +141,13 @@ fn writes(dir: &Path) -> Result<[f64; 2]> {
     rustix::fs::syncfs(&file)?;
     let block = [0xa5; BLOCK];
     let mut state = 1;
-    let over = per_second(|_| {
+    let over = per_second(disk, |_| {
         file.write_all_at(&block, next(&mut state) % BLOCKS * BLOCK as u64)?;
         Ok(file.sync_all()?)
     })?;
     file.set_len(0)?;
     file.sync_all()?;
-    let at_end = per_second(|n| {
+    let at_end = per_second(disk, |n| {
         file.write_all_at(&block, n * BLOCK as u64)?;
         Ok(file.sync_all()?)
     })?;
@@ -132,55 +155,62 @@ fn writes(dir: &Path) -> Result<[f64; 2]> {
     Ok([over, at_end])
 }
 
-fn per_second(mut act: impl FnMut(u64) -> Result<()>) -> Result<f64> {
+fn per_second(disk: &Path, mut act: impl FnMut(u64) -> Result<()>) -> Result<Cost> {
+    let before = Asked::of(disk);
     let (started, mut done) = (Instant::now(), 0);
     while started.elapsed() < TURN {
         act(done)?;
         done += 1;
     }
-    Ok(done as f64 / started.elapsed().as_secs_f64())
+    let per_second = done as f64 / started.elapsed().as_secs_f64();
+    let disk = before.zip(Asked::of(disk)).map(|(a, b)| [0, 1].map(|at| (b.0[at] - a.0[at]) / done as f64));
+    Ok(Cost { per_second, disk })
+}
+
+/// All costs of one way, round by round; for writes over a file and at its end.
+type Rounds = [Vec<Cost>; 2];
+
+fn measure(pool: &Pool, scratch: &Scratch, way: &Way) -> Result<[Cost; 2]> {
+    let Some(new) = &way.volume else { return writes(&scratch.0, &scratch.0) };
+    let id = up(pool, scratch, new)?;
+    let costs = writes(&scratch.path("published"), &scratch.0)?;
+    down(pool, scratch, &id)?;
+    pool.delete(&id)?;
+    pool.empty_trash(u64::MAX)?;
+    Ok(costs)
 }
 
 fn durable_writes(pool: &Pool, scratch: &Scratch, rounds: usize) -> Result<()> {
     let ways = ways();
-    let mut best = vec![[0.0f64; 2]; ways.len()];
-    let mut ratios = vec![[Vec::new(), Vec::new()]; ways.len()];
+    let mut all: Vec<Rounds> = vec![Rounds::default(); ways.len()];
     for _ in 0..rounds {
-        let mut plain = [0.0; 2];
-        for (at, way) in ways.iter().enumerate() {
-            let figures = match &way.volume {
-                None => writes(&scratch.0)?,
-                Some(new) => {
-                    let id = up(pool, scratch, new)?;
-                    let figures = writes(&scratch.path("published"))?;
-                    down(pool, scratch, &id)?;
-                    pool.delete(&id)?;
-                    pool.empty_trash(u64::MAX)?;
-                    figures
-                }
-            };
-            if at == 0 {
-                plain = figures;
-            }
-            for what in 0..2 {
-                best[at][what] = best[at][what].max(figures[what]);
-                ratios[at][what].push(figures[what] / plain[what]);
+        for (way, rounds) in ways.iter().zip(&mut all) {
+            for (cost, rounds) in measure(pool, scratch, way)?.into_iter().zip(rounds) {
+                rounds.push(cost);
             }
         }
     }
-    println!(
-        "| way | over a file, per second | ratio | in each round | at its end, per second | ratio | in each round |"
-    );
-    println!("|---|---|---|---|---|---|---|");
-    for (at, way) in ways.iter().enumerate() {
-        print!("| {} |", way.name);
-        for what in 0..2 {
-            let rounds: Vec<_> = ratios[at][what].iter().map(|r| format!("{r:.2}")).collect();
-            print!(" {:.0} | {:.2} | {} |", best[at][what], best[at][what] / best[0][what], rounds.join(" "));
+    for (what, title) in ["over a file", "at the end of a file"].iter().enumerate() {
+        println!(
+            "| durable writes of 4 KiB {title} | per second, best | ratio | in each round | disk writes | flushes |"
+        );
+        println!("|---|---|---|---|---|---|");
+        let best = |rounds: &Rounds| rounds[what].iter().map(|cost| cost.per_second).fold(0.0, f64::max);
+        for (way, rounds) in ways.iter().zip(&all) {
+            let plain = &all[0][what];
+            let ratios: Vec<_> =
+                rounds[what].iter().zip(plain).map(|(a, b)| format!("{:.2}", a.per_second / b.per_second)).collect();
+            // What others did to the disk is in all of them, least in the least.
+            let least = |at: usize| {
+                let figures = rounds[what].iter().filter_map(|cost| cost.disk).map(|disk| disk[at]);
+                figures.min_by(f64::total_cmp).map_or_else(|| "?".to_owned(), |least| format!("{least:.2}"))
+            };
+            let (best, ratio) = (best(rounds), best(rounds) / best(&all[0]));
+            let (writes, flushes) = (least(0), least(1));
+            println!("| {} | {best:.0} | {ratio:.2} | {} | {writes} | {flushes} |", way.name, ratios.join(" "));
         }
         println!();
     }
-    println!();
     Ok(())
 }
 

@@ -69,11 +69,38 @@ pub(crate) fn attach(image: &Path, access: Access) -> io::Result<PathBuf> {
         };
         config.info.flags = if direct { LO_FLAGS_DIRECT_IO } else { 0 } | if writes { 0 } else { LO_FLAGS_READ_ONLY };
         match request(&device, LOOP_CONFIGURE, std::ptr::from_ref(&config) as usize) {
-            Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {}
-            other => return other.map(|_| path),
+            Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => continue,
+            other => other?,
+        };
+        if writes && let Err(e) = keep_flushes(number) {
+            drop(device);
+            detach(&path)?;
+            return Err(e);
         }
+        return Ok(path);
     }
     Err(Errno::BUSY.into())
+}
+
+/// Lets the device pass on what asks for durability. A device whose cache somebody declared harmless keeps that for its
+/// next file: its filesystem then believes that every write is durable, and none is.
+fn keep_flushes(number: i32) -> io::Result<()> {
+    const HARMLESS: &str = "write through";
+    let setting = PathBuf::from(format!("/sys/block/loop{number}/queue/write_cache"));
+    let is_harmless = || fs::read_to_string(&setting).is_ok_and(|is| is.trim() == HARMLESS);
+    if !is_harmless() {
+        return Ok(());
+    }
+    let written = fs::write(&setting, "write back");
+    if is_harmless() {
+        let why = written.err().map_or_else(|| "the kernel keeps it".to_owned(), |e| e.to_string());
+        let why = format!(
+            "{} says \"{HARMLESS}\", with which data can be lost, and cannot be changed: {why}",
+            setting.display()
+        );
+        return Err(io::Error::other(why));
+    }
+    Ok(())
 }
 
 pub(crate) fn refresh(device: &Path) -> io::Result<()> {
@@ -187,6 +214,29 @@ pub(crate) fn request(file: &File, request: u64, argument: usize) -> io::Result<
     // `LoopInfo` or `LoopConfig` that lives in the caller's frame and has the layout that the kernel reads or writes.
     let result = unsafe { nix::libc::ioctl(file.as_raw_fd(), request as _, argument) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[test]
+fn a_device_passes_on_flushes_whatever_its_last_user_did() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let image = dir.path().join("image");
+    File::create(&image).and_then(|f| f.set_len(1 << 20)).expect("an image");
+    let setting = |device: &Path| {
+        let name = device.file_name().expect("a name").to_string_lossy().into_owned();
+        PathBuf::from(format!("/sys/block/{name}/queue/write_cache"))
+    };
+    let first = attach(&image, Access::Write).expect("a device");
+    fs::write(setting(&first), "write through").expect("set");
+    detach(&first).expect("free");
+    // Others take devices meanwhile.
+    let met = (0..50).any(|_| {
+        let device = attach(&image, Access::Write).expect("a device");
+        let is = fs::read_to_string(setting(&device)).expect("a setting");
+        detach(&device).expect("free");
+        assert_eq!(is.trim(), "write back", "{}", device.display());
+        device == first
+    });
+    assert!(met, "{} was never free", first.display());
 }
 
 #[test]
