@@ -1,9 +1,9 @@
 //! What a class may tell the program that makes a filesystem: known words only, so that none of them can do harm.
 use crate::{Content, error::PoolError};
 
-/// Smallest size that `mkfs.xfs` and `mkfs.btrfs` make, in bytes.
+/// Smallest size that `mkfs.xfs` makes, and that the kernel lets a btrfs have that is resized, in bytes.
 const LEAST_XFS_BYTES: u64 = 300 << 20;
-const LEAST_BTRFS_BYTES: u64 = 128 << 20;
+const LEAST_BTRFS_BYTES: u64 = 256 << 20;
 /// Longest label that every filesystem can have, in bytes.
 const LABEL_BYTES_MAX: usize = 12;
 

@@ -242,7 +242,9 @@ impl Pool {
                 let why = format!("a copy of {content:?} cannot be {:?}; ask for what the original is", new.content);
                 return Err(PoolError::Invalid(why));
             }
-            if required != 0 && required < bytes || new.limit_bytes != 0 && new.limit_bytes < bytes {
+            // What was rounded up for the original is for its copy too.
+            let would_be = if required == 0 { bytes } else { size_for(required, 0, self.least_bytes(new))? };
+            if would_be < bytes || new.limit_bytes != 0 && new.limit_bytes < bytes {
                 let why =
                     format!("a copy of something that has {bytes} bytes is to have fewer; ask for {bytes} or more");
                 return Err(PoolError::Size(why));

@@ -61,6 +61,10 @@ fn usual_options(kind: &str, asked: &[String]) -> Vec<String> {
     if matches!(kind, "ext4" | "xfs" | "btrfs") {
         options.push("discard".to_owned());
     }
+    // A copy has the name of its original, which may be mounted beside it.
+    if kind == "xfs" {
+        options.push("nouuid".to_owned());
+    }
     // Writing on after an error makes it worse.
     if kind.starts_with("ext") && !asked.iter().any(|o| o.starts_with("errors=")) {
         options.push("errors=remount-ro".to_owned());
@@ -168,6 +172,10 @@ impl Pool {
                 let checked = self.kernel.check_filesystem(path, &kind);
                 if !checked.map_err(|e| self.needs_a_person(volume, &kind, &e))? {
                     tracing::warn!(volume = %volume.id, kind, "not checked: the program for it is not installed");
+                }
+                if volume.filesystem_bytes == 0 {
+                    // It began as a copy.
+                    self.kernel.set_apart(path, &kind).map_err(failed("rename the filesystem on", path))?;
                 }
                 outgrown = volume.filesystem_bytes != volume.bytes;
                 kind

@@ -233,7 +233,7 @@ impl Pool {
             origin: None,
             shares_room: was.shares_room,
         };
-        let volume = Volume { filesystem_bytes: was.filesystem_bytes, ..self.plan(id.clone(), &new)? };
+        let volume = self.plan(id.clone(), &new)?;
         if volume.bytes != was.bytes {
             return Err(broken(format!("a volume cannot have {} bytes", was.bytes)));
         }

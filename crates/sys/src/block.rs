@@ -261,6 +261,11 @@ pub(crate) fn repair_ext(device: &Handle) -> io::Result<()> {
     run("e2fsck", &["-p"], device, &[0, 1])
 }
 
+/// The kernel takes two of one name for one filesystem on two devices; or tells them apart, and then does not let them grow.
+pub(crate) fn rename_btrfs(device: &Handle) -> io::Result<()> {
+    run("btrfstune", &["-f", "-m"], device, &[0])
+}
+
 fn may_grow_ext() -> io::Result<bool> {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = std::fs::read_to_string("/proc/thread-self/status")?;

@@ -95,6 +95,8 @@ pub trait Disk: Send + Sync {
     fn can_format(&self, kind: &str) -> bool;
     /// As [`Sys::make_filesystem`], with words for the program, which nobody but the caller judges.
     fn format(&self, device: &Path, kind: &str, options: &[String]) -> io::Result<()>;
+    /// Gives the filesystem of a copy an identity of its own, where its kind cannot be mounted beside its original otherwise.
+    fn set_apart(&self, device: &Path, kind: &str) -> io::Result<()>;
     /// Repairs a filesystem that no mount has, as far as that needs no decision, where its kind does not do so itself when
     /// it is mounted. False: this host lacks the program for it.
     fn check_filesystem(&self, device: &Path, kind: &str) -> io::Result<bool>;
@@ -261,6 +263,10 @@ impl Disk for RealSys {
 
     fn format(&self, device: &Path, kind: &str, options: &[String]) -> io::Result<()> {
         block::make(&self.open(device)?, kind, options)
+    }
+
+    fn set_apart(&self, device: &Path, kind: &str) -> io::Result<()> {
+        if kind == "btrfs" { block::rename_btrfs(&self.open(device)?) } else { Ok(()) }
     }
 
     fn check_filesystem(&self, device: &Path, kind: &str) -> io::Result<bool> {

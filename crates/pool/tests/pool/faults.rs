@@ -86,6 +86,7 @@ pass_on! { Disk:
         refresh(device: &Path) -> io::Result<()>;
         detach(device: &Path) -> io::Result<()>;
         check_filesystem(device: &Path, kind: &str) -> io::Result<bool>;
+        set_apart(device: &Path, kind: &str) -> io::Result<()>;
         freeze(mounted: &Path) -> io::Result<()>;
         thaw(mounted: &Path) -> io::Result<()>;
     }

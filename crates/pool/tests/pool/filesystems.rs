@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use pool::{Content, Health, Id, Kind, NewVolume, Pool, PoolError, Stage, Usage};
+use pool::{Content, Health, Id, Kind, NewVolume, Origin, Pool, PoolError, Stage, Usage};
 use sys::{Access, Disk, RealSys, Space};
 
 use crate::{
@@ -67,6 +67,34 @@ fn btrfs() {
     if RealSys.can_format("btrfs") {
         one_life("btrfs");
     }
+}
+
+/// A copy and its original are used side by side, and each has its own.
+fn beside_its_original(kind: &str) {
+    if !RealSys.can_format(kind) {
+        return;
+    }
+    let rig = Rig::new();
+    let pool = rig.pool();
+    let wanted = NewVolume { content: filesystem(kind), ..new("v", 16 * MIB) };
+    let volume = pool.create(&wanted).expect("made").id;
+    let (staged, published, other) = (rig.path("staged"), rig.path("published"), rig.path("other"));
+    rig.up(&pool, &volume, &staged, &published).expect("up");
+    fs::write(published.join("page"), "before").expect("written");
+    let copy = NewVolume { name: "copy".into(), origin: Some(Origin::Volume(volume.clone())), ..wanted };
+    let copy = pool.create(&copy).expect("copied").id;
+    pool.stage(&copy, &Stage { at: &other, options: &[] }).expect(kind);
+    fs::write(published.join("page"), "of the original").expect("written");
+    assert_eq!(fs::read_to_string(other.join("page")).expect("a copy"), "before", "{kind}");
+    fs::write(other.join("page"), "of the copy").expect("written");
+    assert_eq!(fs::read_to_string(published.join("page")).expect("kept"), "of the original", "{kind}");
+    pool.unstage(&copy, &other).expect("unstaged");
+    rig.down(&pool, &volume, &staged, &published).expect("down");
+}
+
+#[test]
+fn copies_beside_their_originals() {
+    ["ext4", "xfs", "btrfs"].into_iter().for_each(beside_its_original);
 }
 
 #[test]
