@@ -12,14 +12,12 @@ use api::{
     snapshot::{GROUP, VolumeSnapshot, VolumeSnapshotContent},
 };
 use csi::{ContentSource, ControllerRpcType, Facts, SnapshotSource, VolumeContentSource, VolumeSource};
-use k8s_openapi::api::{
-    core::v1::{CSIPersistentVolumeSource, PersistentVolumeClaim},
-    storage::v1::StorageClass,
-};
+use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
 
 use crate::{
     claim::{claim_phase, class_of, data_source, mode_of, modes_differ, requested, source_of, volume_of, volume_phase},
     decision::{Action, Context, Decision, Key, Meta, annotation},
+    provision::provisioner,
     world::{Change, Object, World},
 };
 
@@ -110,7 +108,7 @@ fn of_snapshot<'a>(
     if !content.is_for(&found.key.namespace, &found.key.name, &found.uid) {
         return Err(format!("snapshotcontent {bound} for snapshot {name} is bound to a different snapshot"));
     }
-    if content.spec.driver != class.provisioner {
+    if content.spec.driver != provisioner(class) {
         let class = class.metadata.name.as_deref().unwrap_or_default();
         return Err(format!(
             "snapshotcontent {bound} for snapshot {name} is not handled by CSI driver of StorageClass {class}"
@@ -207,7 +205,7 @@ fn of_claim<'a>(
     let invalid = || "claim in dataSource not bound or invalid".to_owned();
     let (_, volume) = world.volume(volume_of(source)).ok_or_else(invalid)?;
     let spec = volume.spec.as_ref();
-    let handle = spec.and_then(|s| s.csi.as_ref()).filter(|csi| csi.driver == class.provisioner).ok_or_else(invalid)?;
+    let handle = in_tree::source_of(volume).filter(|csi| csi.driver == provisioner(class)).ok_or_else(invalid)?;
     let holder = spec.and_then(|s| s.claim_ref.as_ref());
     let ours = holder.is_some_and(|r| {
         r.uid.as_ref() == Some(&found.uid)
@@ -224,8 +222,7 @@ fn of_claim<'a>(
              requested {wanted}"
         ));
     }
-    let CSIPersistentVolumeSource { volume_handle, .. } = handle;
-    Ok((found, volume_handle.clone()))
+    Ok((found, handle.volume_handle))
 }
 
 /// Takes a source's protection off once no volume is being made from it: from a claim not before it is to go, as upstream.

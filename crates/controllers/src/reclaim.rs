@@ -25,7 +25,7 @@ type Object<'a> = (&'a Meta, &'a PersistentVolume);
 /// The volume as its driver knows it, if the driver made it and is here. A driver that took over from an in-tree plugin
 /// counts as what made the plugin's.
 fn made_by<'a>(volume: &PersistentVolume, world: &'a World) -> Option<(&'a Facts, CSIPersistentVolumeSource)> {
-    let source = in_tree::volume_to_csi(volume).ok()?.spec.as_ref()?.csi.clone()?;
+    let source = in_tree::source_of(volume)?;
     let maker = annotation(&volume.metadata, PROVISIONED_BY)?;
     let maker = in_tree::driver_of(maker).unwrap_or(maker);
     let driver = world.driver(maker).filter(|d| d.name == source.driver)?;

@@ -137,6 +137,14 @@ pub fn volume_to_csi(volume: &PersistentVolume) -> Result<Cow<'_, PersistentVolu
     Ok(Cow::Owned(translated))
 }
 
+/// The CSI source of a volume, an in-tree one's translated; `None` for any other, and where it cannot be translated.
+pub fn source_of(volume: &PersistentVolume) -> Option<CSIPersistentVolumeSource> {
+    match volume_to_csi(volume).ok()? {
+        Cow::Borrowed(volume) => volume.spec.as_ref()?.csi.clone(),
+        Cow::Owned(volume) => volume.spec?.csi,
+    }
+}
+
 /// A CSI volume as the in-tree plugin would have had it; `None` where its driver took over from none.
 ///
 /// # Errors

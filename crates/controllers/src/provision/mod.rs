@@ -110,7 +110,7 @@ fn asked<'a>(claim: Claim<'a>, world: &'a World) -> Option<Asked<'a>> {
 }
 
 /// The driver that makes the volumes of a class.
-fn provisioner(class: &StorageClass) -> &str {
+pub(crate) fn provisioner(class: &StorageClass) -> &str {
     in_tree::driver_of(&class.provisioner).unwrap_or(&class.provisioner)
 }
 

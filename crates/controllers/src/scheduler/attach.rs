@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, Node, PersistentVolu
 use crate::{
     claim::{claims_of, class_of, is_terminated, volume_of},
     decision::Meta,
+    provision::provisioner,
     world::World,
 };
 
@@ -70,7 +71,7 @@ pub(super) fn too_many(world: &World, meta: &Meta, pod: &Pod, node: &Node) -> bo
     for (_, attachment) in world.attachments().filter(|(_, a)| a.spec.node_name == name) {
         let source = &attachment.spec.source;
         let volume = source.persistent_volume_name.as_deref().and_then(|v| world.volume(v));
-        let inline = source.inline_volume_spec.as_ref().and_then(|s| s.csi.as_ref()).map(called);
+        let inline = source.inline_volume_spec.as_ref().and_then(|s| s.csi.clone()).map(called);
         let attached = volume.and_then(|(_, v)| csi_of(v)).or(inline);
         there.extend(attached.map(|(_, handle)| (attachment.spec.attacher.clone(), handle)));
     }
@@ -89,8 +90,7 @@ fn attached<'a>(world: &'a World, meta: &'a Meta, pod: &'a Pod) -> impl Iterator
         let (_, claim) = world.claim(namespace, &name)?;
         let Some((_, volume)) = world.volume(volume_of(claim)) else {
             let (_, class) = world.class(class_of(claim))?;
-            let driver = in_tree::driver_of(&class.provisioner).unwrap_or(&class.provisioner);
-            return Some((driver.to_owned(), format!("{namespace}/{name}")));
+            return Some((provisioner(class).to_owned(), format!("{namespace}/{name}")));
         };
         csi_of(volume)
     });
@@ -100,10 +100,9 @@ fn attached<'a>(world: &'a World, meta: &'a Meta, pod: &'a Pod) -> impl Iterator
 }
 
 fn csi_of(volume: &PersistentVolume) -> Option<Attached> {
-    let volume = in_tree::volume_to_csi(volume).ok()?;
-    volume.spec.as_ref()?.csi.as_ref().map(called)
+    in_tree::source_of(volume).map(called)
 }
 
-fn called(csi: &CSIPersistentVolumeSource) -> Attached {
-    (csi.driver.clone(), csi.volume_handle.clone())
+fn called(csi: CSIPersistentVolumeSource) -> Attached {
+    (csi.driver, csi.volume_handle)
 }

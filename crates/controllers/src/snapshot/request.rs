@@ -4,7 +4,7 @@ use api::{
     snapshot::{DELETE, VolumeSnapshotClass, VolumeSnapshotContent, VolumeSnapshotStatus},
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, PersistentVolume};
+use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -145,7 +145,7 @@ fn default_class<'a>(snapshot: Snapshot<'_>, world: &'a World) -> Result<&'a str
         unready: false,
     };
     let volume = volume(snapshot, world).map_err(failed)?;
-    let Some(source) = csi(volume) else {
+    let Some(source) = in_tree::source_of(volume) else {
         let key = &snapshot.0.key;
         let words = "snapshotting non-CSI volumes is not supported, snapshot";
         return Err(failed(format!("{words}:{}/{}", key.namespace, key.name)));
@@ -157,10 +157,6 @@ fn default_class<'a>(snapshot: Snapshot<'_>, world: &'a World) -> Result<&'a str
         [(meta, _)] => Ok(&meta.key.name),
         _ => Err(failed(format!("{} default snapshot classes were found", found.len()))),
     }
-}
-
-fn csi(volume: &PersistentVolume) -> Option<&CSIPersistentVolumeSource> {
-    volume.spec.as_ref()?.csi.as_ref()
 }
 
 /// The volume that a snapshot is to be made of.
@@ -301,7 +297,7 @@ fn object(snapshot: Snapshot<'_>, class: &VolumeSnapshotClass, world: &World) ->
     let whose = Some((&*key.namespace, &*key.name));
     let secret = secret(SNAPSHOTTER, &parameters, &name, whose).map_err(input)?;
     let volume_name = volume.metadata.name.as_deref().unwrap_or_default();
-    let Some(source) = csi(volume) else {
+    let Some(source) = in_tree::source_of(volume) else {
         return Err(format!("cannot find CSI PersistentVolumeSource for volume {volume_name}"));
     };
     if source.driver != class.driver {
