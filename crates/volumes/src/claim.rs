@@ -75,7 +75,8 @@ pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<R
     let modes = claim.spec.as_ref().and_then(|s| s.access_modes.clone()).unwrap_or_default();
     let only_read = !modes.is_empty() && modes.iter().all(|m| m == "ReadOnlyMany");
     check_use(pod, volume, wanted)?;
-    if let Some(mut resolved) = csi_source::persistent(pod, volume, wanted.read_only, inputs)? {
+    let by_driver = in_tree::volume_to_csi(volume).map_err(|e| fail(e.to_string()))?;
+    if let Some(mut resolved) = csi_source::persistent(pod, &by_driver, wanted.read_only, inputs)? {
         resolved.read_only |= only_read;
         return Ok(resolved);
     }

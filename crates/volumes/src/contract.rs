@@ -199,6 +199,11 @@ pub enum Need {
     Claim(String),
     /// The CSIDriver object of that name.
     Driver(String),
+    /// A disk of a driver that the pod names itself: the CSIDriver object and, where the driver attaches, the VolumeAttachment.
+    Disk {
+        driver: String,
+        handle: String,
+    },
     /// A service account token of the pod: audience (`None`: the API server's) and seconds of validity.
     Token {
         audience: Option<String>,

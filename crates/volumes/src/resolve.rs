@@ -6,7 +6,7 @@ use std::{
 
 use api::{Quantity, pod::is_sidecar};
 use k8s_openapi::{
-    api::core::v1::{EmptyDirVolumeSource, Pod, Volume},
+    api::core::v1::{EmptyDirVolumeSource, PersistentVolume, Pod, Volume},
     apimachinery::pkg::api::resource::Quantity as Text,
 };
 use serde_json::Value;
@@ -35,6 +35,9 @@ pub fn needs(pod: &Pod, volume: &Volume) -> Vec<Need> {
     }
     if volume.ephemeral.is_some() {
         return vec![Need::Claim(ephemeral_claim(pod, volume))];
+    }
+    if let Some(disk) = disk(pod, volume).ok().flatten().and_then(|v| v.spec?.csi) {
+        return vec![Need::Disk { driver: disk.driver, handle: disk.volume_handle }];
     }
     let parts = volume.projected.iter().flat_map(|s| s.sources.iter().flatten());
     let need = |part: &k8s_openapi::api::core::v1::VolumeProjection| {
@@ -91,6 +94,8 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         claim::resolve(pod, &ClaimUse { volume: &volume.name, claim: &name, read_only: false, ephemeral: true }, inputs)
     } else if let Some(s) = &volume.csi {
         csi_source::inline(pod, &volume.name, s, inputs)
+    } else if let Some(resolved) = own_disk(pod, volume, inputs)? {
+        Ok(resolved)
     } else {
         match source_field(volume) {
             Some(kind) => Err(VolumeError::Unsupported { kind }),
@@ -98,6 +103,18 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
             None => plain(Source::EmptyDir { medium: Medium::Disk, limit_bytes: None }),
         }
     }
+}
+
+/// A disk of a cloud that the pod names itself, as a volume of the driver that took over.
+fn disk(pod: &Pod, volume: &Volume) -> Result<Option<PersistentVolume>, VolumeError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    in_tree::inline_to_csi(volume, namespace).map_err(|e| VolumeError::Invalid { message: e.to_string() })
+}
+
+fn own_disk(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Option<Resolved>, VolumeError> {
+    let Some(disk) = disk(pod, volume)? else { return Ok(None) };
+    let read_only = disk.spec.as_ref().and_then(|s| s.csi.as_ref()).is_some_and(|s| s.read_only == Some(true));
+    csi_source::persistent(pod, &disk, read_only, inputs)
 }
 
 /// Where containers mount other volumes inside this one, relative to it; of nested ones, the outermost.

@@ -79,11 +79,13 @@ pub fn open(layout: &Layout, node: &str, wanted: &[Wanted]) -> Result<Vec<Brough
     Ok(all)
 }
 
-/// The labels of a node that say in which zone and region it is: those of the first cloud that is named.
+/// The labels of a node that say in which zone and region it is: in the words of each cloud, and in Kubernetes' for the first.
 pub fn labels(wanted: &[Wanted]) -> BTreeMap<String, String> {
     let Some(Wanted { face, zone }) = wanted.first() else { return BTreeMap::new() };
     let region = (face.region)(zone).map(|region| ("topology.kubernetes.io/region".to_owned(), region));
-    [("topology.kubernetes.io/zone".to_owned(), zone.clone())].into_iter().chain(region).collect()
+    let first = [("topology.kubernetes.io/zone".to_owned(), zone.clone())].into_iter().chain(region);
+    // A zone that an earlier start left there would be a contradiction.
+    first.chain(wanted.iter().map(|w| (w.face.zone_key.to_owned(), w.zone.clone()))).collect()
 }
 
 /// Makes the objects by which people find the drivers, marked as what they are, and removes those of earlier starts.
@@ -127,6 +129,7 @@ fn words_and_zones() {
     let labels = labels(&["aws-ebs=eu-central-1c".parse().expect("known"), "gce-pd".parse().expect("known")]);
     assert_eq!(labels["topology.kubernetes.io/zone"], "eu-central-1c");
     assert_eq!(labels["topology.kubernetes.io/region"], "eu-central-1");
+    assert_eq!(labels["topology.gke.io/zone"], "europe-west1-b");
 }
 
 /// Those who wait are told the words that `up` takes.

@@ -5,6 +5,7 @@
 //! marked as out of service, has nothing any more: who does that says that the machine is off. (Upstream waits six minutes
 //! longer for the former.) Otherwise a node keeps its volumes as long as the API has pods that use them there.
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -101,7 +102,9 @@ async fn is_within_reach(shared: &Shared, volume: &PersistentVolume) -> Result<b
     let nodes: Api<Node> = Api::all(shared.client.clone());
     // Without the object nothing is known of the labels; it is made again at once.
     let node = nodes.get_opt(&shared.config.node_name).await?;
-    Ok(node.is_some_and(|node| api::select::reaches(volume, &node)))
+    // A cloud's disk is where its driver says, which is what the node says of itself.
+    let by_driver = in_tree::volume_to_csi(volume).unwrap_or(Cow::Borrowed(volume));
+    Ok(node.is_some_and(|node| api::select::reaches(&by_driver, &node)))
 }
 
 async fn attach_first(shared: &Shared, pod: &Pod, claim: &str, name: &str) -> Result<Option<String>, kube::Error> {

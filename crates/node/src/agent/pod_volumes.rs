@@ -300,6 +300,7 @@ impl Keeper {
                     claim_known && bound.is_none_or(|v| self.look_up_volume(&v, inputs))
                 }
                 Need::Driver(name) => self.look_up_driver(name, inputs),
+                Need::Disk { driver, handle } => self.look_up_disk(driver, handle, inputs),
                 Need::Token { .. } => true,
             };
             if !answered {
@@ -318,14 +319,20 @@ impl Keeper {
             return false;
         }
         let volume = inputs.volumes.get(name).and_then(Option::as_ref);
-        let Some(s) = volume.and_then(|v| v.spec.as_ref()?.csi.clone()) else { return true };
-        if !self.look_up_driver(&s.driver, inputs) {
+        let Some(s) = volume.and_then(in_tree::source_of) else { return true };
+        self.look_up_disk(&s.driver, &s.volume_handle, inputs)
+    }
+
+    /// What mounting a volume of a driver needs to know.
+    fn look_up_disk(&mut self, driver: &str, handle: &str, inputs: &mut Inputs) -> bool {
+        if !self.look_up_driver(driver, inputs) {
             return false;
         }
-        if !attach_required(inputs.drivers.get(&s.driver).and_then(Option::as_ref)) {
+        if !attach_required(inputs.drivers.get(driver).and_then(Option::as_ref)) {
             return true;
         }
-        let name = attachment_name(&s.volume_handle, &s.driver, &shared.config.node_name);
+        let shared = self.shared.clone();
+        let name = attachment_name(handle, driver, &shared.config.node_name);
         let make = || shared.objects.attachment(&name, &self.changed);
         let attachment = self.held.attachments.entry(name.clone()).or_insert_with(make).get();
         put(&mut inputs.attachments, &name, attachment)
