@@ -408,6 +408,25 @@ fn volumes_of_drivers() {
 }
 
 #[test]
+fn disks_of_clouds_are_their_drivers() {
+    let gce = "pd.csi.storage.gke.io";
+    let mut inputs = inputs();
+    let disk = |name: &str| json!({"gcePersistentDisk": {"pdName": name, "fsType": "ext4", "readOnly": true}});
+    inputs.volumes.insert("pv".into(), Some(volume(disk("d"))));
+    let driver: CSIDriver = from(json!({"metadata": {"name": gce}, "spec": {"attachRequired": false}}));
+    inputs.drivers.insert(gce.into(), Some(driver));
+    let claimed = vol(json!({"persistentVolumeClaim": {"claimName": "c"}}));
+    assert_eq!(show(&resolve(&pod(), &claimed, &inputs)), format!("{gce} pv \"ext4\" OnceWithFsType {{}}"));
+    let own = vol(disk("d"));
+    assert_eq!(show(&resolve(&pod(), &own, &inputs)), format!("ro {gce} {gce}-d \"ext4\" OnceWithFsType {{}}"));
+    let handle = "projects/UNSPECIFIED/zones/UNSPECIFIED/disks/d";
+    assert_eq!(needs(&pod(), &own), [Need::Disk { driver: gce.into(), handle: handle.into() }]);
+    inputs.volumes.insert("pv".into(), Some(volume(json!({"awsElasticBlockStore": {"volumeID": "aws://z/x"}}))));
+    let refused = show(&resolve(&pod(), &claimed, &inputs));
+    assert!(refused.starts_with("error: ") && refused.contains("aws://ZONE/vol-ID"), "{refused}");
+}
+
+#[test]
 fn needs_name_every_object() {
     let check = |source: Value, want: &[Need]| assert_eq!(needs(&pod(), &vol(source)), want);
     let token = |audience: Option<&str>, expiration_seconds| Need::Token {
@@ -474,23 +493,39 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
     inputs.claims.insert(String::new(), Some(claim(json!({}))));
     let both = json!({"attachRequired": false, "volumeLifecycleModes": ["Persistent", "Ephemeral"]});
     let driver: CSIDriver = from(json!({"metadata": {}, "spec": both}));
-    inputs.drivers.insert(String::new(), Some(driver));
+    for name in in_tree::drivers().map(|(name, _)| name).chain([""]) {
+        inputs.drivers.insert(name.to_owned(), Some(driver.clone()));
+    }
     let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "pod-uid", "controller": true}]);
     inputs.claims.insert("p-v".into(), Some(claim(json!({"metadata": {"ownerReferences": owner}}))));
+    let least = |field: &str| match field {
+        "cephfs" => json!({"secretRef": {"name": "s"}}),
+        "azureFile" => json!({"secretNamespace": "ns"}),
+        _ => json!({}),
+    };
     let taken: Vec<String> = fields::<Volume>(&["name"])
         .into_iter()
-        .filter(|field| known(field, field, &resolve(&pod(), &vol(json!({field: {}})), &inputs)))
+        .filter(|field| known(field, field, &resolve(&pod(), &vol(json!({field: least(field)})), &inputs)))
         .collect();
     let supported = [
+        "awsElasticBlockStore",
+        "azureDisk",
+        "azureFile",
+        "cephfs",
+        "cinder",
         "configMap",
         "csi",
         "downwardAPI",
         "emptyDir",
         "ephemeral",
+        "gcePersistentDisk",
         "hostPath",
         "persistentVolumeClaim",
+        "portworxVolume",
         "projected",
+        "rbd",
         "secret",
+        "vsphereVolume",
     ];
     assert_eq!(taken, supported);
 
@@ -508,10 +543,16 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
     let taken: Vec<String> = fields::<k8s_openapi::api::core::v1::PersistentVolumeSpec>(&not_sources)
         .into_iter()
         .filter(|field| {
-            inputs.volumes.insert("pv".into(), Some(volume(json!({field.as_str(): {}, "storageClassName": "x"}))));
+            inputs
+                .volumes
+                .insert("pv".into(), Some(volume(json!({field.as_str(): least(field), "storageClassName": "x"}))));
             let claimed = vol(json!({"persistentVolumeClaim": {"claimName": "c"}}));
             known(field, &format!("persistentVolume.{field}"), &resolve(&pod(), &claimed, &inputs))
         })
         .collect();
-    assert_eq!(taken, ["csi", "hostPath", "local"]);
+    let clouds = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "gcePersistentDisk"];
+    let others = ["portworxVolume", "rbd", "vsphereVolume"];
+    let mut supported = [&clouds[..], &others, &["csi", "hostPath", "local"]].concat();
+    supported.sort_unstable();
+    assert_eq!(taken, supported);
 }
