@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,8 +23,8 @@ const MIB: u64 = 1 << 20;
 const BLOCK: usize = 4096;
 /// Size of the file that is written over, in blocks.
 const BLOCKS: u64 = 64 * MIB / BLOCK as u64;
-const ROUNDS: usize = 5;
-const TURN: Duration = Duration::from_millis(1500);
+const ROUNDS: usize = 20;
+const TURN: Duration = Duration::from_millis(300);
 /// How often a life is measured.
 const LIVES: usize = 20;
 /// What is in the volume whose copies are measured, in MiB.
@@ -41,8 +41,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        for name in ["published", "staged", "below"] {
-            let _ = Command::new("umount").arg("-q").arg(self.path(name)).status();
+        // What a failed measurement left.
+        let ways = (0..ways().len()).flat_map(|n| [format!("published{n}"), format!("staged{n}")]);
+        for name in ways.chain(["published", "staged", "below"].map(str::to_owned)) {
+            if self.path(&name).exists() {
+                let _ = Command::new("umount").arg("-q").arg(self.path(&name)).stderr(Stdio::null()).status();
+            }
         }
         if let Ok(Some(device)) = RealSys.attached(&self.path("disk"), Access::Write) {
             let _ = RealSys.detach(&device);
@@ -86,17 +90,17 @@ fn ways() -> Vec<Way> {
     all
 }
 
-fn up(pool: &Pool, scratch: &Scratch, new: &NewVolume) -> Result<pool::Id> {
+fn up(pool: &Pool, scratch: &Scratch, new: &NewVolume, which: &str) -> Result<pool::Id> {
     let id = pool.create(new)?.id;
-    let (staged, published) = (scratch.path("staged"), scratch.path("published"));
+    let (staged, published) = (scratch.path(&format!("staged{which}")), scratch.path(&format!("published{which}")));
     pool.stage(&id, &Stage { at: &staged, options: &[] })?;
     pool.publish(&id, &Publish { staged: &staged, at: &published, read_only: false, alone: false })?;
     Ok(id)
 }
 
-fn down(pool: &Pool, scratch: &Scratch, id: &pool::Id) -> Result<()> {
-    pool.unpublish(id, &scratch.path("published"))?;
-    pool.unstage(id, &scratch.path("staged"))?;
+fn down(pool: &Pool, scratch: &Scratch, id: &pool::Id, which: &str) -> Result<()> {
+    pool.unpublish(id, &scratch.path(&format!("published{which}")))?;
+    pool.unstage(id, &scratch.path(&format!("staged{which}")))?;
     Ok(())
 }
 
@@ -129,29 +133,35 @@ struct Cost {
     disk: Option<[f64; 2]>,
 }
 
-/// Blocks of 4 KiB per second that are written and made durable one after the other: over a file, and at its end.
-fn writes(dir: &Path, disk: &Path) -> Result<[Cost; 2]> {
-    let path = dir.join("file");
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+/// A file of [`BLOCKS`] that were all written before.
+fn filled(dir: &Path) -> Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(dir.join("file"))?;
     let chunk = vec![0x5a; MIB as usize];
     for at in (0..BLOCKS * BLOCK as u64).step_by(MIB as usize) {
         file.write_all_at(&chunk, at)?;
     }
     file.sync_all()?;
     rustix::fs::syncfs(&file)?;
+    Ok(file)
+}
+
+/// Blocks that are written and made durable one after the other: over a file, and at the end of another one.
+fn writes(file: &File, dir: &Path, disk: &Path) -> Result<[Cost; 2]> {
     let block = [0xa5; BLOCK];
     let mut state = 1;
     let over = per_second(disk, |_| {
         file.write_all_at(&block, next(&mut state) % BLOCKS * BLOCK as u64)?;
         Ok(file.sync_all()?)
     })?;
-    file.set_len(0)?;
-    file.sync_all()?;
+    let path = dir.join("growing");
+    let growing = File::create(&path)?;
+    growing.sync_all()?;
     let at_end = per_second(disk, |n| {
-        file.write_all_at(&block, n * BLOCK as u64)?;
-        Ok(file.sync_all()?)
+        growing.write_all_at(&block, n * BLOCK as u64)?;
+        Ok(growing.sync_all()?)
     })?;
     fs::remove_file(path)?;
+    rustix::fs::syncfs(file)?;
     Ok([over, at_end])
 }
 
@@ -170,36 +180,47 @@ fn per_second(disk: &Path, mut act: impl FnMut(u64) -> Result<()>) -> Result<Cos
 /// All costs of one way, round by round; for writes over a file and at its end.
 type Rounds = [Vec<Cost>; 2];
 
-fn measure(pool: &Pool, scratch: &Scratch, way: &Way) -> Result<[Cost; 2]> {
-    let Some(new) = &way.volume else { return writes(&scratch.0, &scratch.0) };
-    let id = up(pool, scratch, new)?;
-    let costs = writes(&scratch.path("published"), &scratch.0)?;
-    down(pool, scratch, &id)?;
-    pool.delete(&id)?;
-    pool.empty_trash(u64::MAX)?;
-    Ok(costs)
-}
-
 fn durable_writes(pool: &Pool, scratch: &Scratch, rounds: usize) -> Result<()> {
     let ways = ways();
+    let mut places = Vec::new();
+    for (number, way) in ways.iter().enumerate() {
+        let number = number.to_string();
+        let (id, dir) = match &way.volume {
+            None => (None, scratch.path("plain")),
+            Some(new) => {
+                let new = NewVolume { name: format!("bench{number}"), ..new.clone() };
+                (Some(up(pool, scratch, &new, &number)?), scratch.path(&format!("published{number}")))
+            }
+        };
+        fs::create_dir_all(&dir)?;
+        places.push((id, filled(&dir)?, dir));
+    }
     let mut all: Vec<Rounds> = vec![Rounds::default(); ways.len()];
     for _ in 0..rounds {
-        for (way, rounds) in ways.iter().zip(&mut all) {
-            for (cost, rounds) in measure(pool, scratch, way)?.into_iter().zip(rounds) {
+        for ((_, file, dir), rounds) in places.iter().zip(&mut all) {
+            for (cost, rounds) in writes(file, dir, &scratch.0)?.into_iter().zip(rounds) {
                 rounds.push(cost);
             }
         }
     }
+    for (number, (id, file, _)) in places.into_iter().enumerate() {
+        drop(file);
+        if let Some(id) = id {
+            down(pool, scratch, &id, &number.to_string())?;
+            pool.delete(&id)?;
+        }
+    }
+    pool.empty_trash(u64::MAX)?;
     for (what, title) in ["over a file", "at the end of a file"].iter().enumerate() {
         println!(
-            "| durable writes of 4 KiB {title} | per second, best | ratio | in each round | disk writes | flushes |"
+            "| durable writes of 4 KiB {title} | per second, best | ratio | median | ratio | disk writes | flushes |"
         );
         println!("|---|---|---|---|---|---|");
         let best = |rounds: &Rounds| rounds[what].iter().map(|cost| cost.per_second).fold(0.0, f64::max);
         for (way, rounds) in ways.iter().zip(&all) {
             let plain = &all[0][what];
-            let ratios: Vec<_> =
-                rounds[what].iter().zip(plain).map(|(a, b)| format!("{:.2}", a.per_second / b.per_second)).collect();
+            let ratios = rounds[what].iter().zip(plain).map(|(a, b)| a.per_second / b.per_second);
+            let (half, half_ratio) = (median(rounds[what].iter().map(|c| c.per_second)), median(ratios));
             // What others did to the disk is in all of them, least in the least.
             let least = |at: usize| {
                 let figures = rounds[what].iter().filter_map(|cost| cost.disk).map(|disk| disk[at]);
@@ -207,11 +228,17 @@ fn durable_writes(pool: &Pool, scratch: &Scratch, rounds: usize) -> Result<()> {
             };
             let (best, ratio) = (best(rounds), best(rounds) / best(&all[0]));
             let (writes, flushes) = (least(0), least(1));
-            println!("| {} | {best:.0} | {ratio:.2} | {} | {writes} | {flushes} |", way.name, ratios.join(" "));
+            println!("| {} | {best:.0} | {ratio:.2} | {half:.0} | {half_ratio:.2} | {writes} | {flushes} |", way.name);
         }
         println!();
     }
     Ok(())
+}
+
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<_> = figures.collect();
+    all.sort_unstable_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or_default()
 }
 
 fn timed<T>(times: &mut Vec<Duration>, act: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -234,10 +261,10 @@ fn life(pool: &Pool, scratch: &Scratch, kind: &str) -> Result<()> {
     let mut times = vec![Vec::new(); 5];
     for _ in 0..LIVES {
         let id = timed(&mut times[0], || Ok(pool.create(&new)?))?.id;
-        timed(&mut times[1], || up(pool, scratch, &new))?;
-        timed(&mut times[2], || down(pool, scratch, &id))?;
-        timed(&mut times[3], || up(pool, scratch, &new))?;
-        down(pool, scratch, &id)?;
+        timed(&mut times[1], || up(pool, scratch, &new, ""))?;
+        timed(&mut times[2], || down(pool, scratch, &id, ""))?;
+        timed(&mut times[3], || up(pool, scratch, &new, ""))?;
+        down(pool, scratch, &id, "")?;
         timed(&mut times[4], || {
             pool.delete(&id)?;
             Ok(pool.empty_trash(u64::MAX)?)
@@ -258,7 +285,7 @@ fn life(pool: &Pool, scratch: &Scratch, kind: &str) -> Result<()> {
 
 /// Snapshots and clones of a volume that is in use, on the filesystem that the pool is on.
 fn copies(pool: &Pool, scratch: &Scratch, on: &str, backend: Backend) -> Result<()> {
-    let id = up(pool, scratch, &volume("ext4", &[], backend))?;
+    let id = up(pool, scratch, &volume("ext4", &[], backend), "")?;
     let mut file = File::create(scratch.path("published/fill"))?;
     let chunk = vec![7; MIB as usize];
     for _ in 0..FILLED_MIB {
@@ -277,7 +304,7 @@ fn copies(pool: &Pool, scratch: &Scratch, on: &str, backend: Backend) -> Result<
         pool.delete_snapshot(&snapshot.id)?;
         pool.empty_trash(u64::MAX)?;
     }
-    down(pool, scratch, &id)?;
+    down(pool, scratch, &id, "")?;
     pool.delete(&id)?;
     pool.empty_trash(u64::MAX)?;
     row(&format!("{on}: snapshot of a volume in use with {FILLED_MIB} MiB"), &mut times[0]);

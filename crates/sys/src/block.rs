@@ -118,11 +118,16 @@ pub(crate) fn maker(kind: &str) -> Option<(&'static str, &'static [&'static str]
     })
 }
 
-/// Makes a filesystem with the host's program for it, unless there is one.
-pub(crate) fn make(device: &Handle, kind: &str, options: &[String]) -> io::Result<()> {
+/// As [`make`], for devices that many may want at once.
+pub(crate) fn make_once(device: &Handle, kind: &str) -> io::Result<()> {
     // Two pods may want the same new device: what the first has written meanwhile must not be lost to the second.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock();
+    make(device, kind, &[])
+}
+
+/// Makes a filesystem with the host's program for it, unless there is one.
+pub(crate) fn make(device: &Handle, kind: &str, options: &[String]) -> io::Result<()> {
     if let DeviceContent::Filesystem(_) = probe(device)?.content {
         return Err(Errno::EXIST.into());
     }

@@ -93,7 +93,8 @@ pub trait Disk: Send + Sync {
 
     /// Whether this host has the program that makes such filesystems.
     fn can_format(&self, kind: &str) -> bool;
-    /// As [`Sys::make_filesystem`], with words for the program, which nobody but the caller judges.
+    /// As [`Sys::make_filesystem`], with words for the program, which nobody but the caller judges. The caller sees to it that
+    /// nobody else does so with that device meanwhile.
     fn format(&self, device: &Path, kind: &str, options: &[String]) -> io::Result<()>;
     /// Gives the filesystem of a copy an identity of its own, where its kind cannot be mounted beside its original otherwise.
     fn set_apart(&self, device: &Path, kind: &str) -> io::Result<()>;

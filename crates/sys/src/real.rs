@@ -209,7 +209,7 @@ impl Sys for RealSys {
     }
 
     fn make_filesystem(&self, device: &Handle, kind: &str) -> io::Result<()> {
-        block::make(device, kind, &[])
+        block::make_once(device, kind)
     }
 
     fn mount_device(&self, device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()> {
