@@ -40,7 +40,7 @@ pub(crate) enum Content {
     /// As the driver is to be told; `protect` keeps the source while that lasts, and has to be done first.
     From {
         source: VolumeContentSource,
-        protect: Option<Action>,
+        protect: Option<Box<Action>>,
     },
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn content_source(
         }
         _ => return Ok(Content::Populated),
     };
-    let protect = (!found.has_finalizer(finalizer)).then(|| Action::add_finalizer(found, finalizer));
+    let protect = (!found.has_finalizer(finalizer)).then(|| Box::new(Action::add_finalizer(found, finalizer)));
     Ok(Content::From { source: VolumeContentSource { r#type: Some(source) }, protect })
 }
 

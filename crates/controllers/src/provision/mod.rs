@@ -70,7 +70,7 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
             let words = "Assuming an external populator will provision the volume";
             return Decision::wait(Note::normal(meta, "Provisioning", words));
         }
-        Ok(Content::From { protect: Some(action), .. }) => return Decision::act(action),
+        Ok(Content::From { protect: Some(action), .. }) => return Decision::act(*action),
         Ok(Content::From { source, protect: None }) => Some(source),
         Err(why) => return Decision::wait(failed(&asked, &why)),
     };

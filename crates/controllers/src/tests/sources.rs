@@ -59,7 +59,8 @@ fn asked(mut cluster: Cluster, size: &str, more: Value, driver: &Facts) -> Resul
 #[test]
 fn a_claim_gets_what_its_source_has() {
     let of = |content| match content {
-        Ok(Content::From { source, protect: Some(Action::Patch { target, patch, .. }) }) => {
+        Ok(Content::From { source, protect: Some(action) }) => {
+            let Action::Patch { target, patch, .. } = *action else { panic!("{action:?}") };
             (source.r#type.unwrap(), target.key.to_string(), patch["metadata"]["finalizers"].as_array().cloned())
         }
         other => panic!("{other:?}"),

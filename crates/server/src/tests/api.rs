@@ -464,6 +464,50 @@ async fn some_kinds_are_only_updated_at_a_version() {
     c.ok("PUT", &format!("{leases}/l"), made).await;
 }
 
+/// Elsewhere these are custom resources, and clients count on what those have in common.
+#[tokio::test]
+async fn snapshots_are_served_as_custom_resources_are() {
+    let c = Client::new().await;
+    let group = "/apis/snapshot.storage.k8s.io/v1";
+    let names = c.ok("GET", group, Value::Null).await;
+    let short = |plural: &str| {
+        let all = names["resources"].as_array().unwrap();
+        all.iter().find(|r| r["name"] == plural).map_or(Value::Null, |r| r["shortNames"].clone())
+    };
+    assert_eq!(short("volumesnapshots"), json!(["vs"]));
+    assert_eq!(short("volumesnapshotcontents"), json!(["vsc", "vscs"]));
+    assert_eq!(short("volumesnapshotclasses"), json!(["vsclass", "vsclasses"]));
+
+    let path = format!("{group}/namespaces/default/volumesnapshots");
+    let claim = json!({"persistentVolumeClaimName": "c"});
+    let snapshot = json!({"metadata": {"name": "s"}, "spec": {"source": claim}, "status": {"readyToUse": true}});
+    let made = c.ok("POST", &path, snapshot.clone()).await;
+    assert_eq!((&made["metadata"]["generation"], &made["status"]), (&json!(1), &Value::Null));
+    let one = format!("{path}/s");
+    let refused = c.fails("PUT", &one, snapshot).await;
+    assert!(
+        refused.contains("metadata.resourceVersion: Invalid value: 0: must be specified for an update"),
+        "{refused}"
+    );
+    let both = json!({"spec": {"volumeSnapshotClassName": "k"}, "status": {"readyToUse": true}});
+    let told = c.ok("PATCH", &format!("{one}/status"), both.clone()).await;
+    assert_eq!((&told["metadata"]["generation"], &told["status"]["readyToUse"]), (&json!(1), &json!(true)));
+    assert_eq!(told["spec"], json!({"source": claim}));
+    let changed = c.ok("PATCH", &one, both).await;
+    assert_eq!(
+        (&changed["metadata"]["generation"], &changed["spec"]["volumeSnapshotClassName"]),
+        (&json!(2), &json!("k"))
+    );
+    let deleted = c.ok("DELETE", &one, Value::Null).await;
+    assert_eq!((&deleted["kind"], &deleted["details"]["kind"]), (&json!("Status"), &json!("volumesnapshots")));
+
+    let classes = format!("{group}/volumesnapshotclasses");
+    let class = json!({"metadata": {"name": "k"}, "driver": "d.e", "deletionPolicy": "Delete"});
+    c.ok("POST", &classes, class).await;
+    let changed = c.ok("PATCH", &format!("{classes}/k"), json!({"parameters": {"a": "b"}})).await;
+    assert_eq!(changed["metadata"]["generation"], 2);
+}
+
 #[tokio::test]
 async fn a_namespace_goes_with_its_last_finalizer() {
     let c = Client::new().await;

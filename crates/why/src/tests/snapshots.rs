@@ -78,7 +78,12 @@ fn a_wrong_class_is_explained_better_than_by_the_error() {
 fn the_content_that_it_names_may_be_wrong() {
     let source = json!({"persistentVolumeClaimName": null, "volumeSnapshotContentName": "e"});
     let named = snapshot(json!({"spec": {"source": source}}));
-    says(&[named.clone()], Stuck, "snapshot-content-not-found", &["VolumeSnapshotContent \"e\" does not exist"]);
+    says(
+        std::slice::from_ref(&named),
+        Stuck,
+        "snapshot-content-not-found",
+        &["VolumeSnapshotContent \"e\" does not exist"],
+    );
     let other = content(json!({"spec": {"volumeSnapshotRef": {"name": "t"}}}));
     says(&[named.clone(), other], Stuck, "snapshot-content-of-another", &["is for snapshot ns/t"]);
     let before = content(json!({"spec": {"volumeSnapshotRef": {"uid": "x"}}}));
