@@ -46,7 +46,7 @@ pub fn grower(volume: &PersistentVolume) -> Grower {
     let spec = volume.spec.as_ref();
     let has_files = spec.is_some_and(|s| s.volume_mode.as_deref().unwrap_or("Filesystem") == "Filesystem");
     match spec {
-        Some(spec) if spec.csi.is_some() => Grower::Driver,
+        Some(spec) if spec.csi.is_some() || in_tree::plugin_of_volume(spec).is_some() => Grower::Driver,
         Some(spec) if spec.local.is_some() && has_files => Grower::Node,
         _ => Grower::Elsewhere,
     }

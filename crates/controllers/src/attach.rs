@@ -38,9 +38,7 @@ pub(crate) fn finalizer(driver: &str) -> String {
 pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
     let Some((meta, volume)) = world.volume(&key.name) else { return Decision::settled() };
     let Some((driver, handle)) = csi_of(volume) else { return Decision::settled() };
-    let wants_attaching =
-        world.csi_driver(&driver).is_none_or(|(_, object)| object.spec.attach_required.unwrap_or(true));
-    let users = if wants_attaching { nodes_with(world, (meta, volume)) } else { BTreeSet::new() };
+    let users = if wants_attaching(world, &driver) { nodes_with(world, (meta, volume)) } else { BTreeSet::new() };
     let ours = |node: &str| name(&handle, &driver, node);
     let all: Vec<_> = world.attachments_of(&key.name).filter_map(|k| world.attachment("", &k.name)).collect();
     for (attachment, object) in &all {
@@ -71,11 +69,14 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
     Decision::act(Action::Create { key: Key::new(KIND, "", &name), object })
 }
 
+/// Whether volumes of a driver are attached before they are used.
+pub(crate) fn wants_attaching(world: &World, driver: &str) -> bool {
+    world.csi_driver(driver).is_none_or(|(_, object)| object.spec.attach_required.unwrap_or(true))
+}
+
 /// Driver and handle of a volume, in-tree ones by those in their place.
 fn csi_of(volume: &PersistentVolume) -> Option<(String, String)> {
-    let translated = in_tree::volume_to_csi(volume).ok()?;
-    let source = translated.spec.as_ref()?.csi.as_ref()?;
-    Some((source.driver.clone(), source.volume_handle.clone()))
+    in_tree::source_of(volume).map(|source| (source.driver, source.volume_handle))
 }
 
 /// The nodes whose pods have the volume, or are about to.
@@ -90,7 +91,7 @@ fn nodes_with(world: &World, (meta, volume): (&Meta, &PersistentVolume)) -> BTre
 }
 
 /// Whether a node does not use the volume any more. One that is gone, or said to be down for good, has let go.
-fn has_let_go(world: &World, node: &str, driver: &str, handle: &str) -> bool {
+pub(crate) fn has_let_go(world: &World, node: &str, driver: &str, handle: &str) -> bool {
     let Some((_, node)) = world.node(node).filter(|(_, n)| !is_out_of_service(n)) else { return true };
     let name = format!("kubernetes.io/csi/{driver}^{handle}");
     node.status.as_ref().and_then(|s| s.volumes_in_use.as_ref()).is_none_or(|used| !used.contains(&name))
@@ -138,9 +139,7 @@ pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
             all.filter_map(|(_, a)| a.spec.source.persistent_volume_name.as_deref()).for_each(|n| wake(volume(n)));
         }
         "CSIDriver" => {
-            let all = world.volumes().filter(|(_, v)| {
-                v.spec.as_ref().and_then(|s| s.csi.as_ref()).is_some_and(|s| s.driver == *change.key.name)
-            });
+            let all = world.volumes().filter(|(_, v)| in_tree::driver_of_volume(v) == Some(&change.key.name));
             all.for_each(|(meta, _)| wake(meta.key.clone()));
         }
         _ => {}

@@ -8,6 +8,7 @@
 mod account;
 mod amount;
 pub mod attach;
+mod attach_own;
 mod binder;
 mod call;
 mod candidate;
@@ -98,6 +99,13 @@ pub static CONTROLLERS: &[Controller] = &[
         component: "attachdetach-controller",
         wakes: attach::wakes,
         decide: attach::decide,
+        heard: hears_nothing,
+    },
+    Controller {
+        name: "attach-own",
+        component: "attachdetach-controller",
+        wakes: attach_own::wakes,
+        decide: attach_own::decide,
         heard: hears_nothing,
     },
     Controller {

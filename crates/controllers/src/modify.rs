@@ -36,7 +36,7 @@ struct Wanted<'a> {
 fn wanted<'a>(key: &Key, world: &'a World) -> Option<Wanted<'a>> {
     let claim = world.claim(&key.namespace, &key.name).filter(|(_, c)| claim_phase(c) == "Bound")?;
     let volume = world.volume(volume_of(claim.1))?;
-    let driver = world.driver(&volume.1.spec.as_ref()?.csi.as_ref()?.driver)?;
+    let driver = world.driver(in_tree::driver_of_volume(volume.1)?)?;
     let status = claim.1.status.as_ref()?;
     let (asked, has) = (attributes_wanted(claim.1), status.current_volume_attributes_class_name.as_deref());
     let begun = status.modify_volume_status.as_ref().filter(|s| s.status == IN_PROGRESS);
@@ -76,7 +76,8 @@ pub(crate) fn decide(key: &Key, world: &World, _: &Context) -> Decision {
 }
 
 fn call(volume: &PersistentVolume, driver: &Facts, class: &VolumeAttributesClass) -> Call {
-    let source = volume.spec.as_ref().and_then(|s| s.csi.as_ref());
+    let source = in_tree::source_of(volume);
+    let source = source.as_ref();
     let request = ControllerModifyVolumeRequest {
         volume_id: source.map(|s| s.volume_handle.clone()).unwrap_or_default(),
         secrets: Default::default(),

@@ -27,7 +27,7 @@ type Volume<'a> = (&'a Meta, &'a PersistentVolume);
 
 /// The driver that grows a volume, if it is here and grows any.
 pub(crate) fn driver_of<'a>(volume: &PersistentVolume, world: &'a World) -> Option<&'a Facts> {
-    let driver = world.driver(&volume.spec.as_ref()?.csi.as_ref()?.driver)?;
+    let driver = world.driver(in_tree::driver_of_volume(volume)?)?;
     (driver.can(ControllerRpcType::ExpandVolume) || driver.can_here(NodeRpcType::ExpandVolume)).then_some(driver)
 }
 
@@ -53,6 +53,7 @@ pub(crate) fn decide(
 }
 
 fn call(volume: &PersistentVolume, driver: &Facts, to: &Text) -> Result<Call, String> {
+    let volume = in_tree::volume_to_csi(volume).map_err(|e| e.to_string())?;
     let spec = volume.spec.as_ref().ok_or("the volume has no spec")?;
     let source = spec.csi.as_ref().ok_or("the volume is not a driver's")?;
     let request = ControllerExpandVolumeRequest {

@@ -109,3 +109,67 @@ fn a_class_that_cannot_be_translated_says_why() {
     let note = &decision.notes[0];
     assert!(note.reason == "ProvisioningFailed" && note.message.contains("allowedTopologies"), "{note:?}");
 }
+
+#[test]
+fn a_disk_that_a_pod_names_itself_is_attached_while_it_is_used() {
+    let mut cluster = Cluster::new();
+    let machine = cluster.make(node("n", json!({})));
+    cluster.make(node("m", json!({})));
+    let own = |name: &str, node: &str, disk: Value| {
+        pod(name, json!({ "spec": { "nodeName": node, "volumes": [{ "name": "d", "gcePersistentDisk": disk }] } }))
+    };
+    let first = cluster.make(own("a", "n", json!({ "pdName": "d" })));
+    let second = cluster.make(own("b", "n", json!({ "pdName": "d" })));
+    let elsewhere = cluster.make(own("c", "m", json!({ "pdName": "d" })));
+    cluster.settle();
+    let attachments = |cluster: &Cluster| -> Vec<Value> {
+        cluster.objects.iter().filter(|(k, _)| k.kind == "VolumeAttachment").map(|(_, o)| o["spec"].clone()).collect()
+    };
+    let all = attachments(&cluster);
+    assert_eq!(all.len(), 1, "one node at a time: {all:?}");
+    let handle = "projects/UNSPECIFIED/zones/UNSPECIFIED/disks/d";
+    assert_eq!((&all[0]["attacher"], &all[0]["nodeName"]), (&json!(DRIVER), &json!("n")));
+    assert_eq!(all[0]["source"]["inlineVolumeSpec"]["csi"]["volumeHandle"], handle);
+    let in_use = json!({ "status": { "volumesInUse": [format!("kubernetes.io/csi/{DRIVER}^{handle}")] } });
+    cluster.edit(&machine, in_use);
+    cluster.delete(&first, None);
+    cluster.delete(&second, None);
+    cluster.settle();
+    assert_eq!(attachments(&cluster)[0]["nodeName"], "n", "its node still has it");
+    cluster.edit(&machine, json!({ "status": { "volumesInUse": null } }));
+    cluster.settle();
+    let all = attachments(&cluster);
+    assert_eq!((all.len(), &all[0]["nodeName"]), (1, &json!("m")), "the next one's turn");
+    cluster.delete(&elsewhere, None);
+    cluster.make(json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": { "name": "ebs.csi.aws.com" },
+        "spec": { "attachRequired": false },
+    }));
+    let disk = json!({ "name": "d", "awsElasticBlockStore": { "volumeID": "vol-1" } });
+    cluster.make(pod("free", json!({ "spec": { "nodeName": "n", "volumes": [disk] } })));
+    cluster.settle();
+    assert_eq!(attachments(&cluster), Vec::<Value>::new());
+}
+
+#[test]
+fn an_in_tree_volume_grows_by_its_driver() {
+    let mut cluster = Cluster::new();
+    let volume =
+        cluster.make(pv("v", "1Gi", json!({ "spec": { "hostPath": null, "gcePersistentDisk": { "pdName": "d" } } })));
+    let claim = cluster.make(pvc("c", "1Gi", json!({ "spec": { "volumeName": "v" } })));
+    cluster.settle();
+    assert_eq!(cluster.phase(&volume), "Bound");
+    cluster.edit(&claim, json!({ "spec": { "resources": { "requests": { "storage": "2Gi" } } } }));
+    let objects = cluster.objects.clone();
+    cluster.refresh(&objects);
+    let facts = Facts { name: DRIVER.into(), controller: [ControllerRpcType::ExpandVolume].into(), ..Facts::default() };
+    cluster.world.set_drivers([(DRIVER.to_owned(), Arc::new(facts))].into());
+    let context = Context { now: cluster.now, root_ca: None };
+    let begun = crate::expand::decide(&claim, &cluster.world, &context).action.expect("says so first");
+    assert!(cluster.perform(begun));
+    let objects = cluster.objects.clone();
+    cluster.refresh(&objects);
+    let call = asked(crate::expand::decide(&claim, &cluster.world, &context));
+    let Request::ControllerExpandVolume(request) = &call.request else { panic!("{call:?}") };
+    assert_eq!(request.volume_id, "projects/UNSPECIFIED/zones/UNSPECIFIED/disks/d");
+}

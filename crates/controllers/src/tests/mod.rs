@@ -79,6 +79,7 @@ fn entry(object: &Value) -> Entry {
         "Namespace" => Object::Namespace(from_value(object).map(Arc::new).unwrap()),
         "ResourceQuota" => Object::Quota(from_value(object).map(Arc::new).unwrap()),
         "Service" => Object::Service(from_value(object).map(Arc::new).unwrap()),
+        "CSIDriver" => Object::CsiDriver(from_value(object).map(Arc::new).unwrap()),
         "CSINode" => Object::CsiNode(from_value(object).map(Arc::new).unwrap()),
         "VolumeAttachment" => Object::Attachment(from_value(object).map(Arc::new).unwrap()),
         "VolumeSnapshot" => Object::Snapshot(from_value(object).map(Arc::new).unwrap()),
