@@ -39,7 +39,7 @@ use crate::{
         identity,
         images::Images,
         objects::Objects,
-        reclaim, rotate,
+        reclaim, rotate, volume_stats,
         worker::{Mail, View, Worker},
     },
     machine::Capacity,
@@ -157,6 +157,7 @@ impl Node {
             holders: Holders::default(),
             attachments: Attachments::default(),
             csi: csi::State::default(),
+            volume_stats: volume_stats::Latest::default(),
             config,
             client,
             runtime,
@@ -219,6 +220,7 @@ impl Node {
             );
         });
         tasks.spawn(forward_news(self.workers.clone(), news));
+        tasks.spawn(volume_stats::watch(self.shared.clone(), self.workers.clone()));
         tasks.spawn(evict::watch(self.shared.clone(), self.workers.clone()));
         tasks.spawn(reclaim::watch(self.shared.clone()));
         tasks.spawn(rotate::watch(self.shared.clone(), self.workers.clone()));

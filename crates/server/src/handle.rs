@@ -218,6 +218,12 @@ impl<'a> Call<'a> {
 
     async fn subresource(&self, request: Request<Body>) -> ApiResult<Response> {
         let name = self.resource.subresource.as_str();
+        if self.kind.kind == "Node"
+            && self.verb == Verb::Get
+            && let Some(path) = name.strip_prefix("proxy/")
+        {
+            return self.server.inner().ask_node(&self.at(), path, request).await;
+        }
         let found = self.kind.subresources.iter().find(|s| s.name == name).ok_or_else(ApiError::no_such_resource)?;
         let verb = match self.verb {
             Verb::Connect if *request.method() == Method::POST => "create",

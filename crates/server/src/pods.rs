@@ -11,6 +11,9 @@ use crate::{
     write::{At, Outcome, Part},
 };
 
+/// The endpoints of nodes that `nodes/{name}/proxy/` leads to.
+const TOLD_BY_NODES: [&str; 3] = ["healthz", "metrics", "stats/summary"];
+
 impl Inner {
     /// Assigns a pod to the node that a `Binding` names.
     pub(crate) async fn bind(&self, at: &At<'_>, binding: &Value, dry_run: bool) -> ApiResult<Outcome> {
@@ -88,6 +91,22 @@ impl Inner {
         };
         let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
         *request.uri_mut() = format!("{path}{query}").parse::<Uri>().map_err(ApiError::internal)?;
+        self.call_node(node, request).await
+    }
+
+    /// Carries a request to what a node tells of itself.
+    pub(crate) async fn ask_node(&self, at: &At<'_>, path: &str, mut request: Request<Body>) -> ApiResult<Response> {
+        // Whatever else a node has is reached by the pods' own subresources.
+        if !TOLD_BY_NODES.contains(&path) {
+            return Err(ApiError::no_such_resource());
+        }
+        self.load(at)?;
+        let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+        *request.uri_mut() = format!("/{path}{query}").parse::<Uri>().map_err(ApiError::internal)?;
+        self.call_node(at.name, request).await
+    }
+
+    async fn call_node(&self, node: &str, request: Request<Body>) -> ApiResult<Response> {
         let connector = self.connector.read().clone();
         let Some(connector) = connector else {
             return Err(ApiError::internal(format!("no connection to node {node}: this server runs without nodes")));

@@ -123,8 +123,8 @@ pub struct Stats {
     pub inodes: u64,
     pub used_inodes: u64,
     pub free_inodes: u64,
-    /// What is wrong with it, in the driver's words; `None`: nothing, or nobody looks.
-    pub trouble: Option<String>,
+    /// How it fares, what is wrong in the driver's words; `None`: nobody looks.
+    pub healthy: Option<Result<(), String>>,
 }
 
 /// What reclaiming leaves.
@@ -158,6 +158,10 @@ pub trait VolumePlugin: Sync + Send {
     fn set_up(&self, source: &Source, own: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError>;
     /// Undoes `set_up` with nothing but the directory: the API object may be gone. Idempotent.
     fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError>;
+    /// Whether undoing depends on somebody who may not answer for minutes.
+    fn depends_on_others(&self) -> bool {
+        false
+    }
     /// Whether volumes of this kind are mounted, so that a persistent volume's mount options mean something.
     fn takes_mount_options(&self) -> bool {
         false

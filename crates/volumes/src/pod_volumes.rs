@@ -267,11 +267,12 @@ impl PodVolumes {
         tree::remove(sys, &pods, pod).map_err(failed("remove", &path))
     }
 
-    /// Lets each plugin undo its volumes; what no plugin of this version knows is left to the caller's sweep.
+    /// Lets each plugin undo its volumes; what no plugin of this version knows is left to the caller's sweep. One volume
+    /// that cannot go keeps no other, and those that depend on somebody else wait for him side by side.
     fn tear_down_volumes(&self, top: &Handle, path: &Path) -> Result<(), VolumeError> {
         let sys = self.sys();
-        // One that cannot go, because its driver is not there, keeps no other.
-        let mut failure = None;
+        let mut failures = Vec::new();
+        let mut slow = Vec::new();
         for plugin in PLUGINS {
             let path = path.join(plugin.name());
             let opened = if_found(sys.open_at(top, &Path::new(VOLUMES).join(plugin.name()), Reach::Plain));
@@ -280,12 +281,23 @@ impl PodVolumes {
                 continue;
             }
             for volume in sys.list(&dir).map_err(failed("read", &path))? {
-                if let Err(error) = plugin.tear_down(&path.join(&volume.name), &self.machine()) {
-                    failure.get_or_insert(error);
+                let dir = path.join(&volume.name);
+                match plugin.depends_on_others() {
+                    true => slow.push((*plugin, dir)),
+                    false => failures.extend(plugin.tear_down(&dir, &self.machine()).err()),
                 }
             }
         }
-        failure.map_or(Ok(()), Err)
+        let undo = |(plugin, dir): &(&dyn VolumePlugin, PathBuf)| plugin.tear_down(dir, &self.machine()).err();
+        std::thread::scope(|scope| {
+            let (first, others) = slow.split_first().unzip();
+            let others: Vec<_> = others.unwrap_or_default().iter().map(|one| scope.spawn(move || undo(one))).collect();
+            failures.extend(first.and_then(undo));
+            for other in others {
+                failures.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+        });
+        failures.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// UIDs of pods that have something on disk: after a restart, those that no longer exist are torn down.

@@ -20,6 +20,7 @@ pub mod start;
 pub mod status_writer;
 pub mod stop;
 mod volume_failure;
+pub mod volume_stats;
 mod work;
 pub mod worker;
 pub mod writable;
@@ -47,6 +48,7 @@ pub struct Shared {
     pub holders: holders::Holders,
     pub attachments: attach::Attachments,
     pub csi: csi::State,
+    pub volume_stats: volume_stats::Latest,
     pub capacity: Capacity,
 }
 

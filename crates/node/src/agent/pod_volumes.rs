@@ -1,5 +1,6 @@
 //! Keeps one pod's volumes ready and current: looks up what they name, sets them up, and again whenever that changes.
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Weak,
@@ -18,6 +19,7 @@ use k8s_openapi::api::{
 use kube::api::PostParams;
 use tokio::{
     sync::{Notify, watch},
+    task::JoinSet,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -61,6 +63,8 @@ const IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
 #[derive(Debug, Clone, Default)]
 pub struct View {
     pub ready: BTreeMap<String, Ready>,
+    /// What those of CSI drivers are made of.
+    pub driven: BTreeMap<String, Arc<Source>>,
     /// Every volume of the pod is in `ready`.
     pub all: bool,
     /// What keeps the others from being there.
@@ -97,6 +101,8 @@ struct Keeper {
     growths: Growths,
     /// When volumes whose drivers want that are published again.
     publish_at: BTreeMap<String, Instant>,
+    /// Such publications, beside everything else: their driver may not answer.
+    publishing: JoinSet<(String, Result<Ready, VolumeError>)>,
     /// Since when volumes are waited for that are not attached.
     unattached: BTreeMap<String, Instant>,
     /// When to look again whether other nodes have let go of volumes.
@@ -124,6 +130,7 @@ pub async fn keep(
         retry_at: None,
         growths: Growths::default(),
         publish_at: BTreeMap::new(),
+        publishing: JoinSet::new(),
         unattached: BTreeMap::new(),
         attach_at: None,
         attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
@@ -132,7 +139,7 @@ pub async fn keep(
         let pod = keeper.pods.borrow_and_update().clone();
         keeper.round(&pod).await;
         if cancel.is_cancelled() {
-            return;
+            break;
         }
         let token = keeper.tokens.values().map(|t| t.renew_at).min();
         let own = [keeper.retry_at, keeper.attach_at, keeper.growths.wake(), token];
@@ -146,12 +153,14 @@ pub async fn keep(
             }
         };
         tokio::select! {
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => break,
+            Some(done) = keeper.publishing.join_next() => keeper.published(&pod, done),
             () = keeper.changed.notified() => {}
-            changed = keeper.pods.changed() => if changed.is_err() { return },
+            changed = keeper.pods.changed() => if changed.is_err() { break },
             () = timer => {}
         }
     }
+    while keeper.publishing.join_next().await.is_some() {}
 }
 
 impl Keeper {
@@ -183,7 +192,7 @@ impl Keeper {
             }
             match resolve(pod, volume, &inputs) {
                 Ok(resolved) if self.done.get(&volume.name) == Some(&resolved) => {}
-                Ok(Resolved { source: Source::Csi(_), .. }) if !self.is_due(&volume.name) => {}
+                Ok(resolved) if self.is_driven(&volume.name) => self.publish_again(pod, &volume.name, resolved),
                 Ok(resolved) => todo.push((volume.name.clone(), resolved)),
                 Err(VolumeError::NotRead { .. }) => {}
                 // It is there; that somebody takes it away from under the pod is not for this node to mend.
@@ -207,18 +216,48 @@ impl Keeper {
         let mounted = self.done.clone().into_iter().chain(new).collect();
         self.grow(pod, &list, &inputs, mounted).await;
         for (name, resolved, ready) in made {
+            let driven = matches!(resolved.source, Source::Csi(_)).then(|| Arc::new(resolved.source.clone()));
+            if matches!(&resolved.source, Source::Csi(source) if source.republish) {
+                self.publish_at.insert(name.clone(), Instant::now() + PUBLISH_EVERY);
+            }
             self.done.insert(name.clone(), resolved);
             self.view.send_modify(|v| {
+                v.driven.extend(driven.map(|source| (name.clone(), source)));
                 v.ready.insert(name, ready);
             });
         }
         self.conclude(pod, &list, failures);
     }
 
-    /// Whether a volume of a driver is to be set up: for the first time, or again because its driver wants that.
-    fn is_due(&self, volume: &str) -> bool {
-        let at = self.publish_at.get(volume);
-        !self.done.contains_key(volume) || at.is_some_and(|at| *at <= Instant::now())
+    /// Whether a volume of a driver is there: what its objects say by now is of no use to it.
+    fn is_driven(&self, volume: &str) -> bool {
+        self.done.get(volume).is_some_and(|done| matches!(done.source, Source::Csi(_)))
+    }
+
+    /// Publishes a volume again if it is time, and the driver wants that.
+    fn publish_again(&mut self, pod: &Pod, name: &str, resolved: Resolved) {
+        if self.publish_at.get(name).is_none_or(|at| *at > Instant::now()) {
+            return;
+        }
+        self.publish_at.remove(name);
+        let (volumes, uid, own, name) =
+            (self.shared.volumes.clone(), identity(pod).2.to_owned(), ownership(pod), name.to_owned());
+        self.publishing.spawn_blocking(move || {
+            let done = volumes.set_up(&uid, &name, &resolved, &own);
+            (name, done)
+        });
+    }
+
+    fn published(&mut self, pod: &Pod, done: Result<(String, Result<Ready, VolumeError>), tokio::task::JoinError>) {
+        let (name, done) = match done {
+            Ok(done) => done,
+            Err(error) => return tracing::error!(%error, "publishing a volume again broke off; this is a bug"),
+        };
+        if let Err(error) = done {
+            let failure = failure(&name, &error);
+            self.shared.events.pod(pod, None, true, failure.reason, failure.said());
+        }
+        self.publish_at.insert(name, Instant::now() + PUBLISH_EVERY);
     }
 
     /// Lets volumes that are not attached have their time before anybody is told; who attaches them tells what fails.
@@ -310,13 +349,18 @@ impl Keeper {
         unknown
     }
 
-    /// A persistent volume and, of a driver's, what mounting it needs to know.
+    /// A persistent volume and, of a driver's, what mounting it needs to know. A cloud's in-tree volume is its driver's.
     fn look_up_volume(&mut self, name: &str, inputs: &mut Inputs) -> bool {
         let shared = self.shared.clone();
         let make = || shared.objects.volume(name, &self.changed);
         let volume = self.held.volumes.entry(name.to_owned()).or_insert_with(make).get();
         if !put(&mut inputs.volumes, name, volume) {
             return false;
+        }
+        if let Some(Some(volume)) = inputs.volumes.get_mut(name)
+            && let Ok(Cow::Owned(translated)) = in_tree::volume_to_csi(volume)
+        {
+            *volume = translated;
         }
         let volume = inputs.volumes.get(name).and_then(Option::as_ref);
         let Some(s) = volume.and_then(in_tree::source_of) else { return true };
@@ -457,13 +501,8 @@ impl Keeper {
     }
 
     /// Sets volumes up, all at once.
-    async fn set_up(&mut self, pod: &Pod, todo: Vec<Todo>) -> (Vec<(String, Resolved, Ready)>, Vec<Failure>) {
+    async fn set_up(&self, pod: &Pod, todo: Vec<Todo>) -> (Vec<(String, Resolved, Ready)>, Vec<Failure>) {
         let uid = identity(pod).2.to_owned();
-        for (volume, resolved, _) in &todo {
-            if matches!(&resolved.source, Source::Csi(source) if source.republish) {
-                self.publish_at.insert(volume.clone(), Instant::now() + PUBLISH_EVERY);
-            }
-        }
         let mut given = Vec::new();
         let jobs = todo.into_iter().map(|(name, resolved, hold)| {
             let (volumes, uid, own) = (self.shared.volumes.clone(), uid.clone(), ownership(pod));

@@ -57,6 +57,8 @@ pub struct View {
     pub status: PodStatus,
     pub sandbox: Option<Arc<SandboxStatus>>,
     pub volumes: BTreeMap<String, volumes::Ready>,
+    /// What those of CSI drivers are made of.
+    pub driven: BTreeMap<String, Arc<volumes::Source>>,
 }
 
 /// How an operation ended.
@@ -111,7 +113,8 @@ impl Worker {
         mail: mpsc::UnboundedReceiver<Mail>,
     ) -> (Self, watch::Receiver<View>) {
         let status = pod.status.clone().unwrap_or_default();
-        let view = View { pod: pod.clone(), status: status.clone(), sandbox: None, volumes: BTreeMap::new() };
+        let (volumes, driven) = (BTreeMap::new(), BTreeMap::new());
+        let view = View { pod: pod.clone(), status: status.clone(), sandbox: None, volumes, driven };
         let (view, seen) = watch::channel(view);
         let slow = || Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
         let worker = Self {
@@ -349,8 +352,12 @@ impl Worker {
         self.status = status;
         self.tell_waits(&decision);
         let sandbox = self.sandbox.clone().map(Arc::new);
-        let volumes = self.volumes.borrow().ready.clone();
-        self.view.send_replace(View { pod: self.pod.clone(), status: self.status.clone(), sandbox, volumes });
+        let (volumes, driven) = {
+            let seen = self.volumes.borrow();
+            (seen.ready.clone(), seen.driven.clone())
+        };
+        let (pod, status) = (self.pod.clone(), self.status.clone());
+        self.view.send_replace(View { pod, status, sandbox, volumes, driven });
         decision
     }
 

@@ -139,7 +139,13 @@ mod tests {
         let mut s = json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0});
         s.as_object_mut().expect("object").extend(status.as_object().expect("object").clone());
         let status = serde_json::from_value(json!({"containerStatuses": [s]})).expect("a status");
-        let view = View { pod: Arc::default(), status, sandbox: None, volumes: Default::default() };
+        let view = View {
+            pod: Arc::default(),
+            status,
+            sandbox: None,
+            volumes: Default::default(),
+            driven: Default::default(),
+        };
         attempt(&view, "p", "c", previous)
     }
 

@@ -1,5 +1,6 @@
 //! The node's own endpoints, as the API server calls them: logs, exec, attach, port-forward, and what tools look at.
 mod logs;
+mod metrics;
 mod query;
 mod streams;
 mod summary;
@@ -49,6 +50,7 @@ impl Node {
             .route("/healthz", get(async || "ok"))
             .route("/pods", get(pods))
             .route("/stats/summary", get(summary::summary))
+            .route("/metrics", get(metrics::metrics))
             .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::logs))
             .route("/exec/{namespace}/{pod}/{container}", any(streams::exec))
             .route("/exec/{namespace}/{pod}/{uid}/{container}", any(streams::exec))

@@ -117,6 +117,10 @@ impl FakeApi {
                 self.put(&own, sent);
                 answer(StatusCode::CREATED, &self.get(&own).expect("just made"))
             }
+            Method::PUT => {
+                self.put(&path, sent);
+                answer(StatusCode::OK, &self.get(&path).expect("just put"))
+            }
             Method::PATCH => {
                 let own = path.trim_end_matches("/status").to_owned();
                 let Some(mut object) = self.get(&own) else { return absent() };
@@ -168,7 +172,8 @@ impl FakeApi {
 
 fn is_collection(path: &str) -> bool {
     let last = path.rsplit('/').next().unwrap_or_default();
-    ["pods", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes", "nodes"].contains(&last)
+    let core = ["pods", "configmaps", "secrets", "persistentvolumeclaims", "persistentvolumes", "nodes"];
+    core.contains(&last) || ["csidrivers", "csinodes", "volumeattachments"].contains(&last)
 }
 
 /// `/api/v1/pods` holds `/api/v1/namespaces/ns/pods/p`.

@@ -98,6 +98,13 @@ async fn streams_go_to_the_pods_node() {
     ] {
         assert_eq!(c.call(method, &format!("{PODS}/p/{path}"), Value::Null).await.text, want);
     }
+    c.ok("POST", "/api/v1/nodes", json!({"metadata": {"name": "n"}})).await;
+    let summary = "/api/v1/nodes/n/proxy/stats/summary?only_cpu_and_memory=true";
+    assert_eq!(c.call("GET", summary, Value::Null).await.text, "n GET /stats/summary?only_cpu_and_memory=true");
+    for (path, code) in [("n/proxy/exec/default/p/a", 404), ("n/proxy/metrics/../pods", 404), ("m/proxy/metrics", 404)]
+    {
+        assert_eq!(c.call("GET", &format!("/api/v1/nodes/{path}"), Value::Null).await.code, code, "{path}");
+    }
     assert_eq!(
         c.fails("GET", &format!("{PODS}/p/log"), Value::Null).await,
         "400 BadRequest: a container name must be specified for pod p, choose one of: [a b]"

@@ -238,7 +238,8 @@ impl<'a> Call<'a> {
             }
         }
         if self.facts.can_here(NodeRpcType::VolumeCondition) {
-            stats.trouble = said.volume_condition.filter(|c| c.abnormal).map(|c| c.message);
+            let condition = said.volume_condition.unwrap_or_default();
+            stats.healthy = Some(if condition.abnormal { Err(condition.message) } else { Ok(()) });
         }
         Ok(stats)
     }

@@ -40,6 +40,10 @@ impl VolumePlugin for Csi {
         matches!(source, Source::Csi(_))
     }
 
+    fn depends_on_others(&self) -> bool {
+        true
+    }
+
     fn takes_mount_options(&self) -> bool {
         true
     }
