@@ -157,6 +157,15 @@ impl Driver {
         let mut request = Request::new(message);
         request.set_timeout(self.time_for_a_call);
         let codec = tonic_prost::ProstCodec::default();
-        grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await.map(tonic::Response::into_inner)
+        let answered = grpc.unary(request, http::uri::PathAndQuery::from_static(path), codec).await;
+        answered.map(tonic::Response::into_inner).map_err(|status| match is_late(&status) {
+            true => Status::deadline_exceeded("context deadline exceeded"),
+            false => status,
+        })
     }
+}
+
+/// Whether a call ended because its time did: the transport has another code for that than CSI.
+fn is_late(status: &Status) -> bool {
+    status.code() == tonic::Code::Cancelled && status.message() == tonic::TimeoutExpired(()).to_string()
 }

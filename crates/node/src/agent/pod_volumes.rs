@@ -1,6 +1,5 @@
 //! Keeps one pod's volumes ready and current: looks up what they name, sets them up, and again whenever that changes.
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Weak,
@@ -349,18 +348,13 @@ impl Keeper {
         unknown
     }
 
-    /// A persistent volume and, of a driver's, what mounting it needs to know. A cloud's in-tree volume is its driver's.
+    /// A persistent volume and, of a driver's, what mounting it needs to know.
     fn look_up_volume(&mut self, name: &str, inputs: &mut Inputs) -> bool {
         let shared = self.shared.clone();
         let make = || shared.objects.volume(name, &self.changed);
         let volume = self.held.volumes.entry(name.to_owned()).or_insert_with(make).get();
         if !put(&mut inputs.volumes, name, volume) {
             return false;
-        }
-        if let Some(Some(volume)) = inputs.volumes.get_mut(name)
-            && let Ok(Cow::Owned(translated)) = in_tree::volume_to_csi(volume)
-        {
-            *volume = translated;
         }
         let volume = inputs.volumes.get(name).and_then(Option::as_ref);
         let Some(s) = volume.and_then(in_tree::source_of) else { return true };

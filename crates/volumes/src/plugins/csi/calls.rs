@@ -188,13 +188,13 @@ impl<'a> Call<'a> {
     pub(super) fn unpublish(&self, places: &Places) -> Result<(), VolumeError> {
         let request =
             NodeUnpublishVolumeRequest { volume_id: self.handle.to_owned(), target_path: text(&places.target) };
-        self.on.drivers.unpublish(self.driver, request).map_err(self.failed())
+        unless_unknown(self.on.drivers.unpublish(self.driver, request)).map_err(self.failed())
     }
 
     pub(super) fn unstage(&self, places: &Places) -> Result<(), VolumeError> {
         let request =
             NodeUnstageVolumeRequest { volume_id: self.handle.to_owned(), staging_target_path: text(&places.stage) };
-        self.on.drivers.unstage(self.driver, request).map_err(self.failed())
+        unless_unknown(self.on.drivers.unstage(self.driver, request)).map_err(self.failed())
     }
 
     pub(super) fn expand(&self, places: &Places, bytes: u64) -> Result<(), VolumeError> {
@@ -242,6 +242,14 @@ impl<'a> Call<'a> {
             stats.healthy = Some(if condition.abnormal { Err(condition.message) } else { Ok(()) });
         }
         Ok(stats)
+    }
+}
+
+/// A volume that its driver does not know is nowhere: its pod does not wait for ever, as it does upstream.
+fn unless_unknown(done: Result<(), DriverError>) -> Result<(), DriverError> {
+    match done {
+        Err(DriverError::Failed(status)) if status.code() == csi::Code::NotFound => Ok(()),
+        done => done,
     }
 }
 
