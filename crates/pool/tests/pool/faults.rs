@@ -3,6 +3,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use pool::{NewSnapshot, Pool, PoolError};
+use pool::{Content, NewSnapshot, NewVolume, Pool, PoolError};
 use sys::*;
 
 use crate::common::{Rig, new};
@@ -174,7 +175,41 @@ fn step<T>(rig: &Rig, pool: &mut Option<Pool>, dies: bool, mut act: impl FnMut(&
     }
 }
 
-/// One life of a volume. Returns after checking that its data was never lost.
+/// One life of a raw device, with readers beside the writer, that goes out and comes back. Its data is never lost.
+fn device_life(rig: &Rig, dies: bool) {
+    let (staged, published, other) = (rig.path("staged"), rig.path("published"), rig.path("other"));
+    let mut pool = None;
+    let wanted = NewVolume { content: Content::Block, ..new("raw", 4 * MIB) };
+    let id = step(rig, &mut pool, dies, |p| p.create(&wanted)).id;
+    step(rig, &mut pool, dies, |p| rig.up(p, &id, &staged, &published));
+    step(rig, &mut pool, dies, |p| rig.publish(p, &id, "other", true, false));
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&published)
+        .and_then(|d| d.write_all_at(&[7; 4096], 0))
+        .expect("written");
+    step(rig, &mut pool, dies, |p| p.expand(&id, 8 * MIB, 0));
+    step(rig, &mut pool, dies, |p| p.unpublish(&id, &other));
+    step(rig, &mut pool, dies, |p| rig.down(p, &id, &staged, &published));
+    let mut archive = Vec::new();
+    step(rig, &mut pool, dies, |p| {
+        archive.clear();
+        p.export(&id, &mut archive, &mut |_, _| {})
+    });
+    step(rig, &mut pool, dies, |p| p.delete(&id));
+    let copy = step(rig, &mut pool, dies, |p| match p.import("copy", &mut &*archive, &mut |_, _| {}) {
+        // An earlier try may have come to its end.
+        Err(PoolError::Exists { .. }) => Ok(p.volumes().remove(0)),
+        other => other,
+    });
+    let image = std::fs::read(rig.path("pool/volumes/copy/image")).expect("an image");
+    assert!(copy.bytes == 8 * MIB && image.len() as u64 == 8 * MIB && image[..4096] == [7; 4096]);
+    step(rig, &mut pool, dies, |p| p.delete(&copy.id));
+    step(rig, &mut pool, dies, |p| p.empty_trash(u64::MAX));
+    nothing_is_left(rig, pool);
+}
+
+/// One life of a volume. Its data is never lost.
 fn life(rig: &Rig, dies: bool) {
     let (staged, published) = (rig.path("staged"), rig.path("published"));
     let page = published.join("page");
@@ -193,6 +228,10 @@ fn life(rig: &Rig, dies: bool) {
     step(rig, &mut pool, dies, |p| p.delete(&volume.id));
     step(rig, &mut pool, dies, |p| p.delete_snapshot(&snapshot.id));
     step(rig, &mut pool, dies, |p| p.empty_trash(u64::MAX));
+    nothing_is_left(rig, pool);
+}
+
+fn nothing_is_left(rig: &Rig, pool: Option<Pool>) {
     assert!(rig.devices().is_empty(), "a device leaked");
     drop(pool);
     let pool = Pool::open(&rig.path("pool"), Arc::new(RealSys)).expect("a pool");
@@ -203,7 +242,7 @@ fn life(rig: &Rig, dies: bool) {
     }
 }
 
-fn sweep(acts: bool) {
+fn sweep(life: fn(&Rig, bool), acts: bool) {
     let kernel = Arc::new(Faulty::default());
     let calls = {
         let rig = Rig::with(kernel.clone());
@@ -221,10 +260,20 @@ fn sweep(acts: bool) {
 
 #[test]
 fn any_one_call_may_fail_before_it_acts() {
-    sweep(false);
+    sweep(life, false);
 }
 
 #[test]
 fn any_one_call_may_fail_after_it_acted() {
-    sweep(true);
+    sweep(life, true);
+}
+
+#[test]
+fn any_one_call_may_fail_before_it_acts_on_a_device() {
+    sweep(device_life, false);
+}
+
+#[test]
+fn any_one_call_may_fail_after_it_acted_on_a_device() {
+    sweep(device_life, true);
 }
