@@ -195,6 +195,14 @@ fn a_volume_that_fares_badly_says_so() {
     let (staged, published, image) = (rig.path("staged"), rig.path("published"), rig.path("pool/volumes/v/image"));
     rig.up(&pool, &volume.id, &staged, &published).expect("up");
     assert_eq!(pool.health(&volume.id).expect("health"), Health::Good);
+    for (how, good) in [("remount,ro", false), ("remount,rw", true)] {
+        let ran = Command::new("mount").args(["-o", how]).arg(&staged).status().expect("mount runs");
+        assert!(ran.success());
+        match pool.health(&volume.id).expect("health") {
+            Health::Bad(why) => assert!(!good && why.contains("takes no writes"), "{why}"),
+            Health::Good => assert!(good, "it is read-only"),
+        }
+    }
     let device = RealSys.attached(&image, Access::Write).expect("devices").expect("attached");
     let name = device.file_name().expect("a name").to_string_lossy().into_owned();
     let error = Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error");
