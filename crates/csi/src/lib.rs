@@ -3,7 +3,8 @@
 mod facts;
 mod messages;
 pub mod registration;
-mod rpc;
+#[doc(hidden)]
+pub mod rpc;
 mod services;
 mod socket;
 

@@ -4,6 +4,7 @@
 ///
 /// `Trait` is what an implementation offers; a call that it leaves out answers `UNIMPLEMENTED`, as CSI wants of a driver
 /// without that capability. `Server` puts an implementation behind a listener, `Client` calls one.
+#[macro_export]
 macro_rules! service {
     (
         $(#[$about:meta])* $path:literal: $service:ident, $server:ident, $client:ident;
@@ -63,11 +64,11 @@ macro_rules! service {
 
         #[doc = concat!("Calls a [`", stringify!($service), "`] of somebody else.")]
         #[derive(Clone, Debug)]
-        pub struct $client($crate::socket::Driver);
+        pub struct $client($crate::Driver);
 
         impl $client {
             /// Calls go over `driver`'s connection.
-            pub fn new(driver: &$crate::socket::Driver) -> Self {
+            pub fn new(driver: &$crate::Driver) -> Self {
                 Self(driver.clone())
             }
 
@@ -84,8 +85,6 @@ macro_rules! service {
         }
     };
 }
-
-pub(crate) use service;
 
 use std::{future::Future, pin::Pin};
 

@@ -1,5 +1,5 @@
 //! The services: CSI's three, and the one by which a kubelet learns of a driver.
-use crate::{messages::*, registration::*, rpc::service};
+use crate::{messages::*, registration::*, service};
 
 service! {
     /// Who the driver is.

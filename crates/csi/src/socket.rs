@@ -147,7 +147,11 @@ impl Driver {
         Self { channel, time_for_a_call }
     }
 
-    pub(crate) async fn call<Req, Res>(&self, path: &'static str, message: Req) -> Result<Res, Status>
+    /// Calls what is at a path: `/service/Call`. Clients that `service!` makes do so.
+    ///
+    /// # Errors
+    /// What the driver answered.
+    pub async fn call<Req, Res>(&self, path: &'static str, message: Req) -> Result<Res, Status>
     where
         Req: prost::Message + 'static,
         Res: prost::Message + Default + 'static,

@@ -41,6 +41,17 @@ pub fn one(capability: &VolumeCapability, default: &str) -> Result<Content, Stat
     }
 }
 
+/// Kubernetes' word for the access mode of a capability.
+pub fn mode_word(capability: &VolumeCapability) -> Option<&'static str> {
+    Some(match capability.access_mode.as_ref()?.mode() {
+        Mode::Unknown => return None,
+        Mode::SingleNodeSingleWriter => "ReadWriteOncePod",
+        Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly => "ReadOnlyMany",
+        Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => "ReadWriteMany",
+        Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => "ReadWriteOnce",
+    })
+}
+
 /// Whether only one publication is allowed at a time.
 pub fn alone(capability: &VolumeCapability) -> bool {
     capability.access_mode.as_ref().is_some_and(|m| m.mode() == Mode::SingleNodeSingleWriter)

@@ -1,8 +1,18 @@
 //! Volumes and snapshots as a whole.
+use std::collections::{BTreeMap, BTreeSet};
+
 use csi::*;
 use pool::{Content, Health, Id, NewSnapshot, NewVolume, Origin, Pool};
 
 use crate::{Driver, TOPOLOGY_KEY, capability, parameters::Parameters, required, signed, volume_id};
+
+/// What provisioners say of the claim, if they are asked to (`--extra-create-metadata`).
+const FOR_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
+const FOR_CLAIM: &str = "csi.storage.k8s.io/pvc/name";
+/// Notes of a volume: its claim, and its access modes in Kubernetes' words, with commas.
+pub(crate) const NOTE_NAMESPACE: &str = "namespace";
+pub(crate) const NOTE_CLAIM: &str = "claim";
+pub(crate) const NOTE_MODES: &str = "modes";
 
 /// Begins a token that says after which id the next page starts.
 const AFTER: &str = "after:";
@@ -42,6 +52,16 @@ fn origin(source: Option<VolumeContentSource>) -> Result<Option<Origin>, Status>
         }
         Some(ContentSource::Volume(v)) => Ok(Some(Origin::Volume(volume_id(&v.volume_id)?))),
     }
+}
+
+/// For whom a volume is made, and as what: those who look for it when it is deleted know it by that.
+fn notes(parameters: &BTreeMap<String, String>, capabilities: &[VolumeCapability]) -> BTreeMap<String, String> {
+    let told = [(FOR_NAMESPACE, NOTE_NAMESPACE), (FOR_CLAIM, NOTE_CLAIM)];
+    let mut notes: BTreeMap<String, String> =
+        told.iter().filter_map(|(from, to)| Some(((*to).to_owned(), parameters.get(*from)?.clone()))).collect();
+    let modes: BTreeSet<&str> = capabilities.iter().filter_map(capability::mode_word).collect();
+    notes.insert(NOTE_MODES.to_owned(), modes.into_iter().collect::<Vec<_>>().join(","));
+    notes
 }
 
 impl Driver {
@@ -137,6 +157,7 @@ impl Controller for Driver {
         let content = capability::content(&request.volume_capabilities, default)?;
         let (required_bytes, limit_bytes) = range(request.capacity_range)?;
         self.reachable(request.accessibility_requirements.as_ref())?;
+        let notes = notes(&request.parameters, &request.volume_capabilities);
         let new = NewVolume {
             name,
             required_bytes,
@@ -147,6 +168,7 @@ impl Controller for Driver {
             limit_required: parameters.limit_required,
             origin,
             shares_room: parameters.overcommit,
+            notes,
         };
         let volume = self.with(move |pool| pool.create(&new)).await?;
         Ok(CreateVolumeResponse { volume: Some(self.said(&volume)) })

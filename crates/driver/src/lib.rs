@@ -2,6 +2,7 @@
 //! controller and the node of one machine; volumes are reached from that machine only, which their topology says.
 //!
 //! Absent on purpose: Kubernetes' objects, how a volume is kept (`pool`), bytes on the wire (`csi`).
+pub mod admin;
 mod capability;
 mod controller;
 mod identity;

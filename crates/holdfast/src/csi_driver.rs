@@ -16,7 +16,7 @@ use crate::{
 const TRASH_PERIOD: Duration = Duration::from_secs(600);
 
 /// The path of a socket that is named as CSI's documents do.
-fn socket(endpoint: &str) -> Result<PathBuf, crate::client::Error> {
+pub fn socket(endpoint: &str) -> Result<PathBuf, crate::client::Error> {
     let path = PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
     if path.is_absolute() {
         return Ok(path);
@@ -39,9 +39,11 @@ pub async fn run(args: CsiArgs) -> Outcome {
     let listener = csi::Listener::bind(&socket)?;
     let pool = Arc::new(Pool::open(&args.pool, Arc::new(RealSys))?);
     let emptying = tokio::spawn(empty_trash(pool.clone(), args.deleted.kept()));
-    let driver = Driver::new(pool, node.clone());
+    let driver = Driver::new(pool.clone(), node.clone());
+    let mut routes = driver.routes();
+    driver::admin::add_to(&mut routes, driver::NAME, pool, stop.clone());
     say(format_args!("{} serves node {node} on {}", driver::NAME, socket.display()))?;
-    let served = listener.serve(driver.routes(), stop.cancelled_owned()).await;
+    let served = listener.serve(routes, stop.cancelled_owned()).await;
     emptying.abort();
     served?;
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! `holdfast up`: API server, controllers and node in one process. Wiring only.
 mod drivers;
-mod kubelet_dir;
+pub mod kubelet_dir;
 mod local_node;
 pub mod preflight;
 pub mod stand_ins;

@@ -73,6 +73,7 @@ fn volume(kind: &str, words: &[&str], backend: Backend) -> NewVolume {
         limit_required: false,
         origin: None,
         shares_room: true,
+        notes: Default::default(),
     }
 }
 

@@ -124,7 +124,7 @@ impl Pool {
     }
 
     /// What a volume takes of its filesystem, in bytes; zero where nobody knows.
-    pub(crate) fn taken_bytes(&self, volume: &Volume) -> u64 {
+    pub fn taken_bytes(&self, volume: &Volume) -> u64 {
         match (volume.backend, volume.limit) {
             (Backend::Image, _) => self.kernel.image_size(&self.image(&volume.id)).unwrap_or_default().1,
             (_, Limit::Quota) => self.kernel.limited_usage(&self.data(&volume.id), volume.project).unwrap_or_default(),

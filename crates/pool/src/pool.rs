@@ -49,6 +49,8 @@ pub struct NewVolume {
     pub origin: Option<Origin>,
     /// Do not keep room for all of it.
     pub shares_room: bool,
+    /// What its owner wants to find with it. A volume that differs only in this is the same.
+    pub notes: BTreeMap<String, String>,
 }
 
 /// A directory of volumes.
@@ -268,6 +270,7 @@ impl Pool {
             format: new.format.clone(),
             origin: new.origin.clone(),
             shares_room: new.shares_room,
+            notes: new.notes.clone(),
             filesystem_bytes: 0,
             made: self.seconds(),
         })

@@ -52,6 +52,17 @@ impl Pool {
         self.kernel.write(&file, &encode(&all)).map_err(failed("write", &file))
     }
 
+    /// A path where the volume is mounted now: of its users, or where it is staged for them.
+    ///
+    /// # Errors
+    /// Its records or the table of mounts cannot be read.
+    pub fn mounted_at(&self, id: &Id) -> Result<Option<PathBuf>, PoolError> {
+        match self.mounted_publication(id)? {
+            None => self.staged_at(id),
+            published => Ok(published),
+        }
+    }
+
     /// A path where the volume is published and mounted.
     pub(crate) fn mounted_publication(&self, id: &Id) -> Result<Option<PathBuf>, PoolError> {
         for one in self.published(id)? {

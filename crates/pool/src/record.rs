@@ -1,5 +1,5 @@
 //! What is written down about a volume. On-disk format: fields are only ever added, with a default.
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -112,6 +112,9 @@ pub struct Volume {
     /// It takes space when it is written, and counts only as what it takes.
     #[serde(default)]
     pub shares_room: bool,
+    /// What its owner said about it; not used here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
     /// What its filesystem was last made or grown for; less than `bytes`: it grows when it is staged next.
     #[serde(default)]
     pub filesystem_bytes: u64,

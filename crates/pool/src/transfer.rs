@@ -232,6 +232,8 @@ impl Pool {
             limit_required: false,
             origin: None,
             shares_room: was.shares_room,
+            // They are about the one that it was.
+            notes: Default::default(),
         };
         let volume = self.plan(id.clone(), &new)?;
         if volume.bytes != was.bytes {

@@ -114,6 +114,10 @@ pub(crate) fn provisioner(class: &StorageClass) -> &str {
     in_tree::driver_of(&class.provisioner).unwrap_or(&class.provisioner)
 }
 
+/// Drivers that are told for which claim a volume is made, as external-provisioner does with `--extra-create-metadata`.
+/// Others may refuse parameters that they do not know.
+const TOLD_OF_CLAIMS: [&str; 1] = ["local.csi.holdfast"];
+
 /// # Errors
 /// A sentence about what is wrong with the claim or its class, or has yet to be.
 fn request(asked: &Asked<'_>, source: Option<VolumeContentSource>, world: &World) -> Result<Call, String> {
@@ -133,11 +137,18 @@ fn request(asked: &Asked<'_>, source: Option<VolumeContentSource>, world: &World
         name => attributes(world, driver, name)?,
     };
     let places = if driver.has_places() { place::requirement(world, &driver.name, class, *node)? } else { None };
+    let mut own = parameters.own;
+    if TOLD_OF_CLAIMS.contains(&driver.name.as_str()) {
+        let of = |word: &str| format!("csi.storage.k8s.io/{word}");
+        own.insert(of("pvc/name"), meta.key.name.to_string());
+        own.insert(of("pvc/namespace"), meta.key.namespace.to_string());
+        own.insert(of("pv/name"), name.clone());
+    }
     let request = CreateVolumeRequest {
         name,
         capacity_range: Some(CapacityRange { required_bytes, limit_bytes: 0 }),
         volume_capabilities: volume::capabilities(&spec, driver, &parameters.fs_type, &options)?,
-        parameters: parameters.own,
+        parameters: own,
         secrets: Default::default(),
         volume_content_source: source,
         accessibility_requirements: places,

@@ -55,6 +55,11 @@ impl Disk {
     }
 }
 
+/// What the cloud calls a volume of a stand-in's pool.
+pub(crate) fn handle(volume: Volume) -> Option<String> {
+    Disk::of(volume).map(|disk| disk.handle)
+}
+
 impl StandIn {
     /// A stand-in for `face` with the disks in `pool`, on the machine that is called `node`, which is in `zone`.
     pub fn new(face: &'static Face, zone: impl Into<String>, pool: Arc<Pool>, node: impl Into<String>) -> Self {

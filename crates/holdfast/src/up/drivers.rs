@@ -52,7 +52,8 @@ impl Brought {
             fs::create_dir_all(above).doing(|| format!("make {}", above.display()))?;
         }
         let listener = csi::Listener::bind(&self.socket)?;
-        let (routes, ended) = ((self.routes)(), stop.clone());
+        let (mut routes, ended) = ((self.routes)(), stop.clone());
+        driver::admin::add_to(&mut routes, self.name, self.pool.clone(), stop.clone());
         parts.spawn(async move { Ok(listener.serve(routes, ended.cancelled_owned()).await?) });
         let (pool, ended) = (self.pool.clone(), stop.clone());
         parts.spawn(async move {

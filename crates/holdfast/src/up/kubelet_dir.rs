@@ -51,6 +51,15 @@ pub fn take(layout: Layout, asked: Option<&Path>) -> Result<(Layout, File), Erro
     Ok((layout, lock))
 }
 
+/// The layout of a data directory that has been used, with its kubelet's things where the last start had them.
+pub fn find(layout: Layout) -> Result<Layout, Error> {
+    let known = read(&layout.root().join(PLACE))?;
+    Ok(match known {
+        Some(dir) => layout.with_kubelet(dir),
+        None => layout,
+    })
+}
+
 fn make(dir: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(dir);
     Ok(made.doing(|| format!("make the kubelet directory {}; choose another with --kubelet-dir", dir.display()))?)

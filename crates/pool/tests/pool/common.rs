@@ -47,6 +47,7 @@ pub fn new(name: &str, bytes: u64) -> NewVolume {
         limit_required: false,
         origin: None,
         shares_room: false,
+        notes: Default::default(),
     }
 }
 
