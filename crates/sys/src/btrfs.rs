@@ -143,7 +143,11 @@ pub(crate) fn remove_inside(dir: &Path) -> io::Result<()> {
             continue;
         }
         let qgroup = tree(&entry.path())?;
-        ioctl(&file, SNAP_DESTROY, &mut Name { fd: 0, name: fill(&entry.file_name())? })?;
+        match ioctl(&file, SNAP_DESTROY, &mut Name { fd: 0, name: fill(&entry.file_name())? }) {
+            // Users made subvolumes in it: it is emptied file by file, which removes those too.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(entry.path())?,
+            other => other?,
+        }
         // Fails where quotas were never turned on, or the kernel removes it itself.
         let _ = ioctl(&file, QGROUP_CREATE, &mut QgroupCreate { create: 0, qgroup });
     }

@@ -3,6 +3,8 @@ use std::{fs, sync::Arc};
 
 use pool::{Backend, Content, Health, Kind, Limit, NewSnapshot, NewVolume, Origin, Usage};
 
+use sys::{Disk, RealSys};
+
 use crate::{
     common::{Rig, fill, new},
     faults::Faulty,
@@ -29,6 +31,9 @@ fn subvolumes() {
     assert!(fill(&published) > 20 * MIB, "the limit did not move");
     fs::remove_file(published.join("fill")).expect("removed");
     fs::write(published.join("page"), "before").expect("written");
+    // Anybody may make one in a directory of his.
+    RealSys.make_subvolume(&published.join("nested")).expect("a subvolume in it");
+    fs::write(published.join("nested/page"), "x").expect("written");
 
     let snapshot = NewSnapshot { name: "s".into(), volume: volume.id.clone() };
     let snapshot = pool.take_snapshot(&snapshot).expect("taken");
