@@ -15,7 +15,7 @@ use crate::{
     cli::{DiskArgs, DiskCommand},
     client::{Error, get::align},
     errors::{Doing, said, say},
-    up::{preflight, stand_ins},
+    up::{kubelet_dir, preflight, stand_ins},
 };
 
 const TIME_FOR_A_CALL: Duration = Duration::from_secs(60);
@@ -23,13 +23,15 @@ const TIME_FOR_A_CALL: Duration = Duration::from_secs(60);
 pub async fn run(args: DiskArgs) -> Outcome {
     match args.command {
         DiskCommand::Create { name, stand_in, size, zone, disk_type, data } => {
-            let layout = Layout::new(&data.data_dir);
+            let layout = kubelet_dir::find(Layout::new(&data.data_dir))?;
             let shelf = Shelf::open(&layout, stand_in, zone.as_deref()).await?;
             let made = shelf.create(&name, size.as_deref(), zone.as_deref(), disk_type).await?;
             say(made.volume_id)?;
         }
-        DiskCommand::List { data } => list(&Layout::new(&data.data_dir)).await?,
-        DiskCommand::Rm { name, stand_in, data } => remove(&Layout::new(&data.data_dir), &name, stand_in).await?,
+        DiskCommand::List { data } => list(&kubelet_dir::find(Layout::new(&data.data_dir))?).await?,
+        DiskCommand::Rm { name, stand_in, data } => {
+            remove(&kubelet_dir::find(Layout::new(&data.data_dir))?, &name, stand_in).await?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use base::{Clock, Layout, chain};
+use base::{Backoff, Clock, Layout, chain};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -358,6 +358,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 
 /// Removes what is here of pods that the API no longer has.
 async fn sweep(shared: Arc<Shared>, listed: BTreeSet<String>) {
+    let mut removing = JoinSet::new();
     let sandboxes = match shared.runtime.list().await {
         Ok(list) => list,
         Err(error) => {
@@ -369,19 +370,27 @@ async fn sweep(shared: Arc<Shared>, listed: BTreeSet<String>) {
         tracing::info!(uid = sandbox.spec.uid.0, name = sandbox.spec.name, "removing a pod that the API no longer has");
         let running = sandbox.containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
         futures::future::join_all(running.map(|c| shared.runtime.stop(&c.id, ORPHAN_GRACE))).await;
-        remove_orphan(&shared, &sandbox.spec.uid).await;
+        // What cannot go yet is still on the disk.
+        drop(remove_orphan(&shared, &sandbox.spec.uid).await);
     }
     let volumes = shared.volumes.clone();
     let on_disk = tokio::task::spawn_blocking(move || volumes.pods()).await;
     match on_disk {
         Ok(Ok(uids)) => {
-            for uid in uids.into_iter().filter(|uid| !listed.contains(uid)) {
-                remove_orphan(&shared, &PodUid(uid)).await;
-            }
+            let orphans = uids.into_iter().filter(|uid| !listed.contains(uid)).map(PodUid).collect();
+            let shared = shared.clone();
+            // Beside the rest: a driver may take its time to come.
+            removing.spawn(async move { remove_orphans(&shared, orphans).await });
         }
         Ok(Err(error)) => tracing::warn!(error = chain(&error), "could not look for volumes that were left behind"),
         Err(error) => tracing::error!(%error, "looking for volumes broke off; this is a bug"),
     }
+    remove_logs(&shared, &listed).await;
+    removing.join_all().await;
+}
+
+/// Removes the logs of pods that the API no longer has.
+async fn remove_logs(shared: &Shared, listed: &BTreeSet<String>) {
     let Ok(mut logs) = tokio::fs::read_dir(shared.config.layout.logs()).await else { return };
     while let Ok(Some(entry)) = logs.next_entry().await {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -396,17 +405,34 @@ async fn sweep(shared: Arc<Shared>, listed: BTreeSet<String>) {
     }
 }
 
-async fn remove_orphan(shared: &Arc<Shared>, uid: &PodUid) {
-    if let Err(error) = shared.runtime.remove_sandbox(uid).await {
-        tracing::warn!(error = chain(&error), uid = uid.0, "could not remove a sandbox that was left behind");
-        return;
-    }
-    let (volumes, pod) = (shared.volumes.clone(), uid.0.clone());
-    match tokio::task::spawn_blocking(move || volumes.tear_down(&pod)).await {
-        Ok(Ok(())) => attach::release(shared, &uid.0),
-        Ok(Err(error)) => {
-            tracing::warn!(error = chain(&error), "could not remove volumes that were left behind");
+/// Removes pods until all are gone: their volumes' drivers may not be there yet.
+async fn remove_orphans(shared: &Arc<Shared>, mut orphans: Vec<PodUid>) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut told = false;
+    while !orphans.is_empty() {
+        let tried = futures::future::join_all(orphans.iter().map(|uid| remove_orphan(shared, uid))).await;
+        let mut left = Vec::new();
+        for (uid, done) in orphans.into_iter().zip(tried) {
+            let Err(why) = done else { continue };
+            match told {
+                true => tracing::debug!(why, uid = uid.0, "could not remove what a pod left behind"),
+                false => tracing::warn!(why, uid = uid.0, "could not remove what a pod left behind; it is tried again"),
+            }
+            left.push(uid);
         }
-        Err(error) => tracing::error!(%error, "removing volumes broke off; this is a bug"),
+        (orphans, told) = (left, true);
+        if !orphans.is_empty() {
+            tokio::time::sleep(backoff.delay()).await;
+        }
     }
+}
+
+/// Removes what is here of one pod.
+async fn remove_orphan(shared: &Arc<Shared>, uid: &PodUid) -> Result<(), String> {
+    shared.runtime.remove_sandbox(uid).await.map_err(|e| chain(&e))?;
+    let (volumes, pod) = (shared.volumes.clone(), uid.0.clone());
+    let done = tokio::task::spawn_blocking(move || volumes.tear_down(&pod)).await;
+    done.map_err(|e| e.to_string())?.map_err(|e| chain(&e))?;
+    attach::release(shared, &uid.0);
+    Ok(())
 }

@@ -123,16 +123,14 @@ impl Registration for Fake {
 fn serve(path: &Path, routes: RoutesBuilder) -> CancellationToken {
     std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
     let listener = Listener::bind(path).expect("a socket");
-    let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
-    let ended = stopped.clone();
-    let serving = tokio::spawn(async move { drop(listener.serve(routes, ended.cancelled_owned()).await) });
+    let serving = tokio::spawn(listener.serve(routes, std::future::pending()));
+    let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
         token.cancelled().await;
         // Connections of the node stay open for ever: they are cut.
         serving.abort();
     });
-    drop(stopped);
     stop
 }
 
@@ -146,17 +144,27 @@ struct World {
 impl World {
     fn start() -> Self {
         let (api, dir) = (FakeApi::new(), tempfile::tempdir().expect("a directory"));
-        let layout = Layout::new(dir.path());
-        let mut config = Config::new("n", layout.clone(), vec![[192, 0, 2, 1].into()]);
-        config.drivers = host::Registry::default();
+        let (stop, running) = Self::run(&api, dir.path());
+        Self { api, dir, stop, running }
+    }
+
+    fn run(api: &FakeApi, dir: &Path) -> (CancellationToken, JoinHandle<()>) {
+        let layout = Layout::new(dir);
+        let config = Config::new("n", layout.clone(), vec![[192, 0, 2, 1].into()]);
         let calls = CsiDrivers::new(config.drivers.clone(), api.client());
         let volumes = PodVolumes::new(layout.pods(), Arc::new(sys::RealSys)).with_drivers(Arc::new(calls));
         let node = Agent::new(config, api.client(), FakeRuntime::new(), Arc::new(volumes), Arc::new(SystemClock));
-        let (stop, token) = (CancellationToken::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
         let ended = stop.clone();
-        drop(token);
-        let running = tokio::spawn(async move { node.run(ended).await.expect("runs") });
-        Self { api, dir, stop, running }
+        (stop, tokio::spawn(async move { node.run(ended).await.expect("runs") }))
+    }
+
+    /// Ends the node, lets something happen, and starts it again.
+    async fn restart(&mut self, meanwhile: impl FnOnce(&Self)) {
+        self.stop.cancel();
+        (&mut self.running).await.expect("ended");
+        meanwhile(self);
+        (self.stop, self.running) = Self::run(&self.api, self.dir.path());
     }
 
     fn kubelet(&self) -> PathBuf {
@@ -322,6 +330,29 @@ async fn a_pods_own_volume_is_published_with_the_pods_facts_and_tokens() {
     assert!(published.readonly && published.staging_target_path.is_empty());
     assert!(published.volume_id.starts_with("csi-") && published.volume_id.len() == 68, "{}", published.volume_id);
     w.delete_pod().await;
+    assert_eq!(*fake.asked.lock().expect("not poisoned"), ["publish", "unpublish"]);
+    serving.cancel();
+    w.end().await;
+}
+
+#[tokio::test]
+async fn what_a_pod_left_goes_when_its_driver_comes() {
+    let mut w = World::start();
+    let fake = Arc::new(Fake::default());
+    let socket = w.kubelet().join("plugins/d/csi.sock");
+    let serving = serve(&socket, driver(&fake));
+    let spec = json!({"attachRequired": false, "volumeLifecycleModes": ["Ephemeral"]});
+    w.put(&format!("/apis/storage.k8s.io/v1/csidrivers/{NAME}"), json!({"metadata": {"name": NAME}, "spec": spec}));
+    w.pod(json!([{"name": "v", "csi": {"driver": NAME}}]));
+    w.phase("Running").await;
+    // The pod is deleted by force while neither node nor driver is there.
+    serving.cancel();
+    w.restart(|w| w.api.remove(POD)).await;
+    let left = w.kubelet().join("pods/pod-uid/volumes/kubernetes.io~csi/v");
+    w.api.until("the node is back", |api| api.get(CSI_NODE).filter(|o| o["spec"]["drivers"].get(0).is_some())).await;
+    assert!(left.exists(), "it was removed without its driver");
+    let serving = serve(&socket, driver(&fake));
+    w.api.until("nothing left", |_| (!left.exists()).then_some(())).await;
     assert_eq!(*fake.asked.lock().expect("not poisoned"), ["publish", "unpublish"]);
     serving.cancel();
     w.end().await;

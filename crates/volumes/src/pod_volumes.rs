@@ -177,7 +177,7 @@ impl PodVolumes {
         let prepare = |errno| fail("prepare subPath", errno);
         let root = self.sys().open(&ready.host_path).map_err(prepare)?;
         // A volume of the node's own may get a directory although the pod only reads it; other people's data may not.
-        let may_create = !ready.read_only || ready.host_path.starts_with(&self.pods_dir);
+        let may_create = !ready.read_only || self.is_own(&ready.host_path);
         let found = sub_path::open(self.sys(), &root, &inside, may_create).map_err(|failure| match failure {
             Failure::Create(errno) => fail("create subPath directory", errno),
             Failure::Prepare(errno) => prepare(errno),
@@ -194,6 +194,14 @@ impl PodVolumes {
             ) => Err(prepare(errno)),
             other => other.map(|()| path),
         }
+    }
+
+    /// Whether what is at a volume's path was made by this node, and not mounted from elsewhere.
+    fn is_own(&self, path: &Path) -> bool {
+        // <uid>/volumes/<plugin>/...
+        let plugin = path.strip_prefix(&self.pods_dir).ok().and_then(|inside| inside.iter().nth(2));
+        let mounted = |name: &OsStr| PLUGINS.iter().any(|p| name == p.name() && p.takes_mount_options());
+        plugin.is_some_and(|name| !mounted(name))
     }
 
     /// Binds what was found to a name of the node's own; keeps a pin of the same file.

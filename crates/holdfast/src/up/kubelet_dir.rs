@@ -130,5 +130,8 @@ fn pods_of_others_are_left_alone() {
     fs::remove_file(kubelet.join(OWNER)).expect("removed");
     assert!(refused(take(theirs.clone(), Some(&kubelet))).contains("has pods of a kubelet"));
     fs::remove_dir(kubelet.join("pods/uid")).expect("removed");
-    assert!(take(theirs, Some(&kubelet)).is_ok() && take(ours, None).is_ok());
+    assert!(take(theirs, Some(&kubelet)).is_ok());
+    assert_eq!(find(Layout::new(at("theirs"))).expect("read").kubelet(), kubelet.canonicalize().expect("there"));
+    assert!(take(ours, None).is_ok());
+    assert_eq!(find(Layout::new(at("ours"))).expect("read").kubelet(), at("ours/kubelet"));
 }

@@ -13,7 +13,10 @@ use base::{Backoff, chain};
 use host::Registry;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{plugin_info, report};
+use super::{
+    plugin_info::{self, Offer},
+    report,
+};
 use crate::agent::Shared;
 
 /// Between looks at the directories: sockets come and go with processes, and nobody waits for less.
@@ -192,7 +195,8 @@ fn see(
 
 async fn by_registrar(shared: &Arc<Shared>, socket: &Path) -> Result<Option<PathBuf>, String> {
     let offer = match plugin_info::ask(socket).await {
-        Ok(Some(offer)) => offer,
+        // The driver's own socket is known by the path without links.
+        Ok(Some(offer)) => Offer { endpoint: fs::canonicalize(&offer.endpoint).unwrap_or(offer.endpoint), ..offer },
         Ok(None) => return Ok(None),
         Err(why) => {
             plugin_info::tell(socket, Err(&why)).await;

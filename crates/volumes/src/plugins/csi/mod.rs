@@ -127,7 +127,7 @@ fn set_up(source: &CsiSource, owner: &Ownership, dir: &Path, on: &Machine<'_>) -
     let (first, second) = Operation::of_set_up(source);
     let call = match Call::new(source, first, on) {
         // It is there from before this process began; its driver may be on its way, too.
-        Err(_) if finished && !source.block && is_mounted(on.sys, &places.target) => return Ok(ready),
+        Err(_) if finished && is_mounted(on.sys, &places.target) => return Ok(ready),
         call => call?,
     };
     let stages = !source.ephemeral && call.facts.can_here(NodeRpcType::StageUnstageVolume);
