@@ -115,6 +115,13 @@ impl Instance {
         Some(child.wait().expect("wait for the daemon"))
     }
 
+    /// Stops the daemon and starts it with other arguments.
+    pub fn restart_with(&mut self, args: &[&str]) {
+        self.end("TERM");
+        self.args = args.iter().map(|a| a.to_string()).collect();
+        self.up();
+    }
+
     /// Runs this program with arguments.
     pub fn ours(&self, args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_holdfast")).args(args).output().expect("run holdfast")
