@@ -259,7 +259,7 @@ impl Keeper {
         self.publish_at.insert(name, Instant::now() + PUBLISH_EVERY);
     }
 
-    /// Lets volumes that are not attached have their time before anybody is told; who attaches them tells what fails.
+    /// Lets volumes that are not attached have their time before anybody is told.
     fn wait_for_attachments(&mut self, failures: &mut [Failure]) {
         let now = Instant::now();
         let waits = |volume: &String| failures.iter().any(|f| f.step == Step::Wait && f.volume == *volume);

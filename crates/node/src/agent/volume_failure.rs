@@ -56,8 +56,10 @@ pub(super) fn failure(name: &str, error: &VolumeError) -> Failure {
     match error {
         VolumeError::Claim { .. } | VolumeError::Use { .. } => Failure { step: Step::Process, ..plain },
         VolumeError::Csi { operation, volume, .. } => Failure { operation, shown: volume.clone(), ..plain },
-        VolumeError::Attach { volume, .. } => {
-            Failure { operation: "AttachVolume.Attach", shown: volume.clone(), step: Step::Wait, ..plain }
+        VolumeError::Attach { volume, failed, .. } => {
+            // What failed does not just take its time.
+            let step = if *failed { Step::SetUp } else { Step::Wait };
+            Failure { operation: "AttachVolume.Attach", shown: volume.clone(), step, ..plain }
         }
         _ => plain,
     }
