@@ -75,6 +75,8 @@ pub struct Config {
     pub rwo_scope: RwoScope,
     /// The CSI drivers of this machine, which the node finds by their sockets in the layout's kubelet directory.
     pub drivers: host::Registry,
+    /// Between two publications of a volume whose driver wants more than one.
+    pub publish_every: Duration,
     /// More labels for the node.
     pub labels: BTreeMap<String, String>,
 }
@@ -97,6 +99,8 @@ impl Config {
             memory_bytes: None,
             rwo_scope: RwoScope::default(),
             drivers: host::Registry::default(),
+            // About as often as a kubelet looks at a pod.
+            publish_every: Duration::from_secs(60),
             labels: BTreeMap::new(),
         }
     }

@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use base::{Layout, SystemClock};
@@ -150,7 +151,8 @@ impl World {
 
     fn run(api: &FakeApi, dir: &Path) -> (CancellationToken, JoinHandle<()>) {
         let layout = Layout::new(dir);
-        let config = Config::new("n", layout.clone(), vec![[192, 0, 2, 1].into()]);
+        let mut config = Config::new("n", layout.clone(), vec![[192, 0, 2, 1].into()]);
+        config.publish_every = Duration::from_millis(100);
         let calls = CsiDrivers::new(config.drivers.clone(), api.client());
         let volumes = PodVolumes::new(layout.pods(), Arc::new(sys::RealSys)).with_drivers(Arc::new(calls));
         let node = Agent::new(config, api.client(), FakeRuntime::new(), Arc::new(volumes), Arc::new(SystemClock));
@@ -354,6 +356,25 @@ async fn what_a_pod_left_goes_when_its_driver_comes() {
     let serving = serve(&socket, driver(&fake));
     w.api.until("nothing left", |_| (!left.exists()).then_some(())).await;
     assert_eq!(*fake.asked.lock().expect("not poisoned"), ["publish", "unpublish"]);
+    serving.cancel();
+    w.end().await;
+}
+
+#[tokio::test]
+async fn a_volume_is_published_again_and_again_where_its_driver_wants_that() {
+    let w = World::start();
+    let fake = Arc::new(Fake::default());
+    let serving = serve(&w.kubelet().join("plugins/d/csi.sock"), driver(&fake));
+    let spec = json!({"attachRequired": false, "volumeLifecycleModes": ["Ephemeral"], "requiresRepublish": true});
+    w.put(&format!("/apis/storage.k8s.io/v1/csidrivers/{NAME}"), json!({"metadata": {"name": NAME}, "spec": spec}));
+    w.pod(json!([{"name": "v", "csi": {"driver": NAME}}]));
+    w.phase("Running").await;
+    let asked = || fake.asked.lock().expect("not poisoned").clone();
+    w.api.until("three publications", |_| (asked().len() >= 3).then_some(())).await;
+    assert!(asked().iter().all(|call| call == "publish"), "{:?}", asked());
+    w.delete_pod().await;
+    assert_eq!(asked().iter().filter(|call| *call == "unpublish").count(), 1);
+    assert_eq!(asked().last().map(String::as_str), Some("unpublish"));
     serving.cancel();
     w.end().await;
 }

@@ -45,8 +45,6 @@ const ATTACH_FIRST: Duration = Duration::from_millis(100);
 const ATTACH_CAP: Duration = Duration::from_secs(2);
 /// A volume that is not attached after this is told about: upstream's two minutes.
 const ATTACH_TIME: Duration = Duration::from_secs(120);
-/// Between two publications of a volume whose driver wants that: about as often as a kubelet looks at a pod.
-const PUBLISH_EVERY: Duration = Duration::from_secs(60);
 /// Upstream renews tokens after 80 % of their life, or after a day.
 const TOKEN_LIFE_PERCENT: u32 = 80;
 const TOKEN_MOST: Duration = Duration::from_secs(24 * 3600);
@@ -102,6 +100,7 @@ struct Keeper {
     publish_at: BTreeMap<String, Instant>,
     /// Such publications, beside everything else: their driver may not answer.
     publishing: JoinSet<(String, Result<Ready, VolumeError>)>,
+    publishing_now: BTreeSet<String>,
     /// Since when volumes are waited for that are not attached.
     unattached: BTreeMap<String, Instant>,
     /// When to look again whether other nodes have let go of volumes.
@@ -130,6 +129,7 @@ pub async fn keep(
         growths: Growths::default(),
         publish_at: BTreeMap::new(),
         publishing: JoinSet::new(),
+        publishing_now: BTreeSet::new(),
         unattached: BTreeMap::new(),
         attach_at: None,
         attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
@@ -175,6 +175,7 @@ impl Keeper {
         };
         let unknown = self.look_up(pod, &all, &mut inputs);
         let failed_tokens = self.fetch_tokens(pod, &all, &mut inputs).await;
+        let due = self.due();
         let mut todo = Vec::new();
         let mut failures = Vec::new();
         for volume in &list {
@@ -190,8 +191,12 @@ impl Keeper {
                 continue;
             }
             match resolve(pod, volume, &inputs) {
+                Ok(resolved) if self.is_driven(&volume.name) => {
+                    if due.contains(&volume.name) {
+                        self.publish_again(pod, &volume.name, resolved);
+                    }
+                }
                 Ok(resolved) if self.done.get(&volume.name) == Some(&resolved) => {}
-                Ok(resolved) if self.is_driven(&volume.name) => self.publish_again(pod, &volume.name, resolved),
                 Ok(resolved) => todo.push((volume.name.clone(), resolved)),
                 Err(VolumeError::NotRead { .. }) => {}
                 // It is there; that somebody takes it away from under the pod is not for this node to mend.
@@ -217,7 +222,7 @@ impl Keeper {
         for (name, resolved, ready) in made {
             let driven = matches!(resolved.source, Source::Csi(_)).then(|| Arc::new(resolved.source.clone()));
             if matches!(&resolved.source, Source::Csi(source) if source.republish) {
-                self.publish_at.insert(name.clone(), Instant::now() + PUBLISH_EVERY);
+                self.publish_at.insert(name.clone(), Instant::now() + self.shared.config.publish_every);
             }
             self.done.insert(name.clone(), resolved);
             self.view.send_modify(|v| {
@@ -233,12 +238,23 @@ impl Keeper {
         self.done.get(volume).is_some_and(|done| matches!(done.source, Source::Csi(_)))
     }
 
-    /// Publishes a volume again if it is time, and the driver wants that.
+    /// The volumes that are to be published again now. Each has its next time, whatever comes of this one.
+    fn due(&mut self) -> BTreeSet<String> {
+        let now = Instant::now();
+        let next = now + self.shared.config.publish_every;
+        let mut due = BTreeSet::new();
+        for (volume, at) in self.publish_at.iter_mut().filter(|(_, at)| **at <= now) {
+            *at = next;
+            due.insert(volume.clone());
+        }
+        due
+    }
+
+    /// Publishes a volume again, unless that is still going on.
     fn publish_again(&mut self, pod: &Pod, name: &str, resolved: Resolved) {
-        if self.publish_at.get(name).is_none_or(|at| *at > Instant::now()) {
+        if !self.publishing_now.insert(name.to_owned()) {
             return;
         }
-        self.publish_at.remove(name);
         let (volumes, uid, own, name) =
             (self.shared.volumes.clone(), identity(pod).2.to_owned(), ownership(pod), name.to_owned());
         self.publishing.spawn_blocking(move || {
@@ -256,7 +272,7 @@ impl Keeper {
             let failure = failure(&name, &error);
             self.shared.events.pod(pod, None, true, failure.reason, failure.said());
         }
-        self.publish_at.insert(name, Instant::now() + PUBLISH_EVERY);
+        self.publishing_now.remove(&name);
     }
 
     /// Lets volumes that are not attached have their time before anybody is told.
