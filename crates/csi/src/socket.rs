@@ -3,7 +3,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, PermissionsExt},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -74,7 +74,7 @@ impl Listener {
         }
         let (short, _above) = reachable(path).map_err(failed)?;
         let socket = UnixListener::bind(short).map_err(failed)?;
-        let file = Remove(path.to_owned());
+        let file = Remove::new(path);
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(Self { socket, file })
     }
@@ -89,7 +89,7 @@ impl Listener {
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(UnixListenerStream::new(socket), stop)
             .await
-            .map_err(|source| SocketError::Serve { path: file.0.clone(), source })
+            .map_err(|source| SocketError::Serve { path: file.path.clone(), source })
     }
 }
 
@@ -114,14 +114,30 @@ fn answers(path: &Path) -> bool {
     reachable(path).is_ok_and(|(short, _above)| std::os::unix::net::UnixStream::connect(short).is_ok())
 }
 
-/// Removes a socket's file, however serving ends.
-struct Remove(PathBuf);
+/// Removes a socket's file, however serving ends, unless somebody else has put another one in its place.
+struct Remove {
+    path: PathBuf,
+    id: Option<(u64, u64)>,
+}
+
+impl Remove {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), id: id_of(path) }
+    }
+}
 
 impl Drop for Remove {
     fn drop(&mut self) {
-        // Where that fails, the next start replaces the file.
-        let _ = fs::remove_file(&self.0);
+        if self.id.is_some() && id_of(&self.path) == self.id {
+            // Where that fails, the next start replaces the file.
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and number of a file.
+fn id_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 /// A driver behind a socket. Connects at the first call, and again after its end.

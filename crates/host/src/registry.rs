@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use csi::{ControllerClient, Driver, Facts, NodeClient, Status};
+use csi::{Code, ControllerClient, Driver, Facts, NodeClient, Status};
 use tokio::sync::watch;
 
 /// How long a call may take: upstream's two minutes for a node, which is more than its sidecars give a controller.
@@ -18,13 +18,14 @@ const TIME_TO_ANSWER: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// It does not say what it is.
-    #[error("the driver on {} does not say what it can", socket.display())]
+    #[error("the driver on {} does not say what it can: {code:?}: {why}", socket.display())]
     Ask {
         /// Where it listens.
         socket: PathBuf,
         /// What it answered.
-        #[source]
-        source: Box<Status>,
+        code: Code,
+        /// Its words.
+        why: String,
     },
     /// Somebody else has that name here.
     #[error("driver {name} on {} is on {} already; stop one of them", socket.display(), other.display())]
@@ -72,7 +73,10 @@ impl Registry {
     /// # Errors
     /// See [`RegistryError`].
     pub async fn add(&self, socket: &Path) -> Result<String, RegistryError> {
-        let failed = |source| RegistryError::Ask { socket: socket.to_owned(), source: Box::new(source) };
+        let failed = |status: Status| {
+            let why = status.message().to_owned();
+            RegistryError::Ask { socket: socket.to_owned(), code: status.code(), why }
+        };
         let facts = Facts::ask(&Driver::at(socket, TIME_TO_ANSWER)).await.map_err(failed)?;
         let name = facts.name.clone();
         let driver = Driver::at(socket, TIME_FOR_A_CALL);

@@ -62,7 +62,13 @@ pub fn find(layout: Layout) -> Result<Layout, Error> {
 
 fn make(dir: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(dir);
-    Ok(made.doing(|| format!("make the kubelet directory {}; choose another with --kubelet-dir", dir.display()))?)
+    let what = || {
+        let dir = dir.display();
+        format!(
+            "make the kubelet directory {dir}; check its permissions and free space, or choose another with --kubelet-dir"
+        )
+    };
+    Ok(made.doing(what)?)
 }
 
 /// What a file of ours says; `None` where there is none.
@@ -75,17 +81,23 @@ fn read(path: &Path) -> Result<Option<PathBuf>, Error> {
 }
 
 fn write(path: &Path, value: &Path) -> Result<(), Error> {
-    Ok(fs::write(path, format!("{}\n", value.display())).doing(|| format!("write {}", path.display()))?)
+    Ok(fs::write(path, format!("{}\n", value.display()))
+        .doing(|| format!("write {}; check its permissions and free space", path.display()))?)
 }
 
 fn has_pods(kubelet: &Path) -> bool {
     fs::read_dir(kubelet.join("pods")).is_ok_and(|mut pods| pods.next().is_some())
 }
 
+/// The directory inside the data directory, which is whosever that is: it is moved and copied with it.
+fn own(layout: &Layout) -> PathBuf {
+    Layout::new(layout.root()).kubelet().to_owned()
+}
+
 fn check_owner(layout: &Layout) -> Result<(), Error> {
     let (dir, owner) = (layout.kubelet(), layout.kubelet().join(OWNER));
     let known = read(&owner)?;
-    if known.as_deref() == Some(layout.root()) {
+    if dir == own(layout) || known.as_deref() == Some(layout.root()) {
         return Ok(());
     }
     if has_pods(dir) {
@@ -99,16 +111,20 @@ fn check_owner(layout: &Layout) -> Result<(), Error> {
 fn check_place(layout: &Layout) -> Result<(), Error> {
     let place = layout.root().join(PLACE);
     let known = read(&place)?;
-    match known {
-        Some(known) if known == layout.kubelet() => Ok(()),
-        Some(known) if has_pods(&known) => {
-            let known = known.display();
-            said(format!(
-                "pods of this data directory have their volumes below {known}; start with --kubelet-dir {known}"
-            ))
-        }
-        _ => write(&place, layout.kubelet()),
+    let last = known.clone().unwrap_or_else(|| own(layout));
+    if last == layout.kubelet() {
+        return Ok(());
     }
+    if has_pods(&last) {
+        let last = last.display();
+        return said(format!(
+            "pods of this data directory have their volumes below {last}; start with --kubelet-dir {last}"
+        ));
+    }
+    if layout.kubelet() == own(layout) {
+        return Ok(fs::remove_file(&place).doing(|| format!("remove {}", place.display()))?);
+    }
+    write(&place, layout.kubelet())
 }
 
 #[test]
