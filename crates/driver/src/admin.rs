@@ -177,13 +177,14 @@ fn deleted(trashed: &Trashed, is_stand_in: bool) -> Kept {
 }
 
 impl Owner {
+    /// Does something with the pool, which waits for disks and pipes, off the threads that serve.
     async fn with<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Pool, bool) -> Result<T, PoolError> + Send + 'static,
     ) -> Result<T, Status> {
         let (pool, is_stand_in) = (self.pool.clone(), self.is_stand_in);
-        let ended = tokio::task::spawn_blocking(move || act(&pool, is_stand_in)).await;
-        ended.map_err(|e| Status::internal(format!("a request ended early: {e}")))?.map_err(|e| status(&e))
+        let ended = tokio::task::spawn_blocking(move || act(&pool, is_stand_in).map_err(Failed::from)).await;
+        ended.map_err(|e| Status::internal(format!("a request ended early: {e}")))?.map_err(|e| e.status())
     }
 
     /// The volume that is there under a handle.
@@ -265,6 +266,45 @@ impl Admin for Owner {
     }
 }
 
+/// Why something was not done.
+enum Failed {
+    Pool(PoolError),
+    /// The one at the other end of the pipe has gone, which is no matter of this machine.
+    Alone(String),
+}
+
+impl From<PoolError> for Failed {
+    fn from(error: PoolError) -> Self {
+        match &error {
+            PoolError::Machine { source, .. } if source.get_ref().is_some_and(|e| e.is::<Gone>()) => {
+                Self::Alone(base::chain(&error))
+            }
+            _ => Self::Pool(error),
+        }
+    }
+}
+
+impl Failed {
+    fn status(&self) -> Status {
+        match self {
+            Self::Pool(error) => status(error),
+            Self::Alone(text) => Status::cancelled(text),
+        }
+    }
+}
+
+/// Marks what went wrong with a pipe, not with the pool.
+#[derive(Debug)]
+struct Gone(&'static str);
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Gone {}
+
 /// A file that another process has open.
 fn at(process: u32, file: i32) -> String {
     format!("/proc/{process}/fd/{file}")
@@ -292,8 +332,11 @@ impl<T> Pipe<T> {
         tokio.block_on(async {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => Err(io::Error::other("given up: the driver ends, or nobody waits for it")),
-                done = act(end) => done,
+                () = stop.cancelled() => Err(io::Error::other(Gone("given up: the driver ends, or nobody waits for it"))),
+                done = act(end) => done.map_err(|e| match e.kind() {
+                    io::ErrorKind::BrokenPipe => io::Error::other(Gone("nobody reads it any more")),
+                    _ => e,
+                }),
             }
         })
     }

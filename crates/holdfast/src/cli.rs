@@ -1,4 +1,6 @@
 //! The command line. Scripts rely on it: add, never change.
+pub mod volume;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use crate::up::stand_ins::Wanted as StandIn;
@@ -31,6 +33,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Import, pull, list and remove container images
     Image(ImageArgs),
+    /// List volumes, show their usage, take and restore snapshots, bring deleted ones back, export and import them
+    Volume(volume::VolumeArgs),
     /// Create, list and remove disks of the clouds that `up --stand-in` stands in for
     Disk(DiskArgs),
     /// Create or change objects from YAML or JSON files

@@ -10,6 +10,7 @@ mod errors;
 mod image;
 mod registries;
 mod up;
+mod volume;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -54,6 +55,7 @@ async fn run(command: cli::Command) -> Outcome {
         Command::Up(args) => up::run(args).await,
         Command::Csi(args) => csi_driver::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Volume(args) => volume::run(args).await,
         Command::Disk(args) => disk::run(args).await,
         Command::Image(args) => image::run(args).await,
         Command::Apply(args) => client::apply::run(args).await,

@@ -95,7 +95,8 @@ pub async fn connect(path: &Path) -> Result<kube::Client, While> {
     kube::Client::try_from(config).doing(what)
 }
 
-fn kubeconfig_path(server: &cli::Server) -> Option<PathBuf> {
+/// The kubeconfig that the command line means.
+pub fn kubeconfig_path(server: &cli::Server) -> Option<PathBuf> {
     let from_env = || std::env::var_os("KUBECONFIG").map(PathBuf::from).filter(|p| p.is_file());
     let data_dir = || std::env::var_os("HOLDFAST_DATA_DIR").map_or_else(|| PathBuf::from(cli::DATA_DIR), PathBuf::from);
     let ours = || Some(base::Layout::new(data_dir()).admin_kubeconfig()).filter(|p| p.is_file());
