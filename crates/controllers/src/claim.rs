@@ -98,7 +98,7 @@ pub(crate) fn data_source(spec: &PersistentVolumeClaimSpec) -> Result<Option<(&s
 }
 
 /// Kind and name of the snapshot or claim that a claim's volume is to be made from.
-pub(crate) fn source_of(claim: &PersistentVolumeClaim) -> Option<(&'static str, &str)> {
+pub fn source_of(claim: &PersistentVolumeClaim) -> Option<(&'static str, &str)> {
     match data_source(claim.spec.as_ref()?).ok()?? {
         (api::snapshot::GROUP, "VolumeSnapshot", name) => Some(("VolumeSnapshot", name)),
         ("", "PersistentVolumeClaim", name) => Some(("PersistentVolumeClaim", name)),

@@ -55,7 +55,8 @@ pub mod rules {
         candidate::{Difference, Weighed, differences, weigh},
         claim::{
             NO_PROVISIONER, SELECTED_NODE, binds_late, claim_phase, claims_of, class_of, class_of_volume, is_bound,
-            is_default, is_terminated, mismatch, node_of, reserved_for, runs_with, says_class, volume_of, volume_phase,
+            is_default, is_terminated, mismatch, node_of, reserved_for, runs_with, says_class, source_of, volume_of,
+            volume_phase,
         },
         reason::{Reason, Seen, against_named, reason, selects, successor},
         select::{in_zone, reaches},

@@ -1,4 +1,5 @@
 //! Why a claim has no volume yet, in one sentence: for its condition, and for those who explain more than that.
+use api::{Quantity, snapshot::VolumeSnapshot};
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
     storage::v1::StorageClass,
@@ -7,7 +8,8 @@ use k8s_openapi::api::{
 use crate::{
     candidate::{Difference, Weighed},
     claim::{
-        NO_PROVISIONER, SELECTED_NODE, binds_late, class_of, is_default, node_of, reserved_for, says_class, volume_of,
+        NO_PROVISIONER, SELECTED_NODE, binds_late, claim_phase, class_of, is_default, node_of, requested, reserved_for,
+        says_class, source_of, volume_of,
     },
     decision::annotation,
 };
@@ -22,6 +24,12 @@ pub trait Seen {
     fn has_volume_of(&self, class: &str) -> bool;
     /// Whether there is a CSIDriver of the name.
     fn has_driver(&self, name: &str) -> bool;
+    /// Whether it is known which snapshots there are.
+    fn sees_snapshots(&self) -> bool {
+        true
+    }
+    fn snapshot(&self, namespace: &str, name: &str) -> Option<&VolumeSnapshot>;
+    fn claim(&self, namespace: &str, name: &str) -> Option<&PersistentVolumeClaim>;
     /// Pods that name the claim and have not ended.
     fn users(&self, claim: &PersistentVolumeClaim) -> Vec<&Pod>;
 }
@@ -157,8 +165,42 @@ fn provisioner(claim: &PersistentVolumeClaim, class: &StorageClass, seen: &dyn S
             format!("it has a selector, no volume that exists matches, and {provisioner} makes none for a selector");
         return because("selector-not-supported", message);
     }
+    if let Some(reason) = source(claim, seen) {
+        return Some(reason);
+    }
     let on = annotation(&claim.metadata, SELECTED_NODE).map(|n| format!(" on node {n}")).unwrap_or_default();
     because("external-provisioner", format!("provisioner {provisioner} is to make its volume{on}"))
+}
+
+/// What keeps a volume from being made from the claim's source.
+fn source(claim: &PersistentVolumeClaim, seen: &dyn Seen) -> Option<Reason> {
+    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+    let wanted = requested(claim);
+    let (kind, name) = source_of(claim)?;
+    let of = |what: &str, rest: String| format!("its volume is to be made from {what} {name}, {rest}");
+    let larger = |size: Quantity| format!("which takes {size}, and the claim requests {wanted}");
+    if kind == "VolumeSnapshot" {
+        let of = |rest: String| of("snapshot", rest);
+        let Some(snapshot) = seen.snapshot(namespace, name) else {
+            let unknown = !seen.sees_snapshots();
+            return because("snapshot-not-found", of("which does not exist".into())).filter(|_| !unknown);
+        };
+        if !snapshot.is_ready() {
+            return because("snapshot-not-ready", of("which is not ready".into()));
+        }
+        let size = snapshot.status.as_ref().and_then(|s| s.restore_size.as_ref());
+        let size = size.and_then(|size| Quantity::try_from(size).ok()).filter(|size| *size > wanted)?;
+        return because("snapshot-too-large", of(larger(size)));
+    }
+    let of = |rest: String| of("that of claim", rest);
+    let Some(source) = seen.claim(namespace, name) else {
+        return because("source-claim-not-found", of("which does not exist".into()));
+    };
+    if claim_phase(source) != "Bound" {
+        return because("source-claim-not-bound", of("which is not Bound".into()));
+    }
+    let size = Some(requested(source)).filter(|size| *size > wanted)?;
+    because("source-claim-too-large", of(larger(size)))
 }
 
 fn no_class(claim: &PersistentVolumeClaim, weighed: &[Weighed<'_>], seen: &dyn Seen) -> Option<Reason> {

@@ -8,6 +8,7 @@
 //! Absent on purpose: what only Events tell, such as the words of a provisioner.
 use std::time::Duration;
 
+use api::snapshot::VolumeSnapshot;
 use jiff::SignedDuration;
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod},
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     candidate::{Weighed, weigh},
     claim::{claim_phase, claims_of, class_of_volume, is_bound, is_terminated},
+    content_source,
     decision::{Action, Context, Decision, Key, Meta},
     namespace::whole_seconds,
     reason::{Reason, Seen, reason},
@@ -128,6 +130,7 @@ fn write(meta: &Meta, claim: &PersistentVolumeClaim, condition: Option<Value>) -
 }
 
 pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
+    content_source::wakes_of(world, change, wake);
     // What others wait for may have come or gone.
     let all = |wake: &mut dyn FnMut(Key)| {
         if world.unbound().nth(FEW).is_none() {
@@ -178,6 +181,12 @@ impl Seen for World {
     }
     fn has_driver(&self, name: &str) -> bool {
         self.has_driver(name)
+    }
+    fn snapshot(&self, namespace: &str, name: &str) -> Option<&VolumeSnapshot> {
+        self.snapshot(namespace, name).map(|(_, s)| s)
+    }
+    fn claim(&self, namespace: &str, name: &str) -> Option<&PersistentVolumeClaim> {
+        self.claim(namespace, name).map(|(_, c)| c)
     }
     fn users(&self, claim: &PersistentVolumeClaim) -> Vec<&Pod> {
         let (namespace, name) = (claim.metadata.namespace.as_deref(), claim.metadata.name.as_deref());

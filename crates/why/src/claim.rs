@@ -160,9 +160,18 @@ fn pending(facts: &Facts, claim: &PersistentVolumeClaim, now: Timestamp) -> Answ
         ("wait-for-first-consumer" | "wait-for-pod-scheduled" | "scheduler-bypassed", Some(class)) => {
             scheduling::first_consumer(facts, claim, class, &why, now)
         }
-        ("external-provisioner" | "provisioner-removed" | "selector-not-supported", Some(class)) => {
-            provisioning::explain(facts, claim, class, &why, now)
-        }
+        (
+            "external-provisioner"
+            | "provisioner-removed"
+            | "selector-not-supported"
+            | "snapshot-not-found"
+            | "snapshot-not-ready"
+            | "snapshot-too-large"
+            | "source-claim-not-found"
+            | "source-claim-not-bound"
+            | "source-claim-too-large",
+            Some(class),
+        ) => provisioning::explain(facts, claim, class, &why, now),
         ("class-not-found", _) => class_missing(facts, claim, &why),
         ("default-class", _) => default_class(facts, claim, &why, now),
         ("no-default-class", _) => no_class(facts, claim, &why, &weighed),

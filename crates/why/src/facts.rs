@@ -103,6 +103,15 @@ impl Seen for Facts {
     fn has_driver(&self, name: &str) -> bool {
         self.drivers.iter().any(|d| name_of(&d.metadata) == name)
     }
+    fn sees_snapshots(&self) -> bool {
+        !self.unread.iter().any(|what| what.starts_with("snapshots"))
+    }
+    fn snapshot(&self, namespace: &str, name: &str) -> Option<&VolumeSnapshot> {
+        self.snapshot(namespace, name)
+    }
+    fn claim(&self, namespace: &str, name: &str) -> Option<&PersistentVolumeClaim> {
+        self.claim(namespace, name)
+    }
     fn users(&self, claim: &PersistentVolumeClaim) -> Vec<&Pod> {
         let name = name_of(&claim.metadata);
         let same_place = |p: &&Pod| p.metadata.namespace == claim.metadata.namespace;

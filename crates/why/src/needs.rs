@@ -2,8 +2,8 @@
 use std::collections::BTreeSet;
 
 use controllers::rules::{
-    NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, is_terminated, node_of, reserved_for, volume_of,
-    volume_phase,
+    NO_PROVISIONER, binds_late, claim_phase, claims_of, class_of, is_terminated, node_of, reserved_for, source_of,
+    volume_of, volume_phase,
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
@@ -91,6 +91,11 @@ fn of_claim(facts: &Facts, claim: &PersistentVolumeClaim, all: &mut BTreeSet<Nee
     }
     if class.is_some_and(|c| c.provisioner != NO_PROVISIONER) {
         provisioner(all);
+        match source_of(claim) {
+            Some(("VolumeSnapshot", _)) => drop(all.insert(Need::Snapshots)),
+            Some(_) => drop(all.insert(Need::Claims)),
+            None => {}
+        }
     }
 }
 

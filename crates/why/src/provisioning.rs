@@ -1,5 +1,5 @@
 //! Claims whose volume a provisioner has to make.
-use controllers::rules::{Reason, successor};
+use controllers::rules::{Reason, source_of, successor};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
 
@@ -66,6 +66,9 @@ pub(crate) fn explain(
     match why.cause {
         "provisioner-removed" => return removed(state, successor(named).unwrap_or_default()),
         "selector-not-supported" => return selector_given(state, claim),
+        cause if cause.starts_with("snapshot-") || cause.starts_with("source-claim-") => {
+            return source(state, claim, why.cause);
+        }
         _ => {}
     }
     let health = Health::of(facts, provisioner, now);
@@ -109,6 +112,26 @@ fn removed(state: String, driver: &str) -> Answer {
             ))
             .fix(format!("# install the CSI driver {driver}; claims of this class are then served"))
             .or_stand_in(driver),
+    }
+}
+
+/// A claim whose source does not do, or not yet.
+fn source(state: String, claim: &PersistentVolumeClaim, cause: &'static str) -> Answer {
+    let (kind, name) = source_of(claim).unwrap_or_default();
+    let (short, what) = if kind == "VolumeSnapshot" { ("vs", "snapshot") } else { ("pvc", "claim") };
+    match cause {
+        "snapshot-not-ready" | "source-claim-not-bound" => {
+            let fix = format!("holdfast why {short}/{name} -n {}", namespace_of(&claim.metadata));
+            Answer::waiting(cause, state, format!("{what} {name}")).fix(fix)
+        }
+        "snapshot-not-found" | "source-claim-not-found" => Answer::stuck(cause, state)
+            .detail(format!("as soon as there is a {what} {name}, it goes on by itself"))
+            .fix(format!("# make {what} {name}, or the claim again with another dataSource"))
+            .fix(claim::delete(claim)),
+        _ => Answer::stuck(cause, state)
+            .detail("a volume is never smaller than what it is made from")
+            .fix("# make the claim again with a larger request")
+            .fix(claim::delete(claim)),
     }
 }
 

@@ -284,3 +284,20 @@ fn a_source_is_let_go_when_no_claim_waits_for_it() {
     cluster.settle();
     assert!(cluster.get(&snapshot).is_null() && cluster.get(&claim).is_null());
 }
+
+#[test]
+fn a_claim_keeps_what_its_source_lacks() {
+    let mut cluster = stage();
+    let snapshot = Key::new("VolumeSnapshot", "ns", "s");
+    cluster.edit(&snapshot, json!({ "status": { "readyToUse": false } }));
+    cluster.edit(&Key::new("VolumeSnapshotContent", "", "e"), json!({ "status": { "readyToUse": false } }));
+    let key = cluster.make(pvc("new", "1Gi", from("VolumeSnapshot", "s")));
+    cluster.now = "2030-01-01T00:00:02Z".parse().unwrap();
+    cluster.settle();
+    let condition = |cluster: &Cluster| cluster.get(&key)["status"]["conditions"][0].clone();
+    let (reason, message) = ("SnapshotNotReady", "Its volume is to be made from snapshot s, which is not ready");
+    assert_eq!((&condition(&cluster)["reason"], &condition(&cluster)["message"]), (&json!(reason), &json!(message)));
+    cluster.edit(&Key::new("VolumeSnapshotContent", "", "e"), json!({ "status": { "readyToUse": true } }));
+    cluster.settle();
+    assert_eq!(condition(&cluster)["reason"], "ExternalProvisioner");
+}

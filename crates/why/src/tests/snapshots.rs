@@ -139,3 +139,33 @@ fn one_that_is_deleted_says_who_keeps_it() {
     says(&[going(json!({})), gone], Stuck, "provisioner-not-running", &["has yet to delete what is behind it"]);
     says(&[going(json!({}))], Waiting, "finalizers", &["volumesnapshot-bound-protection"]);
 }
+
+#[test]
+fn a_claim_waits_for_what_its_volume_is_to_be_made_from() {
+    let of = |kind: &str, name: &str| {
+        let group = if kind == "VolumeSnapshot" { json!("snapshot.storage.k8s.io") } else { json!(null) };
+        let source = json!({"apiGroup": group, "kind": kind, "name": name});
+        claim("r", json!({"spec": {"dataSource": source, "storageClassName": "fast"}}))
+    };
+    let fast = class("fast", DRIVER, false);
+    let check = |objects: &[Value], verdict, cause, words: &[&str]| {
+        let mut all = objects.to_vec();
+        all.push(fast.clone());
+        all.extend(bound());
+        check("claim", "r", &all, verdict, cause, words);
+    };
+    let restores = || of("VolumeSnapshot", "s");
+    check(&[restores()], Stuck, "snapshot-not-found", &["snapshot s, which does not exist"]);
+    check(&[restores(), snapshot(json!({}))], Waiting, "snapshot-not-ready", &["holdfast why vs/s -n ns"]);
+    let large = snapshot(json!({"status": {"readyToUse": true, "restoreSize": "6Gi"}}));
+    check(&[restores(), large], Stuck, "snapshot-too-large", &["takes 6Gi, and the claim requests 5Gi"]);
+    check(&[of("PersistentVolumeClaim", "x")], Stuck, "source-claim-not-found", &["claim x, which does not exist"]);
+    let pending = claim("late", json!({}));
+    let clones = of("PersistentVolumeClaim", "late");
+    check(&[clones, pending], Waiting, "source-claim-not-bound", &["holdfast why pvc/late -n ns"]);
+    let mut larger = bound();
+    larger[0]["metadata"]["name"] = json!("big");
+    larger[0]["spec"]["resources"]["requests"]["storage"] = json!("6Gi");
+    let clones = of("PersistentVolumeClaim", "big");
+    check(&[clones, larger[0].clone()], Stuck, "source-claim-too-large", &["takes 6Gi"]);
+}
