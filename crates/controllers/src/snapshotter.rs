@@ -22,7 +22,7 @@ use crate::{
     decision::{Action, Context, Decision, Key, Meta, Note, annotated, annotation},
     namespace::whole_seconds,
     snapshot::{BEING_DELETED, CONTENT, CONTENT_BOUND, LIST, SECRET_NAME, SECRET_NAMESPACE, own, secret},
-    world::{Change, World},
+    world::{Change, Object, World},
 };
 
 /// On a content whose snapshot the driver may be making.
@@ -160,6 +160,9 @@ fn make((meta, content): Content<'_>, driver: &Facts, world: &World) -> Result<D
         let why = format!("cannot create snapshot. Snapshot content {name} not bound to a snapshot");
         return Err(not_taken(content, &why));
     }
+    if is_behind((meta, content), world) {
+        return Ok(Decision::settled());
+    }
     if handle_of(content).is_none() && !annotated(&content.metadata, BEING_CREATED) {
         return Ok(Decision::act(being_created(meta, json!("yes"))));
     }
@@ -170,6 +173,26 @@ fn make((meta, content): Content<'_>, driver: &Facts, world: &World) -> Result<D
         ..Default::default()
     };
     Ok(Decision::act(Action::call(Call::new(&driver.name, request).with_secret(secret))))
+}
+
+/// Whether another snapshot of the volume is to be made first: drivers are asked for one at a time. One that failed keeps
+/// nobody waiting.
+fn is_behind((meta, content): Content<'_>, world: &World) -> bool {
+    let failed = |c: &VolumeSnapshotContent| c.status.as_ref().is_some_and(|s| s.error.is_some());
+    let place =
+        |m: &Meta, c: &VolumeSnapshotContent| (c.metadata.creation_timestamp.as_ref().map(|t| t.0), m.key.name.clone());
+    let (own, again) = (place(meta, content), failed(content));
+    handle_of(content).is_none()
+        && of_volume(content, world)
+            .any(|(m, c)| m.key != meta.key && !failed(c) && !may_go((m, c)) && (again || place(m, c) < own))
+}
+
+/// Contents of a content's volume whose snapshot is yet to be made.
+fn of_volume<'a>(content: &'a VolumeSnapshotContent, world: &'a World) -> impl Iterator<Item = Content<'a>> {
+    world.snapshot_contents().filter(move |(_, c)| {
+        let same = c.spec.driver == content.spec.driver && c.volume_handle() == content.volume_handle();
+        same && c.volume_handle().is_some() && handle_of(c).is_none()
+    })
 }
 
 /// The name by which a driver knows that a snapshot was asked for before.
@@ -326,7 +349,14 @@ fn refused(found: Content<'_>, call: &Call, failure: &Failure, now: Timestamp) -
 
 pub(crate) fn wakes(world: &World, change: &Change, wake: &mut dyn FnMut(Key)) {
     match change.key.kind {
-        CONTENT => wake(change.key.clone()),
+        CONTENT => {
+            wake(change.key.clone());
+            // The next one's turn may have come.
+            for entry in change.old.iter().chain(&change.new) {
+                let Object::SnapshotContent(content) = &entry.object else { continue };
+                of_volume(content, world).for_each(|(meta, _)| wake(meta.key.clone()));
+            }
+        }
         "VolumeSnapshotClass" => {
             let waits = |(_, content): &Content<'_>| {
                 !content.is_ready() && content.spec.volume_snapshot_class_name.as_deref() == Some(&*change.key.name)

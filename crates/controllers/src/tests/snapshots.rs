@@ -488,6 +488,31 @@ fn a_content_waits_for_a_driver_that_may_be_at_it() {
 }
 
 #[test]
+fn a_volume_has_one_snapshot_made_at_a_time() {
+    let (mut cluster, _) = stage("Delete");
+    let keys = ["a", "b"].map(|name| cluster.make(of_claim(name, "c")));
+    cluster.settle();
+    let contents = keys.map(|key| content_of(&cluster, &key));
+    cluster.world.set_drivers([("d.e".to_owned(), Arc::new(facts(false)))].into());
+    let asks = |cluster: &mut Cluster, key: &Key| {
+        let objects = cluster.objects.clone();
+        cluster.refresh(&objects);
+        let snapshotter = CONTROLLERS.iter().find(|c| c.name == "snapshotter").unwrap();
+        let context = Context { now: cluster.now, root_ca: None };
+        (snapshotter.decide)(key, &cluster.world, &context).action.is_some()
+    };
+    assert_eq!(contents.each_ref().map(|key| asks(&mut cluster, key)), [true, false]);
+    cluster.edit(&contents[0], json!({ "status": { "error": { "message": "no" } } }));
+    assert_eq!(contents.each_ref().map(|key| asks(&mut cluster, key)), [false, true], "the one that failed waits");
+    cluster.edit(&contents[1], json!({ "status": { "snapshotHandle": "h", "readyToUse": true } }));
+    assert!(asks(&mut cluster, &contents[0]));
+    register(&mut cluster, facts(false));
+    cluster.settle();
+    let ready = cluster.objects.values().filter(|o| o["kind"] == "VolumeSnapshot" && o["status"]["readyToUse"] == true);
+    assert_eq!(ready.count(), 2);
+}
+
+#[test]
 fn a_driver_that_lies_is_not_believed() {
     let lies = [
         (csi::Snapshot::default(), "driver d.e answered CreateSnapshot without saying which snapshot it made"),
