@@ -56,7 +56,7 @@ fn provisioner_of(facts: &Facts, name: &str, provisioner: &str, now: Timestamp) 
         served = driver;
     }
     let health = Health::of(facts, served, now);
-    let mut answer = if health.runs() {
+    let mut answer = if health.serves() {
         Answer::fine(format!("class {name} works: provisioner {served} runs"))
     } else if health.is_down() {
         Answer::stuck(

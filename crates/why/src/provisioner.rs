@@ -108,6 +108,7 @@ impl<'a> Health<'a> {
     /// Sentences about it.
     pub fn said(&self, provisioner: &str) -> Vec<String> {
         let mut said = vec![match (self.pods.len(), &self.lease) {
+            (0, None) if !self.nodes.is_empty() => format!("{provisioner} runs in no pod here"),
             (0, None) => format!("no pod here is told the name {provisioner:?}, and no Lease is held in its name"),
             (0, Some((holder, _))) => format!("{holder:?} leads for {provisioner}"),
             (n, _) => format!("{} of {n} pod(s) of provisioner {provisioner} are ready", self.ready()),

@@ -75,7 +75,7 @@ pub(crate) fn explain(
     if let Some(told) = facts.latest("PersistentVolumeClaim", &claim.metadata, &["ProvisioningFailed"]) {
         return failed(facts, claim, provisioner, &told, &health, now);
     }
-    let mut answer = if health.runs() {
+    let mut answer = if health.serves() {
         Answer::waiting("external-provisioner", state, format!("provisioner {provisioner}"))
     } else {
         Answer::stuck("provisioner-not-running", format!("{state}, and nothing runs that provisioner"))

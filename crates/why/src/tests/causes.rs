@@ -36,6 +36,12 @@ fn provisioner_does_not_run() {
     let runs = [dynamic_claim(json!({})), class("fast", DYNAMIC, false), provisioner_pod(true)];
     check("claim", "c", &runs, Waiting, "external-provisioner", &["1 of 1 pod(s)"]);
     check("class", "fast", &runs, Verdict::Fine, "none", &["provisioner example.com/disks runs"]);
+    // A driver that is no pod at all, such as the one that comes with holdfast.
+    let node =
+        json!({"kind": "CSINode", "metadata": {"name": "n"}, "spec": {"drivers": [{"name": DYNAMIC, "nodeID": "n"}]}});
+    let served = [runs[0].clone(), runs[1].clone(), node];
+    check("class", "fast", &served, Verdict::Fine, "none", &["runs in no pod here", "registered on node(s) n"]);
+    check("claim", "c", &served, Waiting, "external-provisioner", &["registered on node(s) n"]);
 }
 
 #[test]
