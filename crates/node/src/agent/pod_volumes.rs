@@ -134,8 +134,11 @@ pub async fn keep(
         attach_at: None,
         attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
     };
+    let mut drivers = keeper.shared.config.drivers.watch();
     loop {
         let pod = keeper.pods.borrow_and_update().clone();
+        // Those that come after this look wake the next.
+        drivers.mark_unchanged();
         keeper.round(&pod).await;
         if cancel.is_cancelled() {
             break;
@@ -155,6 +158,7 @@ pub async fn keep(
             () = cancel.cancelled() => break,
             Some(done) = keeper.publishing.join_next() => keeper.published(&pod, done),
             () = keeper.changed.notified() => {}
+            Ok(()) = drivers.changed(), if keeper.retry_at.is_some() => {}
             changed = keeper.pods.changed() => if changed.is_err() { break },
             () = timer => {}
         }
