@@ -107,6 +107,11 @@ async fn a_disk_that_was_made_by_hand_becomes_what_it_is_used_as() {
     assert_eq!(used.expect_err("it is in use").code(), Code::FailedPrecondition);
     rig.unstage(id).await.expect("unstaged");
 
+    let take =
+        |name: &str| CreateSnapshotRequest { source_volume_id: id.into(), name: name.into(), ..Default::default() };
+    let taken = rig.controller.create_snapshot(take("s")).await.expect("taken").snapshot.expect("a snapshot");
+    assert_eq!(taken.source_volume_id, id, "as it was asked for");
+
     // One in another zone is there, and cannot be had here.
     let far = made(&rig, zoned(wanted("data-2", &[(BY_NAME, "")]), face, "us-east1-c")).await;
     assert_eq!(far.volume_id, "projects/holdfast/zones/us-east1-c/disks/data-2");

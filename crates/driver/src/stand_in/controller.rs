@@ -116,6 +116,7 @@ impl Controller for StandIn {
             true => request.capacity_range,
             false => Some(order.size(self.face, request.capacity_range)?),
         };
+        let asked = request.volume_content_source.clone();
         let inner = CreateVolumeRequest {
             name: record(&zones, &handle),
             capacity_range,
@@ -126,7 +127,7 @@ impl Controller for StandIn {
         };
         let mut made = self.inner.create_volume(inner).await?.volume.unwrap_or_default();
         let disk = self.existing(&handle)?;
-        made = self.said(made, &disk);
+        made = Volume { content_source: asked, ..self.said(made, &disk) };
         if order.by_path {
             made.volume_context.insert("initialvolumefilepath".to_owned(), handle);
         }
@@ -208,10 +209,13 @@ impl Controller for StandIn {
     async fn create_snapshot(&self, request: CreateSnapshotRequest) -> Result<CreateSnapshotResponse, Status> {
         required("name", &request.name)?;
         let source_volume_id = self.existing(&request.source_volume_id)?.volume.id.to_string();
+        let asked = request.source_volume_id.clone();
         // Clouds' parameters say where snapshots are kept, which is here.
         let inner = CreateSnapshotRequest { source_volume_id, parameters: BTreeMap::new(), ..request };
         let taken = self.inner.create_snapshot(inner).await?;
-        Ok(CreateSnapshotResponse { snapshot: taken.snapshot.map(|s| self.snapshot(s)) })
+        // In the words of who asked, who may know the disk's name and nothing else.
+        let said = |snapshot| Snapshot { source_volume_id: asked, ..snapshot };
+        Ok(CreateSnapshotResponse { snapshot: taken.snapshot.map(said) })
     }
 
     async fn delete_snapshot(&self, request: DeleteSnapshotRequest) -> Result<DeleteSnapshotResponse, Status> {
