@@ -179,8 +179,11 @@ fn make((meta, content): Content<'_>, driver: &Facts, world: &World) -> Result<D
 /// nobody waiting.
 fn is_behind((meta, content): Content<'_>, world: &World) -> bool {
     let failed = |c: &VolumeSnapshotContent| c.status.as_ref().is_some_and(|s| s.error.is_some());
-    let place =
-        |m: &Meta, c: &VolumeSnapshotContent| (c.metadata.creation_timestamp.as_ref().map(|t| t.0), m.key.name.clone());
+    // One that was begun with is not overtaken by one that was made in the same second.
+    let place = |m: &Meta, c: &VolumeSnapshotContent| {
+        let begun = annotated(&c.metadata, BEING_CREATED);
+        (!begun, c.metadata.creation_timestamp.as_ref().map(|t| t.0), m.key.name.clone())
+    };
     let (own, again) = (place(meta, content), failed(content));
     handle_of(content).is_none()
         && of_volume(content, world)

@@ -502,6 +502,13 @@ fn a_volume_has_one_snapshot_made_at_a_time() {
         (snapshotter.decide)(key, &cluster.world, &context).action.is_some()
     };
     assert_eq!(contents.each_ref().map(|key| asks(&mut cluster, key)), [true, false]);
+    let begun = |yes: Value| {
+        let name = "snapshot.storage.kubernetes.io/volumesnapshot-being-created";
+        json!({ "metadata": { "annotations": { name: yes } } })
+    };
+    cluster.edit(&contents[1], begun(json!("yes")));
+    assert_eq!(contents.each_ref().map(|key| asks(&mut cluster, key)), [false, true], "the one that was begun with");
+    cluster.edit(&contents[1], begun(Value::Null));
     cluster.edit(&contents[0], json!({ "status": { "error": { "message": "no" } } }));
     assert_eq!(contents.each_ref().map(|key| asks(&mut cluster, key)), [false, true], "the one that failed waits");
     cluster.edit(&contents[1], json!({ "status": { "snapshotHandle": "h", "readyToUse": true } }));
