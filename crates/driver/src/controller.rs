@@ -35,7 +35,7 @@ fn page<T>(all: Vec<T>, id: impl Fn(&T) -> &Id, max_entries: i32, token: &str) -
     Ok((rest, next))
 }
 
-fn range(range: Option<CapacityRange>) -> Result<(u64, u64), Status> {
+pub(crate) fn range(range: Option<CapacityRange>) -> Result<(u64, u64), Status> {
     let range = range.unwrap_or_default();
     let bytes = |n: i64| u64::try_from(n).map_err(|_| Status::invalid_argument("a capacity is negative"));
     Ok((bytes(range.required_bytes)?, bytes(range.limit_bytes)?))
@@ -143,8 +143,8 @@ impl Controller for Driver {
             Can::SingleNodeMultiWriter,
         ];
         let capability = |can: Can| ControllerCapability::Rpc(ControllerRpc { r#type: can.into() });
-        let capabilities =
-            all.into_iter().map(|can| ControllerServiceCapability { r#type: Some(capability(can)) }).collect();
+        let offered = all.into_iter().filter(|can| !(self.grows_on_node && *can == Can::ExpandVolume));
+        let capabilities = offered.map(|can| ControllerServiceCapability { r#type: Some(capability(can)) }).collect();
         Ok(ControllerGetCapabilitiesResponse { capabilities })
     }
 

@@ -26,12 +26,20 @@ pub const TOPOLOGY_KEY: &str = "topology.local.csi.holdfast/node";
 pub struct Driver {
     pool: Arc<Pool>,
     node: String,
+    grows_on_node: bool,
 }
 
 impl Driver {
     /// A driver for `pool` on the machine that is called `node`.
     pub fn new(pool: Arc<Pool>, node: impl Into<String>) -> Self {
-        Self { pool, node: node.into() }
+        Self { pool, node: node.into(), grows_on_node: false }
+    }
+
+    /// Lets the node's call enlarge volumes, and offers the controller's no more: where one resizer serves many machines, it
+    /// cannot call the driver of the right one.
+    #[must_use]
+    pub fn growing_on_node(self) -> Self {
+        Self { grows_on_node: true, ..self }
     }
 
     /// The driver's services, for [`csi::Listener::serve`].

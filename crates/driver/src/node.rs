@@ -149,7 +149,15 @@ impl Node for Driver {
     async fn node_expand_volume(&self, request: NodeExpandVolumeRequest) -> Result<NodeExpandVolumeResponse, Status> {
         let id = volume_id(&request.volume_id)?;
         required("volume_path", &request.volume_path)?;
-        let bytes = self.with(move |pool| pool.expand_filesystem(&id)).await?;
+        let range = request.capacity_range.filter(|_| self.grows_on_node);
+        let (required_bytes, limit_bytes) = crate::controller::range(range)?;
+        let grow = move |pool: &pool::Pool| {
+            if required_bytes > 0 {
+                pool.expand(&id, required_bytes, limit_bytes)?;
+            }
+            pool.expand_filesystem(&id)
+        };
+        let bytes = self.with(grow).await?;
         Ok(NodeExpandVolumeResponse { capacity_bytes: signed(bytes) })
     }
 }

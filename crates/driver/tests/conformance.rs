@@ -307,3 +307,28 @@ async fn a_filesystem_is_named_by_the_class_or_by_what_is_copied() {
         rig.unstage(&volume.volume_id).await.expect("unstaged");
     }
 }
+
+#[tokio::test]
+async fn growth_may_be_left_to_the_node() {
+    let ours = |pool| driver::Driver::new(pool, "n1").growing_on_node().routes();
+    let rig = Rig::serving(None, ours).await;
+    let (c, n) = (&rig.controller, &rig.node);
+    let offered = c.controller_get_capabilities(ControllerGetCapabilitiesRequest {}).await.expect("capabilities");
+    let expands = ControllerCapability::Rpc(ControllerRpc { r#type: ControllerRpcType::ExpandVolume.into() });
+    assert!(offered.capabilities.iter().all(|c| c.r#type != Some(expands.clone())));
+    let capability = block(Mode::SingleNodeWriter);
+    let request = CreateVolumeRequest { volume_capabilities: vec![capability.clone()], ..wanted("raw", 16 * MIB) };
+    let volume = c.create_volume(request).await.expect("made").volume.expect("a volume");
+    rig.stage(&volume.volume_id, capability.clone()).await.expect("staged");
+    let shown = rig.publish(&volume.volume_id, "raw", capability).await.expect("published");
+    let grow = NodeExpandVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        volume_path: shown.to_string_lossy().into_owned(),
+        capacity_range: Some(CapacityRange { required_bytes: 32 * MIB, limit_bytes: 0 }),
+        ..Default::default()
+    };
+    assert_eq!(n.node_expand_volume(grow).await.expect("grown").capacity_bytes, 32 * MIB);
+    rig.unpublish(&volume.volume_id, "raw").await.expect("unpublished");
+    rig.unstage(&volume.volume_id).await.expect("unstaged");
+    c.delete_volume(DeleteVolumeRequest { volume_id: volume.volume_id, ..Default::default() }).await.expect("deleted");
+}

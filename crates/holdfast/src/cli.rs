@@ -139,6 +139,9 @@ pub struct CsiArgs {
     /// Name of this node [default: the host name]
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Enlarge volumes by the node's call, not by the controller's: for clusters of several machines with one resizer
+    #[arg(long)]
+    pub grow_on_node: bool,
     #[command(flatten)]
     pub deleted: Deleted,
 }

@@ -40,6 +40,7 @@ pub async fn run(args: CsiArgs) -> Outcome {
     let pool = Arc::new(Pool::open(&args.pool, Arc::new(RealSys))?);
     let emptying = tokio::spawn(empty_trash(pool.clone(), args.deleted.kept()));
     let driver = Driver::new(pool.clone(), node.clone());
+    let driver = if args.grow_on_node { driver.growing_on_node() } else { driver };
     let mut routes = driver.routes();
     driver::admin::add_to(&mut routes, driver::NAME, pool, stop.clone());
     say(format_args!("{} serves node {node} on {}", driver::NAME, socket.display()))?;
