@@ -11,7 +11,7 @@ fn apply(instance: &Instance, manifest: &str) {
 fn pod(name: &str, volume: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers: \
-         [{{name: c, image: 'hfbox:1', command: [sh, -c, 'echo kept >> /data/file; sleep 1000'], volumeMounts: \
+         [{{name: c, image: 'hfbox:1', command: [sh, -c, 'echo kept >> /data/file; trap exit TERM; sleep 1000 & wait'], volumeMounts: \
          [{{name: d, mountPath: /data}}]}}]\n  volumes: [{{name: d, {volume}}}]\n"
     )
 }

@@ -83,7 +83,7 @@ impl Plugin for AwsEbs {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         let disk = AWSElasticBlockStoreVolumeSource {
             partition: partition(source.volume_attributes.as_ref())?.filter(|p| *p != 0),
             volume_id: source.volume_handle,

@@ -82,7 +82,7 @@ impl Plugin for AzureDisk {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         const FORM: &str = "/subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/disks/NAME";
         let uri = source.volume_handle;
         let disk_name = name(&uri).ok_or_else(|| format!("handle {uri:?} is not of the form {FORM}"))?.to_owned();

@@ -107,7 +107,7 @@ impl Plugin for AzureFile {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         let attribute = |name: &str| {
             let all = source.volume_attributes.iter().flatten();
             all.filter(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone()).next()

@@ -174,7 +174,7 @@ impl Plugin for Rbd {
     }
 
     /// The monitors are not known any more; what the driver needs instead of them is in annotations.
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         let attribute =
             |name: &str| source.volume_attributes.as_ref().and_then(|a| a.get(name)).cloned().unwrap_or_default();
         let annotations = volume.metadata.annotations.get_or_insert_default();
@@ -289,7 +289,7 @@ impl Plugin for CephFs {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, mut source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, mut source: CSIPersistentVolumeSource) -> Result<(), Why> {
         let mut attributes = source.volume_attributes.take().unwrap_or_default();
         if let Some(name) = attributes.remove(FS_NAME).filter(|n| n != FIRST_FILE_SYSTEM) {
             volume.metadata.annotations.get_or_insert_default().insert(FS_NAME_NOTE.to_owned(), name);

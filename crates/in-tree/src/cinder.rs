@@ -54,7 +54,7 @@ impl Plugin for Cinder {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         let disk = CinderPersistentVolumeSource {
             volume_id: source.volume_handle,
             fs_type: source.fs_type,

@@ -97,7 +97,7 @@ impl Plugin for GcePd {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         let (.., name) = parts(&source.volume_handle).ok_or_else(|| {
             format!("handle {:?} is not of the form projects/P/zones/Z/disks/D", source.volume_handle)
         })?;

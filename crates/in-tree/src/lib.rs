@@ -54,8 +54,8 @@ trait Plugin: Sync {
     fn inline(&self, volume: &Volume, namespace: &str) -> Result<PersistentVolume, Why>;
     /// Only for volumes for which [`Plugin::made`] is true.
     fn to_csi(&self, volume: &mut PersistentVolume) -> Result<(), Why>;
-    /// The source, which is of this plugin's driver, is already taken out of the volume.
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why>;
+    /// The volume as the plugin had it. The source, which is of this plugin's driver, is already taken out of the volume.
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why>;
     fn repair(&self, handle: &str, _node: &str) -> Result<String, Why> {
         Ok(handle.to_owned())
     }
@@ -154,7 +154,7 @@ pub fn volume_from_csi(volume: &PersistentVolume) -> Result<Option<PersistentVol
     let Some(plugin) = PLUGINS.iter().find(|p| Some(p.driver()) == driver) else { return Ok(None) };
     let mut translated = volume.clone();
     let source = spec(&mut translated).csi.take();
-    let ended = source.map_or(Ok(()), |source| plugin.from_csi(&mut translated, source));
+    let ended = source.map_or(Ok(()), |source| plugin.back(&mut translated, source));
     ended.map_err(|why| refused(*plugin, "volume", volume.metadata.name.as_deref(), why))?;
     Ok(Some(translated))
 }

@@ -77,7 +77,7 @@ impl Plugin for Portworx {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         spec(volume).portworx_volume = Some(PortworxVolumeSource {
             volume_id: source.volume_handle,
             fs_type: source.fs_type,

@@ -81,7 +81,8 @@ fn classes() {
         secret("name").into_iter().chain(secret("namespace")).chain([("repl".to_owned(), json!("2"))]).collect();
     let migration = json!({"csimigration": "true"});
     let ok = |parameters: Value, topologies: &Value| Ok((parameters, topologies.clone()));
-    let table: Vec<(&str, Value, Value, Result<(Value, Value), &str>)> = vec![
+    type Row<'a> = (&'a str, Value, Value, Result<(Value, Value), &'a str>);
+    let table: Vec<Row<'_>> = vec![
         ("gce-pd", json!({"foo": "bar"}), none.clone(), ok(json!({"foo": "bar"}), &none)),
         ("gce-pd", nothing.clone(), none.clone(), ok(nothing.clone(), &none)),
         ("gce-pd", json!({"FsType": "xfs"}), none.clone(), ok(json!({"csi.storage.k8s.io/fstype": "xfs"}), &none)),
@@ -399,6 +400,12 @@ fn topologies_to_drivers() {
             json!({ga: "us-east1-a"}),
             affinity(&[&[("rack", &["1"])]]),
             affinity(&[&[("rack", &["1"]), (gce, &["us-east1-a"])]]),
+        ),
+        (
+            &disk,
+            json!({}),
+            affinity(&[&[(ga, &["us-east1-a"]), (beta, &["us-east1-b"])]]),
+            affinity(&[&[(gce, &["us-east1-a"]), (beta, &["us-east1-b"])]]),
         ),
         (&ebs, json!({beta: "us-east-1a"}), none.clone(), affinity(&[&[(aws, &["us-east-1a"])]])),
         (

@@ -18,6 +18,9 @@ pub const BETA_REGION: &str = "failure-domain.beta.kubernetes.io/region";
 /// Between the zones of a label that has several.
 pub const BETWEEN_ZONES: &str = "__";
 
+/// The one region of some zones, if their names say it.
+pub type RegionOf = fn(&[&str]) -> Result<String, Why>;
+
 fn terms(volume: &PersistentVolume) -> impl Iterator<Item = &NodeSelectorTerm> {
     let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
     affinity.and_then(|a| a.required.as_ref()).into_iter().flat_map(|r| &r.node_selector_terms)
@@ -121,11 +124,7 @@ fn one_to_csi(volume: &mut PersistentVolume, name: &str, key: &str, several: boo
 }
 
 /// Kubernetes' zone for the driver's `key`, in affinity and labels; and the region, where it can be told from the zones.
-pub fn from_csi(
-    volume: &mut PersistentVolume,
-    key: &str,
-    region_of: Option<fn(&[&str]) -> Result<String, Why>>,
-) -> Result<(), Why> {
+pub fn from_csi(volume: &mut PersistentVolume, key: &str, region_of: Option<RegionOf>) -> Result<(), Why> {
     let (zone, _) = names(volume);
     rename(volume, key, zone);
     if let Some(region_of) = region_of {
@@ -138,7 +137,7 @@ pub fn from_csi(
     Ok(())
 }
 
-fn add_regions(volume: &mut PersistentVolume, region_of: fn(&[&str]) -> Result<String, Why>) -> Result<(), Why> {
+fn add_regions(volume: &mut PersistentVolume, region_of: RegionOf) -> Result<(), Why> {
     let (zone, region) = names(volume);
     for term in terms_mut(volume) {
         let known = term.match_expressions.as_deref().unwrap_or_default();

@@ -82,7 +82,7 @@ impl Plugin for Vsphere {
         Ok(())
     }
 
-    fn from_csi(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
+    fn back(&self, volume: &mut PersistentVolume, source: CSIPersistentVolumeSource) -> Result<(), Why> {
         let path = source.volume_attributes.as_ref().and_then(|a| a.get(PATH)).cloned();
         let path = path.ok_or_else(|| format!("its driver does not say where the disk is ({PATH})"))?;
         topology::both_from_csi(volume, ZONE_KEY, REGION_KEY);
