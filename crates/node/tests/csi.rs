@@ -10,7 +10,10 @@ mod support {
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +38,7 @@ const CSI_NODE: &str = "/apis/storage.k8s.io/v1/csinodes/n";
 struct Fake {
     versions: Vec<String>,
     endpoint: String,
+    looked: AtomicUsize,
     asked: Mutex<Vec<String>>,
     published: Mutex<Option<NodePublishVolumeRequest>>,
     staged: Mutex<Option<NodeStageVolumeRequest>>,
@@ -76,7 +80,8 @@ impl Node for Fake {
     async fn node_get_info(&self, _: NodeGetInfoRequest) -> Result<NodeGetInfoResponse, Status> {
         let segments = BTreeMap::from([("d.example.com/rack".to_owned(), "r1".to_owned())]);
         let accessible_topology = Some(Topology { segments });
-        Ok(NodeGetInfoResponse { node_id: "id-of-n".into(), max_volumes_per_node: 7, accessible_topology })
+        let max_volumes_per_node = if self.looked.fetch_add(1, Ordering::Relaxed) == 0 { 7 } else { 8 };
+        Ok(NodeGetInfoResponse { node_id: "id-of-n".into(), max_volumes_per_node, accessible_topology })
     }
     async fn node_stage_volume(&self, r: NodeStageVolumeRequest) -> Result<NodeStageVolumeResponse, Status> {
         self.note("stage");
@@ -220,6 +225,8 @@ async fn a_registrar_is_heard_and_answered() {
         ..Fake::default()
     });
     let serving = serve(&endpoint, driver(&fake));
+    let object = json!({"metadata": {"name": NAME}, "spec": {"nodeAllocatableUpdatePeriodSeconds": 1}});
+    w.put(&format!("/apis/storage.k8s.io/v1/csidrivers/{NAME}"), object);
     let registrar = |fake: &Arc<Fake>, name: &str| {
         let mut routes = RoutesBuilder::default();
         routes.add_service(RegistrationServer(fake.clone()));
@@ -239,6 +246,8 @@ async fn a_registrar_is_heard_and_answered() {
     w.api.until("the registrar is told", |_| (told(&fake)? == yes).then_some(())).await;
     let no = w.api.until("the old one is told", |_| told(&old)).await;
     assert!(!no.plugin_registered && no.error.contains("None of the versions specified [\"2.0.0\"]"), "{no:?}");
+    let more = |api: &FakeApi| (drivers(api)?[0]["allocatable"]["count"] == 8).then_some(());
+    w.api.until("it takes another number of volumes", more).await;
     registered.cancel();
     w.api.until("the driver is gone", |api| (drivers(api)? == json!([])).then_some(())).await;
     let node = w.api.get("/api/v1/nodes/n").expect("there");

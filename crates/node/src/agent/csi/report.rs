@@ -10,7 +10,7 @@ use csi::NodeGetInfoResponse;
 use k8s_openapi::{
     api::{
         core::v1::Node,
-        storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources},
+        storage::v1::{CSIDriver, CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
@@ -53,7 +53,9 @@ impl Default for Reporter {
 /// Keeps the API's idea of the drivers true, for ever.
 pub async fn keep(shared: Arc<Shared>) {
     let mut drivers = shared.config.drivers.watch();
+    let mut asked = BTreeMap::new();
     loop {
+        let refresh = ask_again(&shared, &mut asked).await;
         let wait = match tell(&shared).await {
             Ok(()) => AGAIN,
             Err(why) => {
@@ -63,9 +65,32 @@ pub async fn keep(shared: Arc<Shared>) {
         };
         tokio::select! {
             changed = drivers.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(refresh.map_or(wait, |period| period.min(wait))) => {}
         }
     }
+}
+
+/// Asks drivers anew how many volumes the node takes, as often as their objects say. Gives back how often that is.
+async fn ask_again(shared: &Shared, asked: &mut BTreeMap<String, Instant>) -> Option<Duration> {
+    let plugins = shared.config.drivers.watch().borrow().clone();
+    asked.retain(|name, _| plugins.contains_key(name));
+    let objects: Api<CSIDriver> = Api::all(shared.client.clone());
+    let mut shortest = None;
+    for (name, plugin) in plugins.iter() {
+        // What cannot be read now is read next time.
+        let Ok(Some(object)) = objects.get_opt(name).await else { continue };
+        let seconds = object.spec.node_allocatable_update_period_seconds.and_then(|s| u64::try_from(s).ok());
+        let Some(period) = seconds.filter(|s| *s > 0).map(Duration::from_secs) else { continue };
+        shortest = Some(shortest.map_or(period, |other: Duration| other.min(period)));
+        let last = *asked.entry(name.clone()).or_insert_with(Instant::now);
+        if last.elapsed() >= period {
+            asked.insert(name.clone(), Instant::now());
+            if let Err(error) = shared.config.drivers.add(&plugin.socket).await {
+                tracing::debug!(error = chain(&error), driver = name, "could not ask a driver about its node again");
+            }
+        }
+    }
+    shortest
 }
 
 /// Tells of the drivers that are known now.

@@ -204,7 +204,7 @@ async fn by_registrar(shared: &Arc<Shared>, socket: &Path) -> Result<Option<Path
         }
     };
     let taken = take(shared, &offer.endpoint, Some(&offer.name)).await;
-    plugin_info::tell(socket, taken.as_ref().map(|()| ()).map_err(String::as_str)).await;
+    plugin_info::tell(socket, taken.as_ref().copied().map_err(String::as_str)).await;
     taken.map(|()| Some(offer.endpoint))
 }
 
