@@ -127,6 +127,10 @@ impl Bench {
         row("lab 1: apply to first page through port-forward", &page);
         row("pod delete with grace 0 to gone (`kubectl delete --grace-period=0 --force`, kubectl included)", &gone);
         row("ConfigMap change (`kubectl patch`, kubectl included) to the mounted file", &live);
+        drop(daemon.kubectl(&["delete", "pods", "--all"]).stdout(Stdio::null()).status());
+        let fresh = (0..RUNS).map(|_| self.claims(&daemon, 1)).collect::<Result<Vec<_>>>()?;
+        row("one claim and its pod, `kubectl apply` to Running on a volume made for it", &fresh);
+        row("100 claims and their pods, the same", &[self.claims(&daemon, 100)?]);
         println!("| whole daemon after the labs | {:.1} MiB RSS | | 1 |", daemon.daemon.rss_kib()? as f64 / 1024.0);
         Ok(())
     }
@@ -156,6 +160,38 @@ impl Bench {
         Ok((up, first, end))
     }
 
+    /// Times claims without a class, each with a pod of its own, from apply until the last pod runs. Deletes them.
+    fn claims(&self, daemon: &Node, count: usize) -> Result<Duration> {
+        let objects: String = (0..count)
+            .map(|i| {
+                format!(
+                    "---\n{{\"apiVersion\":\"v1\",\"kind\":\"PersistentVolumeClaim\",\"metadata\":{{\"name\":\"d{i}\"}},\"spec\":{{\
+                     \"accessModes\":[\"ReadWriteOnce\"],\"resources\":{{\"requests\":{{\"storage\":\"64Mi\"}}}}}}}}\n---\n\
+                     {{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{{\"name\":\"d{i}\"}},\"spec\":{{\
+                     \"terminationGracePeriodSeconds\":0,\"volumes\":[{{\"name\":\"v\",\"persistentVolumeClaim\":{{\"claimName\":\"d{i}\"}}}}],\
+                     \"containers\":[{{\"name\":\"c\",\"image\":\"luksa/fortune\",\"imagePullPolicy\":\"IfNotPresent\",\
+                     \"command\":[\"sleep\",\"1000\"],\"volumeMounts\":[{{\"name\":\"v\",\"mountPath\":\"/v\"}}]}}]}}}}\n"
+                )
+            })
+            .collect();
+        let shown = "jsonpath={.metadata.name} {.status.containerStatuses[*].state.running.startedAt}{\"\\n\"}";
+        let watch = Lines::of(daemon.kubectl(&["get", "pods", "--watch-only", "-o", shown]))?;
+        std::thread::sleep(Duration::from_millis(500));
+        let started = Instant::now();
+        let mut apply = daemon.kubectl(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        apply.stdin.take().ok_or("no input")?.write_all(objects.as_bytes())?;
+        let mut running = std::collections::BTreeSet::new();
+        let mut last = started;
+        while running.len() < count {
+            let (at, line) = watch.when(|line| line.split_whitespace().count() >= 2)?;
+            running.insert(line.split_whitespace().next().unwrap_or_default().to_owned());
+            last = at;
+        }
+        apply.wait()?;
+        daemon.kubectl(&["delete", "pods,pvc", "--all"]).stdout(Stdio::null()).status()?;
+        Ok(last - started)
+    }
+
     /// Times a change of a ConfigMap until the file that a pod sees has changed.
     fn config_map(&self, daemon: &Node) -> Result<Duration> {
         let objects = "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"m\"},\"data\":{\"a\":\"old\"}}\n---\n\
@@ -171,7 +207,7 @@ impl Bench {
             .stdout(Stdio::null())
             .status()?;
         let uid = daemon.kubectl(&["get", "pod", "live", "-o", "jsonpath={.metadata.uid}"]).output()?;
-        let pod = daemon.daemon.dir.join("pods").join(String::from_utf8(uid.stdout)?);
+        let pod = daemon.daemon.dir.join("kubelet/pods").join(String::from_utf8(uid.stdout)?);
         let mut volumes = fs::read_dir(pod.join("volumes"))?.flatten().map(|e| e.path().join("v/data/a"));
         let file = volumes.find(|f| f.exists()).ok_or("the mounted file is not there")?;
         let started = Instant::now();
