@@ -246,12 +246,8 @@ fn provision(claim: Claim<'_>, world: &World) -> Decision {
 
 /// What to do about a driver of a cloud that is not here.
 fn missing(driver: &str, world: &World) -> String {
-    match in_tree::stand_in_of(driver) {
-        Some(word) if !world.has_driver(driver) => {
-            format!(" The CSI driver {driver} is not installed here; `holdfast up --stand-in {word}` stands in for it.")
-        }
-        _ => String::new(),
-    }
+    let hint = in_tree::not_here(driver).filter(|_| !world.has_driver(driver));
+    hint.map(|hint| format!(" {hint}")).unwrap_or_default()
 }
 
 /// Sees to it that an unbound claim says so.

@@ -102,6 +102,12 @@ pub fn stand_in_of(driver: &str) -> Option<&'static str> {
     STAND_INS.iter().find(|(_, of)| *of == driver).map(|(word, _)| *word)
 }
 
+/// What to do about a driver of a cloud that is not installed: a sentence; `None` where nothing can stand in for it.
+pub fn not_here(driver: &str) -> Option<String> {
+    let word = stand_in_of(driver)?;
+    Some(format!("The CSI driver {driver} is not installed here; `holdfast up --stand-in {word}` stands in for it."))
+}
+
 /// The plugin of a volume whose source is an in-tree one that is translated.
 pub fn plugin_of_volume(spec: &PersistentVolumeSpec) -> Option<&'static str> {
     PLUGINS.iter().find(|p| p.made(spec)).map(|p| p.name())

@@ -201,10 +201,12 @@ fn attached(source: &CsiSource, inputs: &Inputs) -> Result<BTreeMap<String, Stri
         Some(found) => found.as_ref(),
         None => return Err(VolumeError::NotRead { kind: "volumeattachment", name }),
     };
+    let installed = inputs.drivers.get(driver).is_some_and(Option::is_some);
+    let hint = in_tree::not_here(driver).filter(|_| !installed).map(|hint| format!(". {hint}")).unwrap_or_default();
     let fail = |why: String, failed: bool| VolumeError::Attach { volume: source.name.clone(), why, failed };
     let Some(VolumeAttachment { metadata, status, .. }) = found else {
         let waits = format!("timed out waiting for external-attacher of {driver} CSI driver to attach volume {handle}");
-        return Err(fail(format!("{waits}; there is no VolumeAttachment {name} yet"), false));
+        return Err(fail(format!("{waits}; there is no VolumeAttachment {name} yet{hint}"), false));
     };
     if metadata.deletion_timestamp.is_some() {
         return Err(fail("volume attachment is being deleted".into(), false));
@@ -216,7 +218,7 @@ fn attached(source: &CsiSource, inputs: &Inputs) -> Result<BTreeMap<String, Stri
             None => {
                 let waits =
                     format!("timed out waiting for external-attacher of {driver} CSI driver to attach volume {handle}");
-                Err(fail(format!("{waits}; VolumeAttachment {name} does not say attached"), false))
+                Err(fail(format!("{waits}; VolumeAttachment {name} does not say attached{hint}"), false))
             }
         },
     }

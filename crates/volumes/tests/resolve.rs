@@ -421,6 +421,12 @@ fn disks_of_clouds_are_their_drivers() {
     assert_eq!(show(&resolve(&pod(), &own, &inputs)), format!("ro {gce} {gce}-d \"ext4\" OnceWithFsType {{}}"));
     let handle = "projects/UNSPECIFIED/zones/UNSPECIFIED/disks/d";
     assert_eq!(needs(&pod(), &own), [Need::Disk { driver: gce.into(), handle: handle.into() }]);
+    let aws = "ebs.csi.aws.com";
+    inputs.volumes.insert("pv".into(), Some(volume(json!({"awsElasticBlockStore": {"volumeID": "vol-1"}}))));
+    inputs.drivers.insert(aws.into(), None);
+    inputs.attachments.insert(attachment_name("vol-1", aws, "n"), None);
+    let waits = show(&resolve(&pod(), &claimed, &inputs));
+    assert!(waits.ends_with("`holdfast up --stand-in aws-ebs` stands in for it."), "{waits}");
     inputs.volumes.insert("pv".into(), Some(volume(json!({"awsElasticBlockStore": {"volumeID": "aws://z/x"}}))));
     let refused = show(&resolve(&pod(), &claimed, &inputs));
     assert!(refused.starts_with("error: ") && refused.contains("aws://ZONE/vol-ID"), "{refused}");
