@@ -218,7 +218,16 @@ impl Pool {
 
     fn grow_mounted(&self, device: &Handle, at: &Path) -> Result<(), PoolError> {
         let top = self.sys().open(at).map_err(failed("open", at))?;
-        self.sys().grow_filesystem(device, &top).map_err(failed("grow the filesystem at", at))
+        self.sys().grow_filesystem(device, &top).map_err(|error| {
+            if error.kind() != std::io::ErrorKind::PermissionDenied {
+                return failed("grow the filesystem at", at)(error);
+            }
+            // ext4's rule; other filesystems ask for CAP_SYS_ADMIN only, without which nothing here works.
+            let why = "the kernel grows it in use only for a process with CAP_SYS_RESOURCE, which this one has not got";
+            PoolError::State(format!(
+                "{why}; end the pods that use the volume here, and it has its size when the next starts"
+            ))
+        })
     }
 
     fn filesystem_has_all(&self, volume: &Volume) -> Result<(), PoolError> {
