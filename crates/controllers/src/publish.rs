@@ -169,7 +169,7 @@ pub(crate) fn heard(
     let (meta, object) = attachment;
     match answer {
         Ok(Answer::ControllerPublishVolume(response)) => {
-            let metadata = (!response.publish_context.is_empty()).then(|| &response.publish_context);
+            let metadata = (!response.publish_context.is_empty()).then_some(&response.publish_context);
             let status = json!({ "attached": true, "attachmentMetadata": metadata, "attachError": null });
             Decision::act(Action::status(meta, status))
         }

@@ -171,7 +171,7 @@ fn attributes(world: &World, driver: &Facts, name: &str) -> Result<std::collecti
 
 /// Rounded up; sizes beyond what CSI can say are asked for as the largest that it can.
 pub(crate) fn bytes(size: Quantity) -> i64 {
-    i64::try_from(size.value()).unwrap_or(i64::MAX)
+    size.value()
 }
 
 pub(crate) fn heard(key: &Key, world: &World, _: &Context, call: &Call, answer: &Result<Answer, Failure>) -> Decision {

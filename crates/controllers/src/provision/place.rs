@@ -116,5 +116,5 @@ pub(crate) fn affinity(places: &[Topology]) -> Option<VolumeNodeAffinity> {
         match_fields: None,
     };
     let terms: Vec<_> = places.iter().filter(|p| !p.segments.is_empty()).map(term).collect();
-    (!terms.is_empty()).then(|| VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) })
+    (!terms.is_empty()).then_some(VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) })
 }
