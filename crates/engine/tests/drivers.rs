@@ -225,7 +225,7 @@ async fn a_volume_is_made_once_whatever_fails_and_deleted_with_its_claim() {
     scene.cluster.event("ProvisioningFailed", said).await;
     let claim = scene.bound("c").await;
     let volume = format!("pvc-{}", claim["metadata"]["uid"].as_str().unwrap());
-    assert_eq!(scene.driver.volumes(), [volume.clone()]);
+    assert_eq!(scene.driver.volumes(), std::slice::from_ref(&volume));
     assert_eq!(claim["spec"]["volumeName"], json!(volume));
     assert_eq!(scene.driver.calls("CreateVolume"), 3);
     scene.cluster.delete(&format!("{CLAIMS}/c")).await;

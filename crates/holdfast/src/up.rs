@@ -26,7 +26,7 @@ use crate::{
     errors::{Doing, misused},
 };
 use drivers::Drivers;
-use local_node::LocalNode;
+use local_node::{LocalNode, Reach};
 use preflight::DataDir;
 
 pub async fn run(args: UpArgs) -> Outcome {
@@ -116,8 +116,9 @@ async fn run_in(prepared: Prepared<'_>, args: &UpArgs, stop: &CancellationToken)
             let pods_reach = inside.local_addr().doing(|| "read the listener's address".into())?;
             serve(&mut parts, &api, inside, stop);
             let client = client(&api, &format!("system:node:{node_name}"));
-            let registry = drivers.map(|d| d.registry).unwrap_or_default();
-            let node = LocalNode::open(layout, args, node_name, network, pods_reach, client, registry).await?;
+            let drivers = drivers.map(|d| d.registry).unwrap_or_default();
+            let node =
+                LocalNode::open(layout, args, node_name, Reach { network, api: pods_reach, client, drivers }).await?;
             api.set_connector(node.connector());
             parts.spawn(node.clone().run(stop.clone()));
             Some(node)

@@ -44,6 +44,16 @@ pub struct LocalNode {
     images: Images,
 }
 
+/// What a node has to do with.
+pub struct Reach {
+    pub network: Network,
+    /// Where pods reach the API server.
+    pub api: SocketAddr,
+    pub client: kube::Client,
+    /// Where the CSI drivers of this machine are put down.
+    pub drivers: Registry,
+}
+
 /// Opens the pod network; its gateway address is needed before the API server's certificate is made.
 pub fn open_network(layout: &Layout, args: &UpArgs) -> Result<Network, Error> {
     let pod_cidr = args.pod_cidr.as_deref().map(subnet).transpose()?;
@@ -59,17 +69,9 @@ fn subnet(text: &str) -> Result<Subnet, Error> {
 }
 
 impl LocalNode {
-    /// Puts the node together; adopts the containers that run. `api` is where pods reach the API server, `drivers` where
-    /// the CSI drivers of this machine are put down.
-    pub async fn open(
-        layout: &Layout,
-        args: &UpArgs,
-        name: &str,
-        network: Network,
-        api: SocketAddr,
-        client: kube::Client,
-        drivers: Registry,
-    ) -> Result<Self, Error> {
+    /// Puts the node together; adopts the containers that run.
+    pub async fn open(layout: &Layout, args: &UpArgs, name: &str, reach: Reach) -> Result<Self, Error> {
+        let Reach { network, api, client, drivers } = reach;
         let images = Images::open(layout.images(), registries::config(&args.registries)?)?;
         // The bridge's name is unique on this machine: what is named after it never meets another instance's.
         let cgroup_root = format!("holdfast-{}", network.bridge());

@@ -57,7 +57,7 @@ pub async fn take(
         }
         if started.elapsed().as_secs() >= timeout {
             let error = snapshot.status.and_then(|s| s.error?.message);
-            let error = error.map_or_else(|| "nothing was said about it".to_owned(), |e| e);
+            let error = error.unwrap_or_else(|| "nothing was said about it".to_owned());
             return said(format!(
                 "snapshot {name} is not ready after {timeout} s: {error}; it goes on; `holdfast why vs/{name} -n {}` says more",
                 claim.namespace
