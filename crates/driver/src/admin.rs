@@ -9,7 +9,7 @@ use std::{
 };
 
 use csi::{Status, service};
-use pool::{Backend, Content, Health, Id, Pool, PoolError, Trashed};
+use pool::{Backend, Content, Health, Id, Limit, Pool, PoolError, Trashed};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -72,6 +72,9 @@ pub struct Kept {
     /// What is wrong with it, in a sentence; empty: nothing.
     #[prost(string, tag = "11")]
     pub trouble: String,
+    /// Nothing keeps it from outgrowing its size, and nobody counts what it uses.
+    #[prost(bool, tag = "12")]
+    pub unlimited: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -157,6 +160,7 @@ fn kept(volume: &pool::Volume, is_stand_in: bool) -> Kept {
         filesystem,
         namespace: note(NOTE_NAMESPACE),
         claim: note(NOTE_CLAIM),
+        unlimited: volume.limit == Limit::None,
         modes: note(NOTE_MODES).split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect(),
         ..Kept::default()
     }

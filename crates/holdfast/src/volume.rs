@@ -93,7 +93,10 @@ fn about(bytes: u64) -> String {
         size /= 1024.0;
         unit += 1;
     }
-    if bytes < 1024 { format!("{bytes}") } else { format!("{size:.1}{}", UNITS[unit]) }
+    if bytes < 1024 {
+        return bytes.to_string();
+    }
+    format!("{}{}", format!("{size:.1}").trim_end_matches(".0"), UNITS[unit])
 }
 
 #[test]
@@ -107,9 +110,9 @@ fn names_and_sizes() {
     for (bytes, exact, rough) in [
         (0, "0", "0"),
         (1000, "1000", "1000"),
-        (1 << 20, "1Mi", "1.0Mi"),
+        (1 << 20, "1Mi", "1Mi"),
         (1536 << 20, "1536Mi", "1.5Gi"),
-        ((1 << 30) - 1, "1073741823", "1.0Gi"),
+        ((1 << 30) - 1, "1073741823", "1Gi"),
     ] {
         assert_eq!((quantity(bytes).as_str(), about(bytes).as_str()), (exact, rough));
     }

@@ -114,9 +114,15 @@ pub(crate) fn provisioner(class: &StorageClass) -> &str {
     in_tree::driver_of(&class.provisioner).unwrap_or(&class.provisioner)
 }
 
-/// Drivers that are told for which claim a volume is made, as external-provisioner does with `--extra-create-metadata`.
-/// Others may refuse parameters that they do not know.
-const TOLD_OF_CLAIMS: [&str; 1] = ["local.csi.holdfast"];
+/// Drivers that are told for which claim a volume is made, as external-provisioner does with `--extra-create-metadata`: ours,
+/// and those whose own manifests ask for it. Others may refuse parameters that they do not know.
+const TOLD_OF_CLAIMS: [&str; 5] = [
+    "local.csi.holdfast",
+    "cinder.csi.openstack.org",
+    "disk.csi.azure.com",
+    "ebs.csi.aws.com",
+    "pd.csi.storage.gke.io",
+];
 
 /// # Errors
 /// A sentence about what is wrong with the claim or its class, or has yet to be.

@@ -117,10 +117,14 @@ impl Controller for StandIn {
             false => Some(order.size(self.face, request.capacity_range)?),
         };
         let asked = request.volume_content_source.clone();
+        // What a provisioner says of the claim is noted.
+        let mut parameters = request.parameters.clone();
+        parameters.retain(|key, _| key.starts_with("csi.storage.k8s.io/pvc/"));
+        parameters.insert("overcommit".to_owned(), "true".to_owned());
         let inner = CreateVolumeRequest {
             name: record(&zones, &handle),
             capacity_range,
-            parameters: BTreeMap::from([("overcommit".to_owned(), "true".to_owned())]),
+            parameters,
             volume_content_source: self.origin(request.volume_content_source)?,
             accessibility_requirements: None,
             ..request

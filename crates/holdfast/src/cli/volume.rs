@@ -6,14 +6,14 @@ use clap::{Args, Subcommand};
 use super::Server;
 
 const HELP: &str = "\
-A claim is written NAME or NAMESPACE/NAME. Objects are looked for with the kubeconfig, so list, usage, snapshot and restore do
-what they can on any Kubernetes. Deleted volumes, export and import are a matter of the driver on the machine of the volumes,
-and need root there.
+A claim is written NAME or NAMESPACE/NAME. Objects are looked for with the kubeconfig: list, snapshot and restore work on any
+Kubernetes. Usage, deleted volumes, export and import are a matter of the driver on the machine of the volumes, and need root
+there.
 
 Examples:
   holdfast volume list --deleted                            every volume, those in the trash too
   holdfast volume snapshot shop/db                          prints the name of the VolumeSnapshot when it is ready
-  holdfast volume restore shop/db-20261123-041205123 db-again    a claim that begins as the snapshot
+  holdfast volume restore shop/nightly db-again             a claim that begins as the snapshot
   holdfast volume undelete shop/db                          the volume is back, kept for the claim that it had
   holdfast volume export shop/db -f db.tar                  an archive that GNU tar and bsdtar read too
   holdfast volume export shop/db | ssh other holdfast volume import - --name db --claim shop/db";

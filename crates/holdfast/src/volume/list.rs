@@ -119,9 +119,9 @@ fn row(volume: &PersistentVolume, kept: Option<Kept>) -> Row {
     row
 }
 
-/// What a volume takes; a directory without a quota takes what nobody counts.
+/// What a volume takes, where somebody counts it. A deleted directory is counted by nobody.
 fn used(kept: &Kept) -> Option<u64> {
-    (kept.backend != "directory" || kept.taken_bytes > 0).then_some(kept.taken_bytes)
+    (!kept.unlimited && (kept.deleted == 0 || kept.backend == "image")).then_some(kept.taken_bytes)
 }
 
 /// The nodes that reach a volume, unless all do.
@@ -132,7 +132,7 @@ fn names(volume: &PersistentVolume, nodes: &[Node]) -> Vec<String> {
     nodes.iter().filter(|node| reaches(volume, node)).filter_map(|node| node.metadata.name.clone()).collect()
 }
 
-/// How many snapshots there are of each volume, by driver and handle; `None` where the server knows none.
+/// How many snapshots that can be used there are of each volume, by driver and handle; `None` where the server knows none.
 async fn snapshots(place: &Place) -> Result<Option<BTreeMap<(String, String), usize>>, Error> {
     let path = format!("/apis/{}/v1/volumesnapshotcontents", api::snapshot::GROUP);
     let all: Vec<VolumeSnapshotContent> = match place.list(&path).await {
@@ -140,7 +140,7 @@ async fn snapshots(place: &Place) -> Result<Option<BTreeMap<(String, String), us
         other => other?,
     };
     let mut counts = BTreeMap::new();
-    for content in all {
+    for content in all.into_iter().filter(VolumeSnapshotContent::is_ready) {
         if let Some(handle) = content.spec.source.and_then(|s| s.volume_handle) {
             *counts.entry((content.spec.driver, handle)).or_default() += 1;
         }

@@ -175,6 +175,9 @@ pub async fn import(
     object::is_free(place, "PersistentVolume", &object::volume_path(name)).await?;
     if let Some(claim) = claim {
         object::is_free(place, "claim", &object::claim_path(claim)).await?;
+        if place.find::<serde_json::Value>(&format!("/api/v1/namespaces/{}", claim.namespace)).await?.is_none() {
+            return said(format!("there is no namespace {:?} for claim {claim}; make it first", claim.namespace));
+        }
     }
     let kept = send(&driver, file, name).await?;
     let made = match object::make(place, &driver, &kept, name, claim, asked).await {
@@ -188,7 +191,8 @@ pub async fn import(
     };
     if let Some(claim) = claim {
         object::make_claim(place, &made, claim).await.map_err(|error| {
-            format!("volume {name} is there, but not claim {claim}: {}; apply that", story(error.as_ref()))
+            let why = story(error.as_ref());
+            format!("PersistentVolume {name} is there and kept for claim {claim}, which was not made: {why}; apply the claim")
         })?;
     }
     say(name)

@@ -36,16 +36,18 @@ pub async fn run(
         let why = crate::errors::story(error.as_ref());
         format!("the volume is back, but it has no PersistentVolume: {why}; run this again when that is mended")
     })?;
-    let class = made["spec"]["storageClassName"].as_str().unwrap_or_default().to_owned();
     match &claim {
-        None => eprintln!("Any claim of class {class:?} may have it, up to {}.", quantity(back.bytes)),
-        Some(claim) => tell(place, claim, &name, &class, back.bytes).await?,
+        None => {
+            let class = made["spec"]["storageClassName"].as_str().unwrap_or_default();
+            eprintln!("Any claim of class {class:?} may have it, up to {}.", quantity(back.bytes));
+        }
+        Some(claim) => tell(place, claim, &name, back.bytes).await?,
     }
     say(name)
 }
 
 /// Says how the claim comes to the volume that is kept for it.
-async fn tell(place: &Place, claim: &Named, volume: &str, class: &str, bytes: u64) -> Result<(), Error> {
+async fn tell(place: &Place, claim: &Named, volume: &str, bytes: u64) -> Result<(), Error> {
     let existing: Option<PersistentVolumeClaim> = place.find(&object::claim_path(claim)).await?;
     let has = existing.as_ref().and_then(|c| c.spec.as_ref()?.volume_name.clone()).filter(|v| !v.is_empty());
     match (existing, has) {
@@ -55,10 +57,7 @@ async fn tell(place: &Place, claim: &Named, volume: &str, class: &str, bytes: u6
         ),
         (Some(_), _) => eprintln!("It is kept for claim {claim}."),
         (None, _) => {
-            eprintln!(
-                "It is kept for claim {claim}: apply that again, of class {class:?}, {} or less.",
-                quantity(bytes)
-            );
+            eprintln!("It is kept for claim {claim}: apply that again, {} or less.", quantity(bytes));
         }
     }
     Ok(())

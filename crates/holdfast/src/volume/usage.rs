@@ -110,8 +110,14 @@ async fn ask(driver: &Local, kept: &Kept, claim: (String, String), volume: Strin
         }
         Err(status) => return Err(driver.refused(&status)),
     };
-    if kept.filesystem.is_empty() {
-        row.note = "a block device: nobody knows what of it is used".into();
+    let uncounted = match (kept.filesystem.is_empty(), kept.unlimited) {
+        (true, _) => Some("a block device: nobody knows what of it is used"),
+        // What the filesystem says is about all of itself.
+        (_, true) => Some("a directory without a limit: nobody counts what it uses"),
+        _ => None,
+    };
+    if let Some(why) = uncounted {
+        row.note = why.into();
         return Ok(row);
     }
     for usage in &said.usage {
