@@ -52,11 +52,11 @@ fn a_volume_of_an_in_tree_class_is_an_in_tree_volume() {
     let call = asked(provision::decide(&claim, &cluster.world, &context));
     let Request::CreateVolume(request) = &call.request else { panic!("{call:?}") };
     assert_eq!((&*call.driver, request.parameters.get("type").map(String::as_str)), (DRIVER, Some("pd-ssd")));
-    let told = request.parameters.iter().filter(|(key, _)| *key != "type").map(|(k, v)| format!("{k}={v}"));
-    let of_claim = [("pv", &*request.name), ("pvc", "c")].map(|(k, v)| format!("csi.storage.k8s.io/{k}/name={v}"));
-    let [volume, claim_name] = of_claim;
-    let namespace = "csi.storage.k8s.io/pvc/namespace=default".to_owned();
-    assert_eq!(told.collect::<Vec<_>>(), [volume, claim_name, namespace]);
+    let told =
+        request.parameters.iter().filter_map(|(key, value)| Some((key.strip_prefix("csi.storage.k8s.io/")?, &**value)));
+    let of_claim = [("pv/name", &*request.name), ("pvc/name", "c"), ("pvc/namespace", "ns")];
+    assert_eq!(told.collect::<Vec<_>>(), of_claim);
+    assert_eq!(request.parameters.len(), 1 + of_claim.len(), "{:?}", request.parameters);
     let place = Topology { segments: [("topology.gke.io/zone".to_owned(), "europe-west1-b".to_owned())].into() };
     assert_eq!(request.accessibility_requirements.as_ref().map(|r| &r.requisite[..]), Some(&[place.clone()][..]));
 
