@@ -147,7 +147,7 @@ fn growing() {
     // ext4 in use grows only for processes with CAP_SYS_RESOURCE; for others when it is staged next.
     match pool.expand_filesystem(&volume.id) {
         Ok(bytes) => assert_eq!(bytes, 32 * MIB),
-        Err(e) => assert_eq!(e.kind(), Kind::Machine, "{e}"),
+        Err(e) => assert_eq!(e.kind(), Kind::State, "{e}"),
     }
     rig.down(&pool, &volume.id, &staged, &published).expect("down");
     rig.up(&pool, &volume.id, &staged, &published).expect("up again");
