@@ -48,6 +48,16 @@ impl Bad {
     fn plan(&self, call: &'static str, faults: impl IntoIterator<Item = Fault>) {
         self.0.lock().unwrap().faults.entry(call).or_default().extend(faults);
     }
+    /// Resolves once all planned faults were met.
+    async fn met(&self) {
+        let left = || self.0.lock().unwrap().faults.values().any(|f| !f.is_empty());
+        let waited = async {
+            while left() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(support::LONG, waited).await.expect("the faults are met");
+    }
     fn volumes(&self) -> Vec<String> {
         self.0.lock().unwrap().volumes.keys().cloned().collect()
     }
@@ -266,8 +276,10 @@ async fn a_driver_that_lies_or_hangs_is_not_believed_and_stops_nobody() {
     scene.cluster.event("ProvisioningFailed", "without saying which volume it made").await;
     scene.driver.plan("CreateVolume", [Fault::Hang]);
     scene.claim("hung").await;
+    scene.driver.met().await;
     // Of no size: what was asked for counts.
     let before = scene.driver.volumes();
+    scene.driver.plan("CreateVolume", [lie("of-no-size", 0)]);
     scene.claim("sizeless").await;
     let bound = scene.bound("sizeless").await;
     assert_eq!(bound["status"]["capacity"]["storage"], "1Gi");
