@@ -15,6 +15,7 @@ const FORTUNE: &str = include_str!("../../../../examples/labs/1-fortune.yaml");
 const VOLUME: &str = include_str!("../../../../examples/labs/2-pv.yaml");
 const CLAIM: &str = include_str!("../../../../examples/labs/2-pvc.yaml");
 const POD: &str = include_str!("../../../../examples/labs/2-pod.yaml");
+const DYNAMIC: &str = include_str!("../../../../examples/labs/3-dynamic.yaml");
 
 pub async fn all(world: &mut World) -> Result<(), Error> {
     println!("lab 0: three containers are only useful once they share storage");
@@ -22,7 +23,9 @@ pub async fn all(world: &mut World) -> Result<(), Error> {
     println!("lab 1: two containers share an emptyDir");
     fortune(world).await?;
     println!("lab 2: a claim keeps its data");
-    claim(world).await
+    claim(world).await?;
+    println!("lab 3: a claim alone is enough");
+    dynamic(world).await
 }
 
 async fn three_containers(world: &World) -> Result<(), Error> {
@@ -141,6 +144,39 @@ async fn claim(world: &mut World) -> Result<(), Error> {
         world.wait("pv", "test-pv-volume", "Released", |o| o["status"]["phase"] == "Released").await?;
         let kept = std::fs::read_to_string(host_dir.join("index.html"))?;
         if kept.contains("Hello from Kubernetes storage") { Ok(()) } else { said("the page is not what was written") }
+    })
+    .await
+}
+
+/// The daemon stands in for the cloud whose disks the class asks for.
+async fn dynamic(world: &World) -> Result<(), Error> {
+    let pod = POD.replace("test-pv-pod", "mongodb").replace("test-pv-claim", "mongodb-pvc");
+    let mut volume = String::new();
+    step("apply 3-dynamic.yaml: a disk is made, and both are Bound", async {
+        world.apply(DYNAMIC).await?;
+        world.wait("pvc", "mongodb-pvc", "Bound", |o| o["status"]["phase"] == "Bound").await?;
+        let claim = world.get("pvc", "mongodb-pvc").await?;
+        claim["spec"]["volumeName"].as_str().unwrap_or_default().clone_into(&mut volume);
+        world.wait("pv", &volume, "Bound", |o| o["status"]["phase"] == "Bound").await
+    })
+    .await?;
+    step("a pod writes to it, the next pod reads that", async {
+        let file = "/usr/share/nginx/html/data";
+        world.apply(&pod).await?;
+        world.running("mongodb").await?;
+        world.shell("mongodb", "test-pv-container", &format!("echo kept > {file}")).await?;
+        remove_pod(world, "mongodb").await?;
+        world.apply(&pod).await?;
+        world.running("mongodb").await?;
+        let found = world.shell("mongodb", "test-pv-container", &format!("cat {file}")).await?;
+        if found.trim() == "kept" { Ok(()) } else { said(format!("{file} says {found:?}")) }
+    })
+    .await?;
+    step("delete the claim: volume and disk go with it", async {
+        remove_pod(world, "mongodb").await?;
+        world.delete("pvc", "mongodb-pvc").await?;
+        world.gone("pvc", "mongodb-pvc").await?;
+        world.gone("pv", &volume).await
     })
     .await
 }
