@@ -374,6 +374,24 @@ pub(crate) fn canonical_map(map: &mut Option<BTreeMap<String, Text>>) {
     }
 }
 
+/// A number of bytes as a person would write it: in the largest unit that divides it.
+pub fn said(bytes: i64) -> String {
+    const UNITS: [&str; 6] = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
+    let (mut size, mut unit) = (bytes, 0);
+    while size > 0 && size % 1024 == 0 && unit + 1 < UNITS.len() {
+        size /= 1024;
+        unit += 1;
+    }
+    format!("{size}{}", UNITS[unit])
+}
+
+#[test]
+fn sizes_are_said_in_the_largest_unit_that_divides_them() {
+    for (bytes, text) in [(1 << 30, "1Gi"), (1536 << 20, "1536Mi"), (1000, "1000"), (1 << 52, "4Pi"), (0, "0")] {
+        assert_eq!(said(bytes), text);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

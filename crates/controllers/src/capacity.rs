@@ -5,6 +5,7 @@
 //! Source: Kubernetes' "Storage Capacity"; external-provisioner, `pkg/capacity`.
 use std::{collections::BTreeMap, time::Duration};
 
+use api::quantity::said;
 use csi::{ControllerRpcType, Facts, GetCapacityRequest, Topology};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::{
     amount::amount,
     call::{Answer, Call, Failure},
     decision::{Action, Context, Decision, Key},
-    provision::{Parameters, bytes, places_of, said},
+    provision::{Parameters, bytes, places_of},
     world::{Change, World},
 };
 

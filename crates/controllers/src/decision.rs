@@ -157,7 +157,7 @@ impl Note {
     }
 }
 
-/// What to do now: at most one write, whose result brings the next decision.
+/// What to do now: at most one write, or call of a driver, whose result brings the next decision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decision {
     pub action: Option<Action>,

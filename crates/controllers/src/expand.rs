@@ -1,11 +1,12 @@
 //! Expansion: a bound claim that asks for more than it has.
 //!
 //! In: one claim with its volume. Out: the patches that ask the node for it, where this program grows such volumes and the
-//! volume object says that there is more; else a word that somebody else has to. What comes of it, the node writes.
+//! volume object says that there is more; the call of its driver, where that is registered here (see `resize`); else a word that
+//! somebody else has to. What comes of it, the node writes.
 //! - X1: a claim gets what it asks for once that is there, whatever it asked for and whatever failed before, and is told of
 //!   nothing that it has not got. (property of `api::growth`)
 //!
-//! Absent on purpose: enlarging what is behind a volume (its administrator or provisioner does that).
+//! Absent on purpose: enlarging what is behind a `local` volume (its administrator does that).
 //! Source: Kubernetes 1.36, `pkg/controller/volume/expand`.
 use api::growth::{PRE_RESIZE_CAPACITY, Step, asked, step};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};

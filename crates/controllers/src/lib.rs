@@ -1,7 +1,7 @@
 //! Pure decisions of every controller, and the one list of them.
 //!
-//! In: a key, the [`World`] as it was seen, the time. Out: a [`Decision`]: at most one conditional write, and what to
-//! tell about the object. The write's own echo brings the next decision, so that a crash between two steps is nothing
+//! In: a key, the [`World`] as it was seen, the time. Out: a [`Decision`]: at most one conditional write, or call of a
+//! driver, and what to tell about the object. The write's own echo brings the next decision, so that a crash between two steps is nothing
 //! special. A controller is added by its module and its row in [`CONTROLLERS`].
 //!
 //! Absent on purpose: clock, I/O, async, logging, randomness.

@@ -4,7 +4,10 @@
 //! In: a bound claim that asks for more than it has (`api::growth` reads its status). Out: one write, or the driver's call. The
 //! call is made again after each step: the driver says every time whether the node has something to do.
 //! Source: external-resizer 2, `pkg/controller`; CSI, `ControllerExpandVolume`.
-use api::growth::{PRE_RESIZE_CAPACITY, asked_of_node, driving, finished, is_said, not_driven};
+use api::{
+    growth::{PRE_RESIZE_CAPACITY, asked_of_node, driving, finished, is_said, not_driven},
+    quantity::said,
+};
 use csi::{CapacityRange, ControllerExpandVolumeRequest, ControllerRpcType, Facts, NodeRpcType};
 use k8s_openapi::{
     api::core::v1::{PersistentVolume, PersistentVolumeClaim},
@@ -17,7 +20,7 @@ use crate::{
     call::{Answer, Call, Failure},
     claim::capacity,
     decision::{Action, Context, Decision, Meta, Note, annotated},
-    provision::{bytes, said},
+    provision::bytes,
     publish::capability,
     world::World,
 };

@@ -1,11 +1,22 @@
 //! What volumes of this driver can be to a pod.
-use csi::{AccessType, Mode, Status, VolumeCapability};
+use csi::{
+    AccessType, ControllerCapability, ControllerGetCapabilitiesResponse, ControllerRpc, ControllerRpcType,
+    ControllerServiceCapability, Mode, Status, VolumeCapability,
+};
 use pool::Content;
 
 /// What a filesystem is made as where nobody says.
 pub const DEFAULT_FILESYSTEM: &str = "ext4";
 /// What is made here.
 const FILESYSTEMS: [&str; 5] = ["ext4", "xfs", "btrfs", "ext3", "ext2"];
+
+/// What a driver says that it offers.
+pub fn offered(calls: impl IntoIterator<Item = ControllerRpcType>) -> ControllerGetCapabilitiesResponse {
+    let capability = |call: ControllerRpcType| ControllerServiceCapability {
+        r#type: Some(ControllerCapability::Rpc(ControllerRpc { r#type: call.into() })),
+    };
+    ControllerGetCapabilitiesResponse { capabilities: calls.into_iter().map(capability).collect() }
+}
 
 /// What a volume with all of these capabilities is; with this filesystem, where they name none.
 pub fn content(capabilities: &[VolumeCapability], default: &str) -> Result<Content, Status> {

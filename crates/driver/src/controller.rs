@@ -142,10 +142,8 @@ impl Controller for Driver {
             Can::GetVolume,
             Can::SingleNodeMultiWriter,
         ];
-        let capability = |can: Can| ControllerCapability::Rpc(ControllerRpc { r#type: can.into() });
         let offered = all.into_iter().filter(|can| !(self.grows_on_node && *can == Can::ExpandVolume));
-        let capabilities = offered.map(|can| ControllerServiceCapability { r#type: Some(capability(can)) }).collect();
-        Ok(ControllerGetCapabilitiesResponse { capabilities })
+        Ok(capability::offered(offered))
     }
 
     async fn create_volume(&self, request: CreateVolumeRequest) -> Result<CreateVolumeResponse, Status> {

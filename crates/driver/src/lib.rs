@@ -44,12 +44,7 @@ impl Driver {
 
     /// The driver's services, for [`csi::Listener::serve`].
     pub fn routes(&self) -> RoutesBuilder {
-        let driver = Arc::new(self.clone());
-        let mut routes = RoutesBuilder::default();
-        routes.add_service(csi::IdentityServer(driver.clone()));
-        routes.add_service(csi::ControllerServer(driver.clone()));
-        routes.add_service(csi::NodeServer(driver));
-        routes
+        routes_of(self.clone())
     }
 
     fn topology(&self) -> Topology {
@@ -65,6 +60,16 @@ impl Driver {
         let ended = tokio::task::spawn_blocking(move || act(&pool)).await;
         ended.map_err(|e| Status::internal(format!("a request ended early: {e}")))?.map_err(|e| status(&e))
     }
+}
+
+/// All three services of a driver.
+fn routes_of(driver: impl csi::Identity + csi::Controller + csi::Node) -> RoutesBuilder {
+    let driver = Arc::new(driver);
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(csi::IdentityServer(driver.clone()));
+    routes.add_service(csi::ControllerServer(driver.clone()));
+    routes.add_service(csi::NodeServer(driver));
+    routes
 }
 
 /// A pool's error in CSI's words.

@@ -9,6 +9,11 @@ use csi::*;
 
 const MIB: i64 = 1 << 20;
 
+/// Our driver on a pool of its own, or the one at `CSI_SOCKET`.
+async fn start() -> Rig {
+    Rig::serving(std::env::var_os("CSI_SOCKET"), |pool| driver::Driver::new(pool, "n1").routes()).await
+}
+
 fn wanted(name: &str, bytes: i64) -> CreateVolumeRequest {
     CreateVolumeRequest {
         name: name.into(),
@@ -27,7 +32,7 @@ fn refused<T: std::fmt::Debug>(code: Code, result: Result<T, Status>) {
 
 #[tokio::test]
 async fn what_is_missing_is_an_invalid_argument() {
-    let rig = Rig::start().await;
+    let rig = start().await;
     let (c, n) = (&rig.controller, &rig.node);
     let id = || "no-such-volume".to_owned();
     let bad = Code::InvalidArgument;
@@ -83,7 +88,7 @@ async fn what_is_missing_is_an_invalid_argument() {
 
 #[tokio::test]
 async fn what_is_not_there_is_not_found_or_gone_already() {
-    let rig = Rig::start().await;
+    let rig = start().await;
     let (c, n) = (&rig.controller, &rig.node);
     for id in ["no-such-volume", "../etc", "No Such Volume"] {
         let volume_id = || id.to_owned();
@@ -125,7 +130,7 @@ async fn what_is_not_there_is_not_found_or_gone_already() {
 
 #[tokio::test]
 async fn names_are_kept_and_differences_refused() {
-    let rig = Rig::start().await;
+    let rig = start().await;
     let c = &rig.controller;
     let long = "n".repeat(128);
     for name in ["pvc-1", "With Space", &long] {
@@ -159,7 +164,7 @@ async fn names_are_kept_and_differences_refused() {
 
 #[tokio::test]
 async fn lists_come_in_pages() {
-    let rig = Rig::start().await;
+    let rig = start().await;
     let c = &rig.controller;
     let mut made = Vec::new();
     for n in 0..5 {
@@ -185,7 +190,7 @@ async fn lists_come_in_pages() {
 
 #[tokio::test]
 async fn a_volume_lives_from_create_to_delete() {
-    let rig = Rig::start().await;
+    let rig = start().await;
     let (c, n) = (&rig.controller, &rig.node);
     let volume = c.create_volume(wanted("life", 16 * MIB)).await.expect("made").volume.expect("a volume");
     let id = || volume.volume_id.clone();
@@ -233,7 +238,7 @@ async fn a_volume_lives_from_create_to_delete() {
 
 #[tokio::test]
 async fn modes_of_access() {
-    let rig = Rig::start().await;
+    let rig = start().await;
     let c = &rig.controller;
     let alone = mounted(Mode::SingleNodeSingleWriter);
     let request = CreateVolumeRequest { volume_capabilities: vec![alone.clone()], ..wanted("alone", 16 * MIB) };
@@ -278,7 +283,7 @@ async fn modes_of_access() {
 
 #[tokio::test]
 async fn a_filesystem_is_named_by_the_class_or_by_what_is_copied() {
-    let rig = Rig::start().await;
+    let rig = start().await;
     let c = &rig.controller;
     let mut unnamed = mounted(Mode::SingleNodeWriter);
     unnamed.access_type = Some(AccessType::Mount(MountVolume::default()));

@@ -74,15 +74,9 @@ impl std::fmt::Display for Named {
     }
 }
 
-/// A size as Kubernetes writes it, in the largest unit that divides it.
+/// A size as Kubernetes writes it.
 fn quantity(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
-    let (mut size, mut unit) = (bytes, 0);
-    while size > 0 && size % 1024 == 0 && unit + 1 < UNITS.len() {
-        size /= 1024;
-        unit += 1;
-    }
-    format!("{size}{}", UNITS[unit])
+    api::quantity::said(i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
 /// A number of bytes for people, with three digits.

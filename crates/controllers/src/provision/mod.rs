@@ -21,7 +21,7 @@ use serde_json::json;
 
 pub(crate) use class::{Parameters, Secret};
 pub(crate) use place::places_of;
-pub(crate) use volume::{access_mode, said};
+pub(crate) use volume::access_mode;
 
 use crate::{
     call::{Answer, Call, Failure, Request},

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use csi::*;
 
 use super::{Disk, LABEL, StandIn, order::Order, record};
-use crate::required;
+use crate::{capability, required};
 
 #[async_trait::async_trait]
 impl Identity for StandIn {
@@ -86,10 +86,7 @@ impl Controller for StandIn {
             Can::GetVolume,
             Can::SingleNodeMultiWriter,
         ];
-        let capability = |can: Can| ControllerCapability::Rpc(ControllerRpc { r#type: can.into() });
-        let capabilities =
-            all.into_iter().map(|can| ControllerServiceCapability { r#type: Some(capability(can)) }).collect();
-        Ok(ControllerGetCapabilitiesResponse { capabilities })
+        Ok(capability::offered(all))
     }
 
     async fn create_volume(&self, request: CreateVolumeRequest) -> Result<CreateVolumeResponse, Status> {

@@ -19,7 +19,7 @@ use tonic::service::RoutesBuilder;
 pub use face::{FACES, Face};
 pub use order::BY_NAME;
 
-use crate::Driver;
+use crate::{Driver, routes_of};
 
 /// On what a stand-in makes: the word for the cloud's driver.
 pub const LABEL: &str = "holdfast.dev/stand-in";
@@ -69,12 +69,7 @@ impl StandIn {
 
     /// The services, for [`csi::Listener::serve`].
     pub fn routes(&self) -> RoutesBuilder {
-        let driver = Arc::new(self.clone());
-        let mut routes = RoutesBuilder::default();
-        routes.add_service(csi::IdentityServer(driver.clone()));
-        routes.add_service(csi::ControllerServer(driver.clone()));
-        routes.add_service(csi::NodeServer(driver));
-        routes
+        routes_of(self.clone())
     }
 
     fn place(&self, zone: &str) -> Topology {

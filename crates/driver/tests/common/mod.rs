@@ -31,12 +31,6 @@ pub fn block(access: Mode) -> VolumeCapability {
 }
 
 impl Rig {
-    /// Our driver on a pool of its own, or the one at `CSI_SOCKET`.
-    #[allow(dead_code)] // Not every program of tests has this one.
-    pub async fn start() -> Self {
-        Self::serving(std::env::var_os("CSI_SOCKET"), |pool| driver::Driver::new(pool, "n1").routes()).await
-    }
-
     /// A driver on a pool of its own, unless there is another.
     pub async fn serving(
         other: Option<std::ffi::OsString>,
