@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use crate::{
-    Device, DeviceContent, DeviceMount, Handle,
+    Device, DeviceContent, DeviceMount, FsMount, Handle,
     real::{attach, fd, proc_path},
 };
 
@@ -154,8 +154,36 @@ fn is(error: &io::Error, any: &[Errno]) -> bool {
 }
 
 fn mount_as(device: &Handle, at: &Handle, mount: &DeviceMount<'_>, all_read_only: bool) -> io::Result<()> {
-    let context = fsopen(mount.kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    mount_in(context.as_fd(), device, at, mount, all_read_only).map_err(|e| explained(e, &context))
+    let source = name_of(device)?;
+    let wanted = FsWanted {
+        kind: mount.kind,
+        source: source.as_os_str(),
+        read_only: mount.read_only,
+        all_read_only,
+        options: mount.options,
+    };
+    mount_new(at, &wanted)
+}
+
+/// Mounts a filesystem that is on no device.
+pub(crate) fn mount_filesystem(at: &Handle, mount: &FsMount<'_>) -> io::Result<()> {
+    let FsMount { kind, source, read_only, options } = *mount;
+    mount_new(at, &FsWanted { kind, source: OsStr::new(source), read_only, all_read_only: false, options })
+}
+
+struct FsWanted<'a> {
+    kind: &'a str,
+    source: &'a OsStr,
+    /// Of this mount.
+    read_only: bool,
+    /// Of the filesystem.
+    all_read_only: bool,
+    options: &'a [String],
+}
+
+fn mount_new(at: &Handle, wanted: &FsWanted<'_>) -> io::Result<()> {
+    let context = fsopen(wanted.kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    mount_in(context.as_fd(), at, wanted).map_err(|e| explained(e, &context))
 }
 
 /// An error of mounting with what the kernel said about it, if it did.
@@ -174,14 +202,8 @@ fn explained(error: io::Error, context: &OwnedFd) -> io::Error {
     io::Error::new(kind, said.join("; "))
 }
 
-fn mount_in(
-    fs: BorrowedFd<'_>,
-    device: &Handle,
-    at: &Handle,
-    mount: &DeviceMount<'_>,
-    all_read_only: bool,
-) -> io::Result<()> {
-    fsconfig_set_string(fs, "source", name_of(device)?)?;
+fn mount_in(fs: BorrowedFd<'_>, at: &Handle, mount: &FsWanted<'_>) -> io::Result<()> {
+    fsconfig_set_string(fs, "source", mount.source)?;
     let mut attributes = MountAttrFlags::empty();
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.read_only);
     for option in mount.options {
@@ -204,7 +226,7 @@ fn mount_in(
         };
         attributes |= attribute;
     }
-    if all_read_only {
+    if mount.all_read_only {
         fsconfig_set_flag(fs, "ro")?;
     }
     fsconfig_create(fs)?;

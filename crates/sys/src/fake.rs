@@ -7,6 +7,7 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     path::{Component, Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,10 +17,10 @@ use rustix::io::Errno;
 mod kernel;
 
 pub(crate) use self::kernel::Place;
-use self::kernel::{Body, Disk, DiskFilesystem, Kernel, Mount, ROOT};
+use self::kernel::{Body, Disk, DiskFilesystem, Kernel, Mount, Programs, ROOT};
 use crate::{
-    Bind, Device, DeviceContent, DeviceMount, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys,
-    Tmpfs, Unmount,
+    Bind, Bounds, Device, DeviceContent, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation,
+    Ran, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount,
 };
 
 /// Whether the failing call had its effect: a request that was refused, or one whose answer was lost.
@@ -127,6 +128,34 @@ impl FakeSys {
         let mut kernel = self.kernel.lock();
         let at = kernel.resolve(ROOT, path.as_ref(), Reach::InRoot, true).ok()?;
         kernel.disk(at).ok()?.filesystem.as_ref().map(|f| (f.kind.clone(), f.bytes))
+    }
+
+    /// Lets a filesystem that is on no device be mounted by its source, without counting as a call.
+    pub fn with_export(&self, kind: &str, source: &str) {
+        let mut kernel = self.kernel.lock();
+        let root = kernel.make_root(0o755);
+        kernel.exports.insert((kind.to_owned(), source.to_owned()), root);
+    }
+
+    /// Takes it away again: mounts of it stay.
+    pub fn without_export(&self, kind: &str, source: &str) {
+        self.kernel.lock().exports.remove(&(kind.to_owned(), source.to_owned()));
+    }
+
+    /// What programs do here; without it, there are none.
+    pub fn with_programs(&self, act: impl Fn(&Program<'_>) -> io::Result<Ran> + Send + Sync + 'static) {
+        self.kernel.lock().programs = Some(Programs(Arc::new(act)));
+    }
+
+    /// The records of the attendants that live.
+    pub fn attendants(&self) -> Vec<PathBuf> {
+        let kernel = self.kernel.lock();
+        kernel.attendants.values().map(|(dir, name)| kernel.path(*dir).join(name)).collect()
+    }
+
+    /// Ends all attendants, as a reboot, or somebody with a kill, does.
+    pub fn kill_attendants(&self) {
+        self.kernel.lock().attendants.clear();
     }
 
     /// Every mount but the root, oldest first.
@@ -338,6 +367,16 @@ impl Sys for FakeSys {
         })
     }
 
+    fn mount(&self, at: &Handle, mount: &FsMount<'_>) -> io::Result<()> {
+        self.call(|k| {
+            let known = |(kind, _): &(String, String)| kind == mount.kind;
+            let export = k.exports.get(&(mount.kind.to_owned(), mount.source.to_owned())).copied();
+            let missing = if k.exports.keys().any(known) { Errno::NOENT } else { Errno::NODEV };
+            let (root, read_only, propagation) = (export.ok_or(missing)?, mount.read_only, Propagation::Private);
+            k.attach(Mount { root, at: None, read_only, propagation, tmpfs: None }, place(at)?)
+        })
+    }
+
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()> {
         self.call(|k| {
             let at = place(at)?;
@@ -399,6 +438,46 @@ impl Sys for FakeSys {
             }
             k.mounts.retain(|id, _| !gone.contains(id));
             Ok(())
+        })
+    }
+
+    fn run(&self, program: &Program<'_>, _: &Bounds, cancelled: &dyn Fn() -> bool) -> io::Result<Ran> {
+        if cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        // It acts on this kernel: not while that is locked.
+        let act = self.call(|k| k.programs.clone().ok_or(Errno::NOENT))?;
+        (act.0)(program)
+    }
+
+    fn start(&self, program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        let (dir_place, key) = (place(dir)?, (place(dir)?.inode, name.to_owned()));
+        let act = self.call(|k| {
+            let act = k.programs.clone().ok_or(Errno::NOENT)?;
+            if k.attendants.contains_key(&key) {
+                return Ok(None);
+            }
+            if k.bare_child(dir_place, name).is_err() {
+                k.add(dir_place, name, Body::File(b"1\n".to_vec()), 0o600)?;
+            }
+            k.attendants.insert(key, (dir_place, name.to_owned()));
+            Ok(Some(act))
+        })?;
+        act.map_or(Ok(()), |act| (act.0)(program).map(drop))
+    }
+
+    fn attendant(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<u32>> {
+        self.call(|k| Ok(k.attendants.contains_key(&(place(dir)?.inode, name.to_owned())).then_some(1)))
+    }
+
+    fn end(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        self.call(|k| {
+            let dir = place(dir)?;
+            k.attendants.remove(&(dir.inode, name.to_owned()));
+            match k.remove(dir, name, false) {
+                Err(Errno::NOENT) => Ok(()),
+                other => other,
+            }
         })
     }
 

@@ -14,12 +14,14 @@ mod disk;
 pub mod fake;
 mod loops;
 mod mountinfo;
+mod program;
 mod quota;
 pub mod real;
 pub mod tree;
 
 pub use disk::{Access, Copied, Disk, Space};
 pub use fake::{FakeSys, When};
+pub use program::{Bounds, Program, Ran};
 pub use real::RealSys;
 
 use std::{
@@ -187,6 +189,17 @@ pub struct DeviceMount<'a> {
     pub options: &'a [String],
 }
 
+/// A filesystem that is on no block device: of a server, of memory, of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FsMount<'a> {
+    /// `nfs`, `hugetlbfs`, `fuse`, ...
+    pub kind: &'a str,
+    pub source: &'a str,
+    pub read_only: bool,
+    /// As after `mount -o`, one each; what is not about the mount itself goes to the filesystem.
+    pub options: &'a [String],
+}
+
 /// What happens to a mount that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
@@ -244,6 +257,9 @@ pub trait Sys: Send + Sync {
     fn make_filesystem(&self, device: &Handle, kind: &str) -> io::Result<()>;
     /// Mounts a device's filesystem over the directory `at`, which may be done any number of times.
     fn mount_device(&self, device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()>;
+    /// Mounts a filesystem over the directory `at`. `ENODEV`: the kernel does not know this kind. May wait as long as the
+    /// one who serves it lets it.
+    fn mount(&self, at: &Handle, mount: &FsMount<'_>) -> io::Result<()>;
     /// Lets the filesystem of a device, mounted at `at`, have all of the device. Idempotent. `EPERM` from ext4 means that
     /// the process lacks `CAP_SYS_RESOURCE`, `EOPNOTSUPP` that this kind cannot be grown.
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()>;
@@ -256,4 +272,15 @@ pub trait Sys: Send + Sync {
     /// Mount points at (empty path) and below a directory, relative to it, in an order that allows unmounting.
     /// Stacked mounts appear once each.
     fn mounts_below(&self, dir: &Handle) -> io::Result<Vec<PathBuf>>;
+
+    /// Runs a program to its end. It dies with this process. `TimedOut`, `Interrupted` (`cancelled` said so, which is
+    /// asked every 20 ms or so): it was killed, with all that it started.
+    fn run(&self, program: &Program<'_>, bounds: &Bounds, cancelled: &dyn Fn() -> bool) -> io::Result<Ran>;
+    /// Starts an attendant: a program that outlives this process. Its record is the file `name` in `dir`, which it holds
+    /// locked as long as it lives; what it says goes to `name.log` there. Idempotent: one that lives is left alone.
+    fn start(&self, program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()>;
+    /// The process id of the attendant with that record; `None`: there is none, or it has ended.
+    fn attendant(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<u32>>;
+    /// Asks an attendant to end, kills it if it does not within 5 s, and removes its record and log. Idempotent.
+    fn end(&self, dir: &Handle, name: &OsStr) -> io::Result<()>;
 }

@@ -20,8 +20,8 @@ use rustix::{
 };
 
 use crate::{
-    Bind, Device, DeviceMount, Entry, FileKind, Handle, Inner, Propagation, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount,
-    block, mountinfo,
+    Bind, Bounds, Device, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation, Ran, Reach,
+    ReadOnly, Stat, Sys, Tmpfs, Unmount, block, mountinfo, program,
 };
 
 /// The kernel of this machine, in the mount namespace of the calling thread.
@@ -216,6 +216,10 @@ impl Sys for RealSys {
         block::mount(device, at, mount)
     }
 
+    fn mount(&self, at: &Handle, mount: &FsMount<'_>) -> io::Result<()> {
+        block::mount_filesystem(at, mount)
+    }
+
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()> {
         block::grow(device, at)
     }
@@ -262,6 +266,22 @@ impl Sys for RealSys {
         let mut table = Vec::with_capacity(MOUNT_TABLE_BYTES);
         std::fs::File::open("/proc/thread-self/mountinfo")?.read_to_end(&mut table)?;
         Ok(mountinfo::points_below(&table, top))
+    }
+
+    fn run(&self, program: &Program<'_>, bounds: &Bounds, cancelled: &dyn Fn() -> bool) -> io::Result<Ran> {
+        program::run(program, bounds, cancelled)
+    }
+
+    fn start(&self, program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        program::start(program, dir, name)
+    }
+
+    fn attendant(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<u32>> {
+        program::attendant(dir, name)
+    }
+
+    fn end(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {
+        program::end(dir, name)
     }
 }
 

@@ -13,7 +13,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 pub use crate::{
     csi_source::{CsiSource, FsGroupPolicy, PodOf},
     drivers::{DriverError, Drivers, SecretRef, TokenWish},
-    machine::Machine,
+    machine::{Cancel, Machine},
 };
 
 /// What a pod volume is made of, resolved: every API object that it names has been read. One variant per mechanism.

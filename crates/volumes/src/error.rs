@@ -124,6 +124,9 @@ pub enum VolumeError {
         #[source]
         errno: io::Error,
     },
+    /// The pod is ending: nobody wants the volume any more.
+    #[error("the pod is ending")]
+    Cancelled,
     /// More than one source of a projected volume failed.
     #[error("[{}]", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Several { errors: Vec<VolumeError> },
@@ -134,7 +137,7 @@ impl VolumeError {
     pub fn next(&self) -> Next {
         let soon = Next::Retry { after: Duration::from_millis(500) };
         match self {
-            Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } => soon,
+            Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } | Self::Cancelled => soon,
             // Someone may make the file or fix the path on the node, which nothing announces.
             Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
             Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } => soon,
@@ -169,7 +172,7 @@ impl VolumeError {
             Self::MountOptions { .. } => Some("UnsupportedMountOption"),
             Self::SubPath { .. } | Self::SubPathText { .. } => Some("CreateContainerConfigError"),
             // Upstream has no event for unmounting.
-            Self::Unmount { .. } => None,
+            Self::Unmount { .. } | Self::Cancelled => None,
             Self::Growth { .. } => Some("VolumeResizeFailed"),
             Self::Attach { .. } => Some("FailedAttachVolume"),
             Self::Csi { operation, .. } if operation.starts_with("MapVolume") => Some("FailedMapVolume"),

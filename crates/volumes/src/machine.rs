@@ -2,12 +2,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use sys::Sys;
 
-use crate::drivers::Drivers;
+use crate::{drivers::Drivers, error::VolumeError};
 
 /// What a plugin is given to act on.
 #[derive(Clone, Copy)]
@@ -20,7 +23,37 @@ pub struct Machine<'a> {
     pub pods: &'a Path,
     /// What volumes have on this machine once for all pods: `plugins` of a kubelet's directory.
     pub plugins: &'a Path,
+    /// The file of this program, which can be started again as an attendant of a volume.
+    pub program: &'a Path,
+    /// Whether what is done is still wanted. Who waits for somebody else looks at least every 50 ms.
+    pub cancel: &'a Cancel,
     pub(crate) shared: &'a Shared,
+}
+
+impl Machine<'_> {
+    /// Fails once nobody wants what is being done.
+    ///
+    /// # Errors
+    /// [`VolumeError::Cancelled`]
+    pub fn wanted(&self) -> Result<(), VolumeError> {
+        if self.cancel.is_cancelled() { Err(VolumeError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Says to work that blocks that it is not wanted any more. Clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// From now on it is not wanted.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is not wanted any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What calls for several pods have to agree on. Nothing of it has to survive: the disk says the rest.

@@ -20,7 +20,7 @@ use crate::{
     contract::{Growth, Ownership, Ready, Reclaiming, Resolved, Source, Stats, VolumePlugin},
     drivers::{Drivers, NoDrivers},
     error::VolumeError,
-    machine::{Machine, Shared},
+    machine::{Cancel, Machine, Shared},
     place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name},
     plugins::{
         PLUGINS,
@@ -45,6 +45,8 @@ pub struct PodVolumes {
     plugins_dir: PathBuf,
     sys: Arc<dyn Sys>,
     drivers: Arc<dyn Drivers>,
+    program: PathBuf,
+    always: Cancel,
     shared: Shared,
 }
 
@@ -52,7 +54,20 @@ impl PodVolumes {
     /// Volumes below `pods_dir`, an absolute path whose parents no pod can change. It is made when first needed.
     pub fn new(pods_dir: PathBuf, sys: Arc<dyn Sys>) -> Self {
         let plugins_dir = pods_dir.with_file_name("plugins");
-        Self { pods_dir, plugins_dir, sys, drivers: Arc::new(NoDrivers), shared: Shared::default() }
+        Self {
+            pods_dir,
+            plugins_dir,
+            sys,
+            drivers: Arc::new(NoDrivers),
+            program: "/proc/self/exe".into(),
+            always: Cancel::default(),
+            shared: Shared::default(),
+        }
+    }
+
+    /// The same with another program for attendants than this process's own.
+    pub fn with_program(self, program: PathBuf) -> Self {
+        Self { program, ..self }
     }
 
     /// The same on a machine with CSI drivers. They find what volumes have once for all pods in `plugins`, beside the
@@ -63,11 +78,17 @@ impl PodVolumes {
 
     /// What plugins act on.
     pub fn machine(&self) -> Machine<'_> {
+        self.machine_while(&self.always)
+    }
+
+    fn machine_while<'a>(&'a self, cancel: &'a Cancel) -> Machine<'a> {
         Machine {
             sys: self.sys(),
             drivers: self.drivers.as_ref(),
             pods: &self.pods_dir,
             plugins: &self.plugins_dir,
+            program: &self.program,
+            cancel,
             shared: &self.shared,
         }
     }
@@ -91,6 +112,21 @@ impl PodVolumes {
         resolved: &Resolved,
         own: &Ownership,
     ) -> Result<Ready, VolumeError> {
+        self.set_up_while(pod_uid, volume, resolved, own, &self.always)
+    }
+
+    /// As [`PodVolumes::set_up`], given up soon after it is cancelled, whoever it waits for.
+    ///
+    /// # Errors
+    /// Also [`VolumeError::Cancelled`].
+    pub fn set_up_while(
+        &self,
+        pod_uid: &str,
+        volume: &str,
+        resolved: &Resolved,
+        own: &Ownership,
+        cancel: &Cancel,
+    ) -> Result<Ready, VolumeError> {
         let (pod, name) = (one_name(pod_uid)?, one_name(resolved.source.own_name().unwrap_or(volume))?);
         let plugin = plugin_of(&resolved.source)?;
         if !resolved.mount_options.is_empty() && !plugin.takes_mount_options() {
@@ -99,7 +135,7 @@ impl PodVolumes {
         let pods = ensure_path(self.sys(), &self.pods_dir, PRIVATE)?;
         let parts = [pod, OsStr::new(VOLUMES), OsStr::new(plugin.name()), name];
         let (_, dir) = ensure_below(self.sys(), pods, &self.pods_dir, &parts)?;
-        let ready = plugin.set_up(&resolved.source, own, &dir, &self.machine())?;
+        let ready = plugin.set_up(&resolved.source, own, &dir, &self.machine_while(cancel))?;
         Ok(Ready { volume: volume.to_owned(), read_only: ready.read_only || resolved.read_only, ..ready })
     }
 

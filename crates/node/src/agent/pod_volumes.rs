@@ -21,9 +21,10 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use volumes::{
-    Hold, Inputs, Need, Next, Ready, Resolved, Source, VolumeError, attach_required, attachment_name, needs, resolve,
+    Cancel, Hold, Inputs, Need, Next, Ready, Resolved, Source, VolumeError, attach_required, attachment_name, needs,
+    resolve,
 };
 
 use super::{
@@ -106,9 +107,20 @@ struct Keeper {
     /// When to look again whether other nodes have let go of volumes.
     attach_at: Option<Instant>,
     attach_backoff: Backoff,
+    /// What is being set up is not wanted any more.
+    given_up: Cancel,
 }
 
-/// Runs until cancelled; what is being set up is finished first, so that a tear-down may follow.
+/// Gives up when it goes.
+struct GivenUp(Cancel);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Runs until cancelled; what is being set up is finished, or given up, first, so that a tear-down may follow.
 pub async fn keep(
     shared: Arc<Shared>,
     pods: watch::Receiver<Arc<Pod>>,
@@ -133,8 +145,16 @@ pub async fn keep(
         unattached: BTreeMap::new(),
         attach_at: None,
         attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
+        given_up: Cancel::default(),
     };
     let mut drivers = keeper.shared.config.drivers.watch();
+    // Also where this future is dropped: nobody waits for what it began.
+    let given_up = GivenUp(keeper.given_up.clone());
+    let cancelled = cancel.clone();
+    let _watch = AbortOnDropHandle::new(tokio::spawn(async move {
+        cancelled.cancelled().await;
+        drop(given_up);
+    }));
     loop {
         let pod = keeper.pods.borrow_and_update().clone();
         // Those that come after this look wake the next.
@@ -520,11 +540,12 @@ impl Keeper {
         let mut given = Vec::new();
         let jobs = todo.into_iter().map(|(name, resolved, hold)| {
             let (volumes, uid, own) = (self.shared.volumes.clone(), uid.clone(), ownership(pod));
+            let given_up = self.given_up.clone();
             given.push((name.clone(), Arc::downgrade(&own.given)));
             async move {
                 let job = tokio::task::spawn_blocking(move || {
                     let held = hold.map_or(Ok(()), |hold| volumes.hold(&hold));
-                    let result = held.and_then(|()| volumes.set_up(&uid, &name, &resolved, &own));
+                    let result = held.and_then(|()| volumes.set_up_while(&uid, &name, &resolved, &own, &given_up));
                     (name, resolved, result)
                 });
                 job.await

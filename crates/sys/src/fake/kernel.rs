@@ -2,14 +2,16 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::io::Errno;
 
 use super::When;
-use crate::{FileKind, Propagation, Reach, Stat, Tmpfs};
+use crate::{FileKind, Program, Propagation, Ran, Reach, Stat, Tmpfs};
 
 /// A file as seen through one mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,21 @@ pub(super) struct Kernel {
     pub(super) fired: bool,
     /// Calls of a test's own checks neither count nor fail.
     pub(super) paused: bool,
+    /// Roots of filesystems that are on no device, by kind and source.
+    pub(super) exports: BTreeMap<(String, String), u64>,
+    pub(super) programs: Option<Programs>,
+    /// Those that live: directory and name of their records, by its inode.
+    pub(super) attendants: BTreeMap<(u64, OsString), (Place, OsString)>,
+}
+
+/// What programs do.
+#[derive(Clone)]
+pub(super) struct Programs(pub(super) Arc<dyn Fn(&Program<'_>) -> io::Result<Ran> + Send + Sync>);
+
+impl std::fmt::Debug for Programs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Programs")
+    }
 }
 
 /// The first mount's root.
@@ -94,6 +111,9 @@ impl Kernel {
             fault: None,
             fired: false,
             paused: false,
+            exports: BTreeMap::new(),
+            programs: None,
+            attendants: BTreeMap::new(),
         };
         let root = kernel.make(Body::Dir(BTreeMap::new()), 0o755, 1, ROOT.inode);
         let mount = Mount { root, at: None, read_only: false, propagation: Propagation::Private, tmpfs: None };
