@@ -181,8 +181,14 @@ impl Sys for RealSys {
     }
 
     fn set_mode(&self, at: &Handle, mode: u32) -> io::Result<()> {
-        // A handle is O_PATH, which fchmod refuses; the kernel's own link to it leads to exactly that file.
-        Ok(fs::chmod(proc_path(fd(at)?), Mode::from_raw_mode(mode))?)
+        // A handle is O_PATH, which fchmod refuses.
+        match set_mode(fd(at)?, mode) {
+            // Kernels before 6.6, and sandboxes that do not know the call: the kernel's own link leads to exactly that file.
+            Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOSYS | nix::libc::EPERM)) => {
+                Ok(fs::chmod(proc_path(fd(at)?), Mode::from_raw_mode(mode))?)
+            }
+            done => done,
+        }
     }
 
     fn set_owner(&self, at: &Handle, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
@@ -289,6 +295,22 @@ impl Sys for RealSys {
 pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
+}
+
+/// `fchmodat2`, which no safe wrapper offers for descriptors yet.
+#[allow(unsafe_code)]
+fn set_mode(at: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the whole call, and the path is a NUL-terminated constant.
+    let result = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_fchmodat2,
+            at.as_raw_fd(),
+            c"".as_ptr(),
+            mode,
+            nix::libc::AT_EMPTY_PATH,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `mount_setattr` on an open mount, which no safe wrapper offers yet.

@@ -6,13 +6,16 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, ErrorKind},
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
     vec,
 };
 
 use rustix::io::Errno;
 
 use crate::{Entry, FileKind, Handle, Reach, Sys};
+
+mod group;
+
+pub use group::{give_one_to_group, give_to_group};
 
 /// Directories held open while going down; those further up are found again through `..` and checked.
 const KEEP_OPEN: usize = 64;
@@ -47,8 +50,22 @@ fn walk(
     at_mount: AtMount,
     visit: &mut dyn FnMut(&Handle, &Entry) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut stack = vec![Frame::open(sys, top, OsString::new())?];
-    while let Some(frame) = stack.last_mut() {
+    walk_from(sys, Frame::open(sys, top, OsString::new())?, at_mount, &mut |_| Ok(()), visit)
+}
+
+/// [`walk`] for some entries of a directory. Before each step, `share` may take entries away from the directories on the
+/// way, which are then somebody else's to visit.
+fn walk_from(
+    sys: &dyn Sys,
+    top: Frame,
+    at_mount: AtMount,
+    share: &mut dyn FnMut(&mut [Frame]) -> io::Result<()>,
+    visit: &mut dyn FnMut(&Handle, &Entry) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut stack = vec![top];
+    while !stack.is_empty() {
+        share(&mut stack)?;
+        let Some(frame) = stack.last_mut() else { break };
         let dir = frame.dir.as_ref().expect("the lowest directory is always open");
         match frame.entries.next() {
             Some(entry) if entry.kind == FileKind::Directory => {
@@ -143,47 +160,6 @@ fn empty(sys: &dyn Sys, top: Handle) -> io::Result<()> {
             _ => sys.remove_file(dir, &entry.name),
         })
     })
-}
-
-/// Makes a tree usable for a group: group owner, and rights as an `fsGroup` gives them. The top directory comes last, so
-/// that its group says that all is done.
-///
-/// Files whose filesystem refuses the change are left as they are. `given` counts files while they are done.
-pub fn give_to_group(sys: &dyn Sys, top: &Handle, gid: u32, read_only: bool, given: &AtomicU64) -> io::Result<()> {
-    let again = sys.open_at(top, Path::new(""), Reach::Child)?;
-    walk(sys, again, AtMount::Skip, &mut |dir, entry| {
-        given.fetch_add(1, Ordering::Relaxed);
-        match sys.open_at(dir, Path::new(&entry.name), Reach::Child) {
-            Ok(at) => give_one_to_group(sys, &at, gid, read_only),
-            Err(e) if e.kind() == ErrorKind::NotFound || is(&e, Errno::XDEV) => Ok(()),
-            Err(e) => Err(e),
-        }
-    })?;
-    give_one_to_group(sys, top, gid, read_only)
-}
-
-/// [`give_to_group`] for one file or directory.
-pub fn give_one_to_group(sys: &dyn Sys, at: &Handle, gid: u32, read_only: bool) -> io::Result<()> {
-    let stat = sys.stat(at)?;
-    let mut mode = stat.mode | if read_only { 0o440 } else { 0o660 };
-    if stat.is_dir() {
-        mode |= 0o2110;
-    }
-    // Mode after owner: a change of owner clears set-id bits.
-    let tolerate = |result: io::Result<()>| match result {
-        Err(e) if [Errno::PERM, Errno::ROFS, Errno::OPNOTSUPP].iter().any(|no| is(&e, *no)) => {
-            tracing::debug!(inode = stat.inode, error = %e, "file keeps its group");
-            Ok(())
-        }
-        other => other,
-    };
-    if stat.gid != gid {
-        tolerate(sys.set_owner(at, None, Some(gid)))?;
-    }
-    if stat.kind == FileKind::Link || (mode == stat.mode && stat.gid == gid) {
-        return Ok(());
-    }
-    tolerate(sys.set_mode(at, mode))
 }
 
 /// Bytes that a directory takes on its filesystem, itself included; hard links count once, other mounts not at all.
