@@ -302,13 +302,7 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Resul
 fn set_mode(at: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     // SAFETY: the descriptor is open for the whole call, and the path is a NUL-terminated constant.
     let result = unsafe {
-        nix::libc::syscall(
-            nix::libc::SYS_fchmodat2,
-            at.as_raw_fd(),
-            c"".as_ptr(),
-            mode,
-            nix::libc::AT_EMPTY_PATH,
-        )
+        nix::libc::syscall(nix::libc::SYS_fchmodat2, at.as_raw_fd(), c"".as_ptr(), mode, nix::libc::AT_EMPTY_PATH)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

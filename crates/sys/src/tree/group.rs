@@ -260,7 +260,8 @@ mod tests {
     #[ignore = "a measurement; HOLDFAST_FILES says of how many files, TMPDIR where"]
     fn group_of_many_files() {
         let files = std::env::var("HOLDFAST_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
-        for (what, shape) in [("one directory", vec![(0, files)]), ("directories of 1000", vec![(0, 1000); files / 1000])]
+        for (what, shape) in
+            [("one directory", vec![(0, files)]), ("directories of 1000", vec![(0, 1000); files / 1000])]
         {
             let scratch = tree(&shape);
             let top = RealSys.open(scratch.path()).expect("open");
