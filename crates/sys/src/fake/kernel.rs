@@ -88,7 +88,9 @@ pub(super) struct Kernel {
 
 /// What programs do.
 #[derive(Clone)]
-pub(super) struct Programs(pub(super) Arc<dyn Fn(&Program<'_>) -> io::Result<Ran> + Send + Sync>);
+pub(super) struct Programs(pub(super) Arc<Act>);
+
+type Act = dyn Fn(&Program<'_>) -> io::Result<Ran> + Send + Sync;
 
 impl std::fmt::Debug for Programs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
