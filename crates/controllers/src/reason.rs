@@ -47,19 +47,14 @@ fn because(cause: &'static str, message: impl Into<String>) -> Option<Reason> {
     Some(Reason { cause, message: message.into() })
 }
 
-/// In-tree provisioners that went without a trace, and the CSI driver for such storage, if there is one.
-const REMOVED: &[(&str, &str)] = &[
-    ("kubernetes.io/flocker", ""),
-    ("kubernetes.io/glusterfs", ""),
-    ("kubernetes.io/quobyte", "csi.quobyte.com"),
-    ("kubernetes.io/scaleio", "csi-vxflexos.dellemc.com"),
-    ("kubernetes.io/storageos", ""),
-];
+/// In-tree provisioners that went without a trace, and without a successor. Nobody connects to what their classes name.
+const REMOVED: &[&str] = &["kubernetes.io/flocker", "kubernetes.io/glusterfs"];
 
 /// The CSI driver in place of a removed in-tree provisioner; empty where there is none.
 pub fn successor(provisioner: &str) -> Option<&'static str> {
-    let gone = || REMOVED.iter().find(|(name, _)| *name == provisioner).map(|(_, driver)| *driver);
-    in_tree::driver_of(provisioner).or_else(gone)
+    let ended = || in_tree::ended_provisioner(provisioner).map(|e| e.driver);
+    let gone = || REMOVED.contains(&provisioner).then_some("");
+    in_tree::driver_of(provisioner).or_else(ended).or_else(gone)
 }
 
 /// Whether a claim chooses among volumes by their labels.

@@ -10,6 +10,7 @@ mod azure_disk;
 mod azure_file;
 mod ceph;
 mod cinder;
+mod ended;
 mod gce_pd;
 mod portworx;
 #[cfg(test)]
@@ -26,6 +27,8 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+
+pub use ended::{Ended, ended_inline, ended_provisioner, ended_volume};
 
 /// Something of an in-tree plugin that its driver has no word for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

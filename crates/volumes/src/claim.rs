@@ -113,6 +113,10 @@ pub fn source_of(volume: &PersistentVolume) -> Result<Source, VolumeError> {
 }
 
 fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bool) -> Result<Resolved, VolumeError> {
+    if let Some(ended) = in_tree::ended_volume(spec) {
+        let name = volume.metadata.name.clone().unwrap_or_default();
+        return Err(VolumeError::Ended { name, story: ended.story });
+    }
     let plain = |source| Ok(Resolved { source, read_only, mount_options: Vec::new() });
     match (spec.volume_mode.as_deref(), &spec.local) {
         (Some("Block"), Some(s)) => return plain(Source::LocalDevice { path: PathBuf::from(&s.path), read_only }),

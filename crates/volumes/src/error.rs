@@ -106,6 +106,14 @@ pub enum VolumeError {
         "Mount options are not supported for this volume type: remove mount option {options:?} from the persistent volume"
     )]
     MountOptions { options: String },
+    /// A volume of a plugin that Kubernetes no longer has, of a vendor whose storage nobody serves under that name.
+    #[error("failed to get Plugin from volumeSpec for volume {name:?} err=no volume plugin matched. {story}")]
+    Ended {
+        /// The pod volume's name, or the persistent volume's.
+        name: String,
+        /// What became of it and what replaces it.
+        story: &'static str,
+    },
     #[error("volume source {kind} is not supported by this node")]
     Unsupported { kind: String },
     /// Something in the pod that can never work; the message says which field.
@@ -149,7 +157,9 @@ impl VolumeError {
             | Self::Attach { .. }
             | Self::Lifecycle { .. }
             | Self::Use { .. } => Next::WaitForObject,
-            Self::Unsupported { .. } | Self::Invalid { .. } | Self::SubPathText { .. } => Next::GiveUp,
+            Self::Unsupported { .. } | Self::Ended { .. } | Self::Invalid { .. } | Self::SubPathText { .. } => {
+                Next::GiveUp
+            }
             Self::Several { errors } => {
                 // The most patient answer that still makes progress: an object to wait for, else a retry.
                 let all: Vec<Next> = errors.iter().map(Self::next).collect();
@@ -191,6 +201,7 @@ impl VolumeError {
             | Self::Device { .. }
             | Self::Reclaim { .. }
             | Self::Unsupported { .. }
+            | Self::Ended { .. }
             | Self::Invalid { .. }
             | Self::Several { .. } => Some("FailedMount"),
         }

@@ -96,6 +96,8 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         csi_source::inline(pod, &volume.name, s, inputs)
     } else if let Some(resolved) = own_disk(pod, volume, inputs)? {
         Ok(resolved)
+    } else if let Some(ended) = in_tree::ended_inline(volume) {
+        Err(VolumeError::Ended { name: volume.name.clone(), story: ended.story })
     } else {
         match source_field(volume) {
             Some(kind) => Err(VolumeError::Unsupported { kind }),

@@ -21,7 +21,10 @@ const IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(122);
 
 pub(crate) fn explain(facts: &Facts, pod: &Pod, now: Timestamp) -> Answer {
-    let answer = missing(facts, pod).or_else(|| of_claims(facts, pod, now)).or_else(|| told(facts, pod, now));
+    let answer = missing(facts, pod)
+        .or_else(|| ended(facts, pod))
+        .or_else(|| of_claims(facts, pod, now))
+        .or_else(|| told(facts, pod, now));
     let since = created(&pod.metadata);
     let answer = answer.unwrap_or_else(|| {
         let state = format!("{} is being started on node {}", label(pod), node_of(pod));
@@ -108,6 +111,25 @@ fn missing(facts: &Facts, pod: &Pod) -> Option<Answer> {
             "kubectl patch {kind} {name} -n {namespace} --type=merge -p '{{\"{field}\":{{\"{key}\":\"VALUE\"}}}}'"
         )))
     })
+}
+
+/// A volume of a plugin that Kubernetes no longer has: nothing that anybody does on a node will mount it.
+fn ended(facts: &Facts, pod: &Pod) -> Option<Answer> {
+    let namespace = namespace_of(&pod.metadata);
+    let behind = |claim: &str| facts.volume(volume_of(facts.claim(namespace, claim)?))?.spec.as_ref();
+    let claims = claims_of(pod);
+    let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let (volume, ended) = volumes.find_map(|volume| {
+        let claim = claims.iter().find(|(name, ..)| *name == volume.name);
+        let of_claim = || in_tree::ended_volume(behind(&claim?.1)?);
+        in_tree::ended_inline(volume).or_else(of_claim).map(|ended| (volume, ended))
+    })?;
+    let state = format!("{} waits for its volumes: volume {:?} is of type {}", label(pod), volume.name, ended.field);
+    let answer = Answer::stuck("storage-ended", state).detail(ended.story);
+    Some(answer.fix(match ended.driver {
+        "" => "# restore the data into a volume of a class that is here: kubectl get storageclass".to_owned(),
+        driver => format!("# install the CSI driver {driver}, and let the pod use a claim on a volume of it"),
+    }))
 }
 
 /// Words of a node's message, the cause, its meaning, what mends it; the most telling first.

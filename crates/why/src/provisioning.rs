@@ -64,7 +64,7 @@ pub(crate) fn explain(
     // The class may still go by the in-tree name of what a driver does now.
     let provisioner = successor(named).filter(|d| !d.is_empty()).unwrap_or(named);
     match why.cause {
-        "provisioner-removed" => return removed(state, successor(named).unwrap_or_default()),
+        "provisioner-removed" => return removed(state, named),
         "selector-not-supported" => return selector_given(state, claim),
         cause if cause.starts_with("snapshot-") || cause.starts_with("source-claim-") => {
             return source(state, claim, why.cause);
@@ -99,9 +99,10 @@ pub(crate) fn look(facts: &Facts, provisioner: &str) -> String {
     }
 }
 
-fn removed(state: String, driver: &str) -> Answer {
-    let answer = Answer::stuck("provisioner-removed", state);
-    match driver {
+fn removed(state: String, provisioner: &str) -> Answer {
+    let mut answer = Answer::stuck("provisioner-removed", state);
+    answer.details.extend(in_tree::ended_provisioner(provisioner).map(|ended| ended.story.to_owned()));
+    match successor(provisioner).unwrap_or_default() {
         "" => answer
             .detail("nothing took its place")
             .fix("# make the claim again with a class of another provisioner")

@@ -15,6 +15,11 @@ pub(crate) fn explain(facts: &Facts, volume: &PersistentVolume) -> Answer {
     let claim = reserved_for(volume).map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default();
     let since = volume.status.as_ref().and_then(|s| s.last_phase_transition_time.as_ref()).map(|t| t.0);
     let policy = volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain");
+    if let Some(ended) = volume.spec.as_ref().and_then(in_tree::ended_volume) {
+        let state = format!("volume {name} is of type {}, and no pod can use it", ended.field);
+        let answer = Answer::stuck("storage-ended", state).since(since).detail(ended.story);
+        return answer.fix("# when its data is elsewhere or of no use").fix(format!("kubectl delete pv {name}"));
+    }
     match volume_phase(volume) {
         "Bound" => Answer::fine(format!("volume {name} is Bound to claim {claim}")),
         "Available" if claim.is_empty() => Answer::fine(format!("volume {name} is Available: no claim has it yet")),

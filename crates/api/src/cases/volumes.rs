@@ -83,6 +83,27 @@ fn sources_of_pod_volumes() {
 }
 
 #[test]
+fn volumes_of_vendors_that_ended() {
+    volume(json!({"quobyte": {"registry": "r:7861", "volume": "v"}}), &[]);
+    volume(
+        json!({"quobyte": {"registry": "", "volume": ""}}),
+        &[(".quobyte.registry", REQUIRED), (".quobyte.volume", REQUIRED)],
+    );
+    let secret = json!({"name": "s"});
+    volume(json!({"scaleIO": {"gateway": "https://g", "system": "s", "secretRef": secret, "volumeName": "v"}}), &[]);
+    volume(
+        json!({"scaleIO": {"gateway": "", "system": "", "secretRef": secret, "volumeName": ""}}),
+        &[(".scaleIO.gateway", REQUIRED), (".scaleIO.system", REQUIRED), (".scaleIO.volumeName", REQUIRED)],
+    );
+    volume(json!({"storageos": {"volumeName": "v"}}), &[]);
+    volume(json!({"storageos": {"volumeName": ""}}), &[(".storageos.volumeName", REQUIRED)]);
+    volume(json!({"photonPersistentDisk": {"pdID": "p"}}), &[]);
+    volume(json!({"photonPersistentDisk": {"pdID": ""}}), &[(".photonPersistentDisk.pdID", REQUIRED)]);
+    volume(json!({"flocker": {"datasetName": "d"}}), &[]);
+    volume(json!({"flocker": {}}), &[(".flocker", REQUIRED)]);
+}
+
+#[test]
 fn derived_volumes() {
     volume(json!({"downwardAPI": {"items": [{"path": "a", "fieldRef": {"fieldPath": "metadata.labels"}}]}}), &[]);
     volume(

@@ -54,7 +54,9 @@ pub(super) fn failure(name: &str, error: &VolumeError) -> Failure {
     let plain = Failure::new(name, chain(error), error.next(), Step::SetUp);
     let plain = Failure { reason: error.reason().unwrap_or("FailedMount"), ..plain };
     match error {
-        VolumeError::Claim { .. } | VolumeError::Use { .. } => Failure { step: Step::Process, ..plain },
+        VolumeError::Claim { .. } | VolumeError::Use { .. } | VolumeError::Ended { .. } => {
+            Failure { step: Step::Process, ..plain }
+        }
         VolumeError::Csi { operation, volume, .. } => Failure { operation, shown: volume.clone(), ..plain },
         VolumeError::Attach { volume, failed, .. } => {
             // What failed does not just take its time.

@@ -455,3 +455,18 @@ fn may_not_write() {
     assert_eq!((answer.verdict, answer.cause), (Retrying, "permission-denied"));
     assert!(answer.state.contains("mkdir /data/x") && answer.details[0].contains("user 1000"), "{answer:?}");
 }
+
+#[test]
+fn storage_that_ended() {
+    let own = json!({"spec": {"nodeName": "n", "volumes": [{"name": "data", "storageos": {"volumeName": "v"}}]}});
+    let words = ["of type storageos", "Akamai", "kubectl get storageclass"];
+    check("pod", "web", &[pod("web", own), node("n", true)], Stuck, "storage-ended", &words);
+    let old =
+        with(volume_on("old", "n"), json!({"spec": {"hostPath": null, "quobyte": {"registry": "r:1", "volume": "v"}}}));
+    let claimed = pod("web", json!({"spec": {"nodeName": "n"}}));
+    let words = ["of type quobyte", "csi.quobyte.com", "v1.25"];
+    check("pod", "web", &[claimed, old.clone(), bound_claim("old"), node("n", true)], Stuck, "storage-ended", &words);
+    check("volume", "old", &[old], Stuck, "storage-ended", &["no pod can use it", "csi.quobyte.com"]);
+    let objects = [dynamic_claim(json!({})), class("fast", "kubernetes.io/scaleio", false)];
+    check("claim", "c", &objects, Stuck, "provisioner-removed", &["PowerFlex", "csi-vxflexos.dellemc.com"]);
+}
