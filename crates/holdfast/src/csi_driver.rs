@@ -12,8 +12,8 @@ use crate::{
     up::{preflight, stop_signal},
 };
 
-/// How often what was deleted long enough ago is looked for.
-const TRASH_PERIOD: Duration = Duration::from_secs(600);
+/// How often what was deleted long enough ago is looked for: in a tenth of the time that it is kept, within these bounds.
+const TRASH_PERIODS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(600)];
 
 /// The path of a socket that is named as CSI's documents do.
 pub fn socket(endpoint: &str) -> Result<PathBuf, crate::client::Error> {
@@ -52,7 +52,8 @@ pub async fn run(args: CsiArgs) -> Outcome {
 
 /// Removes for good what nobody asked for in time.
 pub async fn empty_trash(pool: Arc<Pool>, kept: Duration) -> std::convert::Infallible {
-    let mut period = tokio::time::interval(TRASH_PERIOD);
+    let [least, most] = TRASH_PERIODS;
+    let mut period = tokio::time::interval((kept / 10).clamp(least, most));
     loop {
         period.tick().await;
         let pool = pool.clone();
