@@ -1,4 +1,5 @@
 //! The table of kinds: one row per kind is all that routes, discovery, storage keys and `kubectl` short names need.
+use k8s_openapi::api::certificates::v1beta1 as certificates;
 use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core};
 use k8s_openapi::api::{networking::v1 as networking, scheduling::v1 as scheduling, storage::v1 as storage};
 
@@ -96,6 +97,9 @@ kinds! {
     "batch" "v1" {
         batch::CronJob, "cronjobs", "cronjob", ["cj"], ["all"], Namespace, ONLY_STATUS, "io.k8s.api.batch.v1";
         batch::Job, "jobs", "job", [], ["all"], Namespace, ONLY_STATUS, "io.k8s.api.batch.v1";
+    }
+    "certificates.k8s.io" "v1beta1" {
+        certificates::ClusterTrustBundle, "clustertrustbundles", "clustertrustbundle", [], [], Cluster, &[], "io.k8s.api.certificates.v1beta1";
     }
     "coordination.k8s.io" "v1" {
         coordination::Lease, "leases", "lease", [], [], Namespace, &[], "io.k8s.api.coordination.v1";

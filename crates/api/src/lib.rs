@@ -2,6 +2,7 @@
 //!
 //! Absent on purpose: HTTP, storage, async.
 pub mod age;
+pub mod certificate;
 mod check;
 pub mod contract;
 pub mod downward;

@@ -16,6 +16,8 @@ fn name_rule(kind: &Kind) -> fn(&str) -> Vec<String> {
         ("", "Service") => names::dns_1035_label,
         // Roles are named by what they allow: `system:node`.
         ("rbac.authorization.k8s.io", _) => names::path_segment,
+        // Depends on its signer, and is looked at with it.
+        ("certificates.k8s.io", "ClusterTrustBundle") => names::path_segment,
         _ => names::dns_subdomain,
     }
 }

@@ -2,26 +2,7 @@
 //!
 //! Reads no more of X.509 than that; the certificate's signature and dates were checked by TLS.
 
-/// One element: tag, content, and what follows.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        n if n < 0x80 => (usize::from(n), rest),
-        n => {
-            let count = usize::from(n & 0x7f);
-            if count == 0 || count > 4 || rest.len() < count {
-                return None;
-            }
-            let (digits, rest) = rest.split_at(count);
-            (digits.iter().fold(0, |all, d| (all << 8) | usize::from(*d)), rest)
-        }
-    };
-    (rest.len() >= length).then(|| {
-        let (content, next) = rest.split_at(length);
-        (tag, content, next)
-    })
-}
+use api::certificate::element;
 
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;

@@ -40,6 +40,7 @@ const ANSWER_WITH_OBJECT: &[&str] = &[
 /// Kinds that are only updated at a resourceVersion.
 const CONDITIONAL_UPDATE: &[&str] = &[
     "Lease",
+    "ClusterTrustBundle",
     "CSIDriver",
     "CSINode",
     "CSIStorageCapacity",

@@ -8,7 +8,10 @@ use std::{
 };
 
 use api::downward::NodeSize;
-use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use k8s_openapi::api::{
+    certificates::v1beta1::ClusterTrustBundle,
+    storage::v1::{CSIDriver, VolumeAttachment},
+};
 
 pub use crate::{
     csi_source::{CsiSource, FsGroupPolicy, PodOf},
@@ -199,6 +202,8 @@ pub enum Next {
 pub enum Need {
     ConfigMap(String),
     Secret(String),
+    /// All bundles of trusted certificates.
+    TrustBundles,
     /// A claim of the pod's namespace, and then the volume it is bound to.
     Claim(String),
     /// The CSIDriver object of that name.
@@ -220,6 +225,8 @@ pub enum Need {
 pub struct Inputs {
     pub config_maps: BTreeMap<String, Option<k8s_openapi::api::core::v1::ConfigMap>>,
     pub secrets: BTreeMap<String, Option<k8s_openapi::api::core::v1::Secret>>,
+    /// By name, once they were looked up.
+    pub trust_bundles: Option<Arc<BTreeMap<String, ClusterTrustBundle>>>,
     pub claims: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolumeClaim>>,
     /// By volume name.
     pub volumes: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolume>>,

@@ -34,6 +34,9 @@ pub enum VolumeError {
     /// The caller did not look an object up that [`crate::needs`] names.
     #[error("{kind} {name:?} was not read yet")]
     NotRead { kind: &'static str, name: String },
+    /// A bundle of trusted certificates that does not exist, by its name or by its signer and labels.
+    #[error("{}", no_bundle(name.as_deref()))]
+    TrustBundle { name: Option<String> },
     #[error("configmap references non-existent config key: {key}")]
     ConfigKey { key: String },
     #[error("references non-existent secret key: {key}")]
@@ -140,6 +143,15 @@ pub enum VolumeError {
     Several { errors: Vec<VolumeError> },
 }
 
+fn no_bundle(name: Option<&str>) -> String {
+    match name {
+        Some(name) => {
+            format!("while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io {name:?} not found")
+        }
+        None => "combination of signerName and labelSelector matched zero ClusterTrustBundles".into(),
+    }
+}
+
 impl VolumeError {
     /// What the caller does next.
     pub fn next(&self) -> Next {
@@ -149,10 +161,12 @@ impl VolumeError {
             // Someone may make the file or fix the path on the node, which nothing announces.
             Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
             Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } => soon,
-            Self::NotFound { .. } | Self::NotRead { .. } | Self::ConfigKey { .. } | Self::SecretKey { .. } => {
-                Next::WaitForObject
-            }
-            Self::Claim { .. }
+            Self::NotFound { .. }
+            | Self::NotRead { .. }
+            | Self::TrustBundle { .. }
+            | Self::ConfigKey { .. }
+            | Self::SecretKey { .. }
+            | Self::Claim { .. }
             | Self::MountOptions { .. }
             | Self::Attach { .. }
             | Self::Lifecycle { .. }
@@ -193,6 +207,7 @@ impl VolumeError {
             | Self::Files { .. }
             | Self::NotFound { .. }
             | Self::NotRead { .. }
+            | Self::TrustBundle { .. }
             | Self::ConfigKey { .. }
             | Self::SecretKey { .. }
             | Self::Claim { .. }

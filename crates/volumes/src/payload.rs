@@ -4,12 +4,18 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use api::downward::{field_value, resource_value};
+use api::{
+    downward::{field_value, resource_value},
+    selector::Labels,
+};
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{
-        ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, ServiceAccountTokenProjection,
-        VolumeProjection,
+    api::{
+        certificates::v1beta1::ClusterTrustBundle,
+        core::v1::{
+            ClusterTrustBundleProjection, ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource,
+            Secret, ServiceAccountTokenProjection, VolumeProjection,
+        },
     },
 };
 
@@ -178,8 +184,8 @@ fn projection(pod: &Pod, part: &VolumeProjection, mode: i32, inputs: &Inputs) ->
         downward(pod, p.items.as_deref().unwrap_or_default(), mode, inputs)
     } else if let Some(p) = &part.service_account_token {
         token(pod, p, mode, inputs)
-    } else if part.cluster_trust_bundle.is_some() {
-        Err(VolumeError::Unsupported { kind: "projected.clusterTrustBundle".into() })
+    } else if let Some(p) = &part.cluster_trust_bundle {
+        trust_bundle(pod, p, mode, inputs)
     } else if part.pod_certificate.is_some() {
         Err(VolumeError::Unsupported { kind: "projected.podCertificate".into() })
     } else {
@@ -200,12 +206,51 @@ fn token(pod: &Pod, source: &ServiceAccountTokenProjection, mode: i32, inputs: &
         kind: "serviceaccounttoken",
         name: source.audience.clone().unwrap_or_default(),
     })?;
+    let mut files = Files::new();
+    add(&mut files, &source.path, for_owner(pod, token.clone().into_bytes(), mode))?;
+    Ok(files)
+}
+
+/// A file that only its owner reads, where the pod says whose it is; a group that owns the volume gets its right when
+/// the group is set.
+fn for_owner(pod: &Pod, data: Vec<u8>, mode: i32) -> FileEntry {
     let uid = only_user(pod);
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.fs_group);
-    // Only its owner reads a token; a group that owns the volume gets its right when the group is set.
     let mode = if uid.is_some() || group.is_some() { 0o600 } else { mode };
+    FileEntry { uid, ..entry(data, mode) }
+}
+
+/// Trusted certificates: each once, in one order, and nothing else.
+fn trust_bundle(
+    pod: &Pod,
+    source: &ClusterTrustBundleProjection,
+    mode: i32,
+    inputs: &Inputs,
+) -> Result<Files, VolumeError> {
+    let optional = source.optional == Some(true);
+    let signer = source.signer_name.as_deref();
+    let shown = source.name.as_deref().or(signer).unwrap_or_default();
+    let all = inputs.trust_bundles.as_deref();
+    let all = all.ok_or_else(|| VolumeError::NotRead { kind: "clustertrustbundle", name: shown.into() })?;
+    let chosen: Vec<&ClusterTrustBundle> = match (&source.name, signer) {
+        (Some(name), _) => all.get(name).into_iter().collect(),
+        (None, Some(signer)) => {
+            let selector = Labels::from_object(source.label_selector.as_ref())
+                .map_err(|e| VolumeError::Invalid { message: format!("while parsing label selector: {e}") })?;
+            let of_signer = all.values().filter(|b| b.spec.signer_name.as_deref() == Some(signer));
+            of_signer.filter(|b| selector.matches(b.metadata.labels.as_ref())).collect()
+        }
+        (None, None) => {
+            let message = "ClusterTrustBundle projection requires either name or signerName to be set".into();
+            return Err(VolumeError::Invalid { message });
+        }
+    };
+    if chosen.is_empty() && !optional {
+        return Err(VolumeError::TrustBundle { name: source.name.clone() });
+    }
+    let text = api::certificate::normalize(chosen.iter().map(|b| b.spec.trust_bundle.as_str()));
     let mut files = Files::new();
-    add(&mut files, &source.path, FileEntry { uid, ..entry(token.clone().into_bytes(), mode) })?;
+    add(&mut files, &source.path, for_owner(pod, text.into_bytes(), mode))?;
     Ok(files)
 }
 

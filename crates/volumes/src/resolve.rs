@@ -44,7 +44,8 @@ pub fn needs(pod: &Pod, volume: &Volume) -> Vec<Need> {
         let config_map = part.config_map.as_ref().map(|p| Need::ConfigMap(p.name.clone()));
         let secret = part.secret.as_ref().map(|p| Need::Secret(p.name.clone()));
         let token = part.service_account_token.as_ref().map(payload::token_need);
-        secret.or(config_map).or(token)
+        let bundles = part.cluster_trust_bundle.as_ref().map(|_| Need::TrustBundles);
+        secret.or(config_map).or(token).or(bundles)
     };
     parts.filter_map(need).collect()
 }

@@ -186,10 +186,53 @@ fn downward_and_projected_volumes() {
         json!({"projected": {"sources": [{"configMap": {"name": "none"}}, {"secret": {"name": "none"}}]}}),
         "error: [configmap \"none\" not found, secret \"none\" not found]",
     );
-    for kind in ["clusterTrustBundle", "podCertificate"] {
-        let want = format!("error: volume source projected.{kind} is not supported by this node");
-        check(json!({"projected": {"sources": [{kind: {"path": "x"}}]}}), &want);
-    }
+    check(
+        json!({"projected": {"sources": [{"podCertificate": {"path": "x"}}]}}),
+        "error: volume source projected.podCertificate is not supported by this node",
+    );
+}
+
+#[test]
+fn trust_bundles_are_chosen_by_name_or_by_signer_and_labels() {
+    let bundle = |name: &str, signer: Option<&str>, label: &str, content: &str| {
+        let text = format!("noise\n-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n");
+        let object = json!({"metadata": {"name": name, "labels": {"l": label}}, "spec": {"signerName": signer, "trustBundle": text}});
+        (name.to_owned(), from(object))
+    };
+    let mut inputs = inputs();
+    inputs.trust_bundles = Some(std::sync::Arc::new(
+        [
+            bundle("plain", None, "x", "AAAA"),
+            bundle("e.com:s:a", Some("e.com/s"), "x", "AQAA"),
+            bundle("e.com:s:b", Some("e.com/s"), "y", "AAAA"),
+            bundle("e.com:s:c", Some("e.com/s"), "y", "AQAA"),
+        ]
+        .into(),
+    ));
+    let (zero, one) = ("AAAA", "AQAA");
+    // As `show` escapes it.
+    let pem = |content: &str| format!("-----BEGIN CERTIFICATE-----\\n{content}\\n-----END CERTIFICATE-----\\n");
+    let pod: Pod = from(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}}));
+    let check = |source: Value, want: &str| {
+        let mut source = source;
+        source["path"] = json!("ca");
+        let volume = vol(json!({"projected": {"sources": [{"clusterTrustBundle": source}]}}));
+        assert!(volumes::needs(&pod, &volume) == [Need::TrustBundles]);
+        let want = if want.starts_with("error") { want.to_owned() } else { format!("ro memory ca={want}:644") };
+        assert_eq!(show(&resolve(&pod, &volume, &inputs)), want, "{source}");
+    };
+    check(json!({"name": "plain"}), &pem(zero));
+    let no = "error: while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io \"none\" not found";
+    check(json!({"name": "none"}), no);
+    check(json!({"name": "none", "optional": true}), "");
+    let signer = |selector: Value| json!({"signerName": "e.com/s", "labelSelector": selector});
+    check(signer(json!({})), &(pem(zero) + &pem(one)));
+    check(signer(json!({"matchLabels": {"l": "x"}})), &pem(one));
+    // Upstream: no selector at all matches nothing.
+    let zero_found = "error: combination of signerName and labelSelector matched zero ClusterTrustBundles";
+    check(signer(Value::Null), zero_found);
+    check(signer(json!({"matchLabels": {"l": "z"}})), zero_found);
+    check(json!({"signerName": "e.com/other", "labelSelector": {}, "optional": true}), "");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use k8s_openapi::{
     api::{
         admissionregistration::v1 as admissionregistration, apps::v1 as apps, authentication::v1 as authentication,
         authorization::v1 as authorization, autoscaling::v1 as autoscaling, autoscaling::v2 as autoscaling2,
-        batch::v1 as batch, certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
-        discovery::v1 as discovery, events::v1 as events, networking::v1 as networking, node::v1 as node,
-        policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
+        batch::v1 as batch, certificates::v1 as certificates, certificates::v1beta1 as certificates_beta,
+        coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+        networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
+        scheduling::v1 as scheduling, storage::v1 as storage,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions,
     apimachinery::pkg::apis::meta::v1 as meta,
@@ -60,6 +61,7 @@ pub(super) static ROOTS: &[Root] = roots! {
     networking { Ingress IngressClass NetworkPolicy }
     node { RuntimeClass }
     certificates { CertificateSigningRequest }
+    certificates_beta { ClusterTrustBundle }
     admissionregistration {
         ValidatingWebhookConfiguration MutatingWebhookConfiguration ValidatingAdmissionPolicy
         ValidatingAdmissionPolicyBinding

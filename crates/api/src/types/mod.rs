@@ -19,6 +19,7 @@ mod scheduling;
 mod snapshot;
 mod sources;
 pub mod storage;
+pub(crate) mod trust;
 pub mod volume;
 mod volume_paths;
 mod workload;

@@ -163,7 +163,7 @@ fn volume(v: &mut core::Volume) {
                 token.expiration_seconds.get_or_insert(3600);
             }
             // Upstream's beta, off unless asked for: as if not given.
-            (source.cluster_trust_bundle, source.pod_certificate) = (None, None);
+            source.pod_certificate = None;
         }
     }
     if let Some(s) = &mut v.iscsi {

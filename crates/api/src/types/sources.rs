@@ -580,6 +580,11 @@ fn projection<'s>(
             e.not_reserved(&whole.field("path"), &token.path);
         }
     }
+    if let Some(bundle) = &source.cluster_trust_bundle {
+        count += 1;
+        super::trust::projection(&at.field("clusterTrustBundle"), bundle, e);
+        claim(&bundle.path, &bundle.path, e);
+    }
     if count > 1 {
         e.forbidden(at, "may not specify more than 1 volume type per source");
     }

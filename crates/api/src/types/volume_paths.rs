@@ -49,6 +49,9 @@ fn projected(source: &VolumeProjection) -> Vec<File> {
         files.extend(fields(&s.items, "DownwardAPI"));
     } else if let Some(s) = &source.service_account_token {
         files.push(File::new(&s.path, "ServiceAccountToken"));
+    } else if let Some(s) = &source.cluster_trust_bundle {
+        let name = if s.name.is_some() { &s.name } else { &s.signer_name };
+        files.push(File::new(&s.path, &format!("ClusterTrustBundle {:?}", text(name))));
     }
     files
 }

@@ -1,17 +1,18 @@
 //! The ConfigMaps, Secrets, claims, volumes, drivers and attachments that pods on this node refer to, each watched while somebody needs it.
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Debug,
     sync::{Arc, Weak},
 };
 
 use futures::StreamExt;
 use k8s_openapi::api::{
+    certificates::v1beta1::ClusterTrustBundle,
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret},
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::{
-    Api, Resource,
+    Api, Resource, ResourceExt,
     runtime::{WatchStreamExt, watcher},
 };
 use parking_lot::Mutex;
@@ -36,6 +37,9 @@ impl<K> Clone for Known<K> {
         }
     }
 }
+
+/// Bundles of trusted certificates by name.
+pub type TrustBundles = BTreeMap<String, ClusterTrustBundle>;
 
 /// One object under watch. The watch ends with the last holder.
 pub struct Watched<K> {
@@ -87,6 +91,8 @@ pub struct Objects {
     volumes: Table<PersistentVolume>,
     drivers: Table<CSIDriver>,
     attachments: Table<VolumeAttachment>,
+    /// One watch for all of them: who wants some chooses by their labels.
+    trust_bundles: Mutex<Weak<Watched<TrustBundles>>>,
 }
 
 impl Objects {
@@ -100,6 +106,7 @@ impl Objects {
             volumes: Mutex::default(),
             drivers: Mutex::default(),
             attachments: Mutex::default(),
+            trust_bundles: Mutex::default(),
         }
     }
 
@@ -131,6 +138,18 @@ impl Objects {
         watch(&self.attachments, "", name, notify, || Api::all(self.client.clone()))
     }
 
+    /// All bundles of trusted certificates; `notify` is woken when one changes.
+    pub fn trust_bundles(&self, notify: &Arc<Notify>) -> Arc<Watched<TrustBundles>> {
+        let mut known = self.trust_bundles.lock();
+        let watched = known.upgrade().unwrap_or_else(|| {
+            let made = start(|state| follow_all(Api::all(self.client.clone()), state));
+            *known = Arc::downgrade(&made);
+            made
+        });
+        watched.wake(notify);
+        watched
+    }
+
     /// A persistent volume; `notify` is woken when it changes.
     pub fn volume(&self, name: &str, notify: &Arc<Notify>) -> Arc<Watched<PersistentVolume>> {
         watch(&self.volumes, "", name, notify, || Api::all(self.client.clone()))
@@ -152,14 +171,45 @@ where
     let key = (namespace.to_owned(), name.to_owned());
     let there = table.get(&key).and_then(Weak::upgrade);
     let watched = there.unwrap_or_else(|| {
-        let state = Arc::new(State { known: Mutex::new(Known::Unknown), wake: Mutex::default() });
-        let task = tokio::spawn(follow(api(), name.to_owned(), state.clone())).abort_handle();
-        let made = Arc::new(Watched { state, task });
+        let made = start(|state| follow(api(), name.to_owned(), state));
         table.insert(key, Arc::downgrade(&made));
         made
     });
     watched.wake(notify);
     watched
+}
+
+fn start<K, F>(follow: impl FnOnce(Arc<State<K>>) -> F) -> Arc<Watched<K>>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let state = Arc::new(State { known: Mutex::new(Known::Unknown), wake: Mutex::default() });
+    let task = tokio::spawn(follow(state.clone())).abort_handle();
+    Arc::new(Watched { state, task })
+}
+
+async fn follow_all(api: Api<ClusterTrustBundle>, state: Arc<State<TrustBundles>>) {
+    let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let (mut all, mut listing) = (TrustBundles::new(), false);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Init) => {
+                (all, listing) = (TrustBundles::new(), true);
+            }
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                all.insert(object.name_any(), object);
+            }
+            Ok(watcher::Event::Delete(object)) => drop(all.remove(&object.name_any())),
+            Ok(watcher::Event::InitDone) => listing = false,
+            Err(error) => {
+                tracing::debug!(%error, "watching the bundles of trusted certificates");
+                continue;
+            }
+        }
+        if !listing {
+            state.set(Known::There(Arc::new(all.clone())));
+        }
+    }
 }
 
 async fn follow<K>(api: Api<K>, name: String, state: Arc<State<K>>)

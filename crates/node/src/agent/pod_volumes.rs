@@ -34,7 +34,7 @@ use super::{
     growth::{Growths, Pair},
     holders::{Wish, alone},
     identity,
-    objects::{Known, Watched},
+    objects::{Known, TrustBundles, Watched},
     volume_failure::{Failure, Step, failure, summary, trouble},
 };
 use crate::{core::facts::VolumeTrouble, spec::security::ownership};
@@ -82,6 +82,7 @@ struct Held {
     volumes: BTreeMap<String, Arc<Watched<PersistentVolume>>>,
     drivers: BTreeMap<String, Arc<Watched<CSIDriver>>>,
     attachments: BTreeMap<String, Arc<Watched<VolumeAttachment>>>,
+    trust_bundles: Option<Arc<Watched<TrustBundles>>>,
 }
 
 struct Keeper {
@@ -379,6 +380,16 @@ impl Keeper {
                 }
                 Need::Driver(name) => self.look_up_driver(name, inputs),
                 Need::Disk { driver, handle } => self.look_up_disk(driver, handle, inputs),
+                Need::TrustBundles => {
+                    let make = || objects.trust_bundles(&self.changed);
+                    match self.held.trust_bundles.get_or_insert_with(make).get() {
+                        Known::There(all) => {
+                            inputs.trust_bundles = Some(all);
+                            true
+                        }
+                        Known::Unknown | Known::Absent => false,
+                    }
+                }
                 Need::Token { .. } => true,
             };
             if !answered {
