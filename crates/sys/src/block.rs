@@ -33,7 +33,7 @@ const EXT_MAGIC: i64 = 0xEF53;
 const XFS_MAGIC: i64 = 0x5846_5342;
 const BTRFS_MAGIC: i64 = 0x9123_683E;
 
-fn reopen(handle: &Handle, flags: OFlags) -> io::Result<OwnedFd> {
+pub(crate) fn reopen(handle: &Handle, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(fs::open(proc_path(fd(handle)?), flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 

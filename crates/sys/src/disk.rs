@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{SeekFrom, copy_file_range, fstatvfs, seek},
+    fs::{SeekFrom, StatVfs, copy_file_range, fstatvfs, seek},
     io::Errno,
 };
 
@@ -29,6 +29,18 @@ pub struct Space {
     /// How many files there can be; 0 where the filesystem has no limit of its own.
     pub inodes: u64,
     pub free_inodes: u64,
+}
+
+impl Space {
+    pub(crate) fn of(stat: &StatVfs) -> Self {
+        Self {
+            total_bytes: stat.f_blocks * stat.f_frsize,
+            used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
+            free_bytes: stat.f_bavail * stat.f_frsize,
+            inodes: stat.f_files,
+            free_inodes: stat.f_ffree,
+        }
+    }
 }
 
 /// How a copy came to be.
@@ -194,14 +206,7 @@ impl Disk for RealSys {
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
-        let stat = fstatvfs(File::open(path)?)?;
-        Ok(Space {
-            total_bytes: stat.f_blocks * stat.f_frsize,
-            used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
-            free_bytes: stat.f_bavail * stat.f_frsize,
-            inodes: stat.f_files,
-            free_inodes: stat.f_ffree,
-        })
+        Ok(Space::of(&fstatvfs(File::open(path)?)?))
     }
 
     fn make_image(&self, image: &Path, bytes: u64) -> io::Result<()> {

@@ -20,8 +20,13 @@ pub(crate) use self::kernel::Place;
 use self::kernel::{Body, Disk, DiskFilesystem, Kernel, Mount, Programs, ROOT};
 use crate::{
     Bind, Bounds, Device, DeviceContent, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation,
-    Ran, Reach, ReadOnly, Stat, Sys, Tmpfs, Unmount,
+    Ran, Reach, ReadOnly, Space, Stat, Sys, Tmpfs, Unmount,
 };
+
+/// What a filesystem of the fake kernel holds that has no size of its own.
+const FAKE_ROOM_BYTES: u64 = 1 << 40;
+/// The filesystem in a file of [`Sys::make_bounded`].
+const BOUNDED_KIND: &str = "bounded";
 
 /// Whether the failing call had its effect: a request that was refused, or one whose answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +126,23 @@ impl FakeSys {
         let at = kernel.resolve(ROOT, path.as_ref(), Reach::InRoot, true).expect("a device");
         let disk = kernel.disk(at).expect("a block device");
         (disk.bytes, disk.foreign) = (bytes, foreign);
+    }
+
+    /// Gives filesystems quotas of directories.
+    pub fn with_quotas(&self) {
+        self.kernel.lock().has_quotas = true;
+    }
+
+    /// The quota of a directory.
+    pub fn quota_of(&self, path: impl AsRef<Path>) -> Option<u64> {
+        let kernel = self.kernel.lock();
+        let at = kernel.resolve(ROOT, path.as_ref(), Reach::InRoot, true).ok()?;
+        kernel.quotas.get(&at.inode).copied()
+    }
+
+    /// How many directories have a quota, those that are gone included.
+    pub fn quotas(&self) -> usize {
+        self.kernel.lock().quotas.len()
     }
 
     /// The kind and size of the filesystem on a block device.
@@ -391,6 +413,53 @@ impl Sys for FakeSys {
 
     fn grow_unmounted(&self, _: &Handle, _: &str) -> io::Result<bool> {
         self.call(|_| Ok(false))
+    }
+
+    fn room(&self, at: &Handle) -> io::Result<Space> {
+        self.call(|k| {
+            let mount = k.mounts.get(&place(at)?.mount).ok_or(Errno::NOENT)?;
+            let (root, memory) = (mount.root, mount.tmpfs.and_then(|t| t.size_bytes));
+            let on_disk = k.nodes.values().find_map(|node| match &node.body {
+                Body::Device(disk) => disk.filesystem.as_ref().filter(|f| f.root == root).map(|f| f.bytes),
+                _ => None,
+            });
+            let total_bytes = memory.or(on_disk).unwrap_or(FAKE_ROOM_BYTES);
+            let device = k.nodes.get(&root).map(|node| node.device);
+            let used_bytes = 4096 * k.nodes.values().filter(|n| Some(n.device) == device).count() as u64;
+            let free_bytes = total_bytes.saturating_sub(used_bytes);
+            Ok(Space { total_bytes, used_bytes, free_bytes, inodes: 0, free_inodes: 0 })
+        })
+    }
+
+    fn limit_tree(&self, dir: &Handle, bytes: Option<u64>) -> io::Result<()> {
+        self.call(|k| {
+            let inode = place(dir)?.inode;
+            if !k.has_quotas {
+                return Err(Errno::OPNOTSUPP);
+            }
+            match bytes {
+                Some(bytes) => k.quotas.insert(inode, bytes),
+                None => k.quotas.remove(&inode),
+            };
+            Ok(())
+        })
+    }
+
+    fn make_bounded(&self, dir: &Handle, name: &OsStr, bytes: u64) -> io::Result<()> {
+        self.call(|k| {
+            let root = k.make_root(0o755);
+            let filesystem = Some(DiskFilesystem { kind: BOUNDED_KIND.to_owned(), bytes, root });
+            k.add(place(dir)?, name, Body::Device(Disk { bytes, filesystem, foreign: false }), 0o600)
+        })
+    }
+
+    fn mount_bounded(&self, image: &Handle, at: &Handle) -> io::Result<()> {
+        self.call(|k| {
+            let filesystem = k.disk(place(image)?)?.filesystem.as_ref();
+            let root = filesystem.filter(|f| f.kind == BOUNDED_KIND).ok_or(Errno::INVAL)?.root;
+            let propagation = Propagation::Private;
+            k.attach(Mount { root, at: None, read_only: false, propagation, tmpfs: None }, place(at)?)
+        })
     }
 
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()> {

@@ -9,6 +9,7 @@
 //! The only crate of the workspace (besides container start-up in `runtime`) where `unsafe` may appear.
 //! Absent on purpose: Kubernetes words, policy, shell commands.
 mod block;
+mod bounded;
 mod btrfs;
 mod disk;
 pub mod fake;
@@ -265,6 +266,16 @@ pub trait Sys: Send + Sync {
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()>;
     /// The same for one that no mount has, if that is the only way here. False: mount it and use `grow_filesystem`.
     fn grow_unmounted(&self, device: &Handle, kind: &str) -> io::Result<bool>;
+    /// Room of the filesystem at a place.
+    fn room(&self, at: &Handle) -> io::Result<Space>;
+    /// Bounds what can be in an empty directory and below by a quota of its filesystem; `None` lifts that. `EOPNOTSUPP`: its
+    /// filesystem has none.
+    fn limit_tree(&self, dir: &Handle, bytes: Option<u64>) -> io::Result<()>;
+    /// Makes a file that holds an empty filesystem with room for `bytes` of files, for [`Sys::mount_bounded`]; it takes no more
+    /// space than what is in it. `EEXIST` if the name is taken. `ENOENT` names the program that this host lacks.
+    fn make_bounded(&self, dir: &Handle, name: &OsStr, bytes: u64) -> io::Result<()>;
+    /// Mounts the filesystem in such a file over the directory `at`. What the kernel needs for that goes with the mount.
+    fn mount_bounded(&self, image: &Handle, at: &Handle) -> io::Result<()>;
     /// Shows `source` at `target`; both are directories, or neither is. All options hold from the first instant on.
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;
     /// Removes the topmost mount at a name. Never follows a link.

@@ -52,11 +52,20 @@ pub(crate) fn attached(image: &Path, access: Access) -> io::Result<Option<PathBu
 }
 
 pub(crate) fn attach(image: &Path, access: Access) -> io::Result<PathBuf> {
+    let file = OpenOptions::new().read(true).write(access == Access::Write).open(image)?;
+    configure(&file, access, 0).map(|(path, _)| path)
+}
+
+/// Puts a file behind a device that lets go of it as soon as nobody has the device open or mounted any more.
+pub(crate) fn lend(file: &File) -> io::Result<(PathBuf, File)> {
+    configure(file, Access::Write, LO_FLAGS_AUTOCLEAR)
+}
+
+fn configure(file: &File, access: Access, flags: u32) -> io::Result<(PathBuf, File)> {
     let writes = access == Access::Write;
-    let file = OpenOptions::new().read(true).write(writes).open(image)?;
     // A loop device that goes past the cache loses writes on FUSE.
     #[allow(clippy::unnecessary_cast)] // The type of `f_type` differs between architectures.
-    let direct = fstatfs(&file)?.f_type as i64 != FUSE_MAGIC;
+    let direct = fstatfs(file)?.f_type as i64 != FUSE_MAGIC;
     let control = File::open("/dev/loop-control")?;
     for _ in 0..ATTACH_TRIES {
         let number = request(&control, LOOP_CTL_GET_FREE, 0)?;
@@ -67,7 +76,8 @@ pub(crate) fn attach(image: &Path, access: Access) -> io::Result<PathBuf> {
             block_size: SECTOR_BYTES,
             ..LoopConfig::default()
         };
-        config.info.flags = if direct { LO_FLAGS_DIRECT_IO } else { 0 } | if writes { 0 } else { LO_FLAGS_READ_ONLY };
+        let kind = if direct { LO_FLAGS_DIRECT_IO } else { 0 } | if writes { 0 } else { LO_FLAGS_READ_ONLY };
+        config.info.flags = flags | kind;
         match request(&device, LOOP_CONFIGURE, std::ptr::from_ref(&config) as usize) {
             Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => continue,
             other => other?,
@@ -77,7 +87,7 @@ pub(crate) fn attach(image: &Path, access: Access) -> io::Result<PathBuf> {
             detach(&path)?;
             return Err(e);
         }
-        return Ok(path);
+        return Ok((path, device));
     }
     Err(Errno::BUSY.into())
 }
@@ -139,6 +149,7 @@ const LOOP_SET_CAPACITY: u64 = 0x4C07;
 const LOOP_CONFIGURE: u64 = 0x4C0A;
 const LOOP_CTL_GET_FREE: u64 = 0x4C82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// `struct loop_info64`

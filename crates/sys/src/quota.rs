@@ -4,7 +4,11 @@ use std::{fs::File, io, os::fd::AsRawFd, path::Path};
 
 use rustix::io::Errno;
 
-use crate::block::{ioctl, request};
+use crate::{
+    Handle, Sys,
+    block::{ioctl, request},
+    real::{RealSys, fd, proc_path},
+};
 
 const FSGETXATTR: u64 = request(2, b'X', 31, size_of::<Attributes>());
 const FSSETXATTR: u64 = request(1, b'X', 32, size_of::<Attributes>());
@@ -76,6 +80,17 @@ pub(crate) fn limit(dir: &Path, project: u32, bytes: u64) -> io::Result<()> {
     let blocks = bytes.div_ceil(BLOCK_BYTES);
     let mut quota = Quota { hard_blocks: blocks, soft_blocks: blocks, valid: BLOCK_LIMITS, ..Quota::default() };
     quotactl(&dir, SET_QUOTA, project, &mut quota)
+}
+
+/// Bounds a directory that no one else counts: its own number is its project, which no other directory of the filesystem
+/// has.
+pub(crate) fn limit_tree(dir: &Handle, bytes: Option<u64>) -> io::Result<()> {
+    let inode = RealSys.stat(dir)?.inode;
+    // Filesystems with larger numbers are few, and none of them has a quota of another kind.
+    let project = u32::try_from(inode).map_err(|_| Errno::OPNOTSUPP)?;
+    let path = proc_path(fd(dir)?);
+    // A bound of nothing is none.
+    limit(&path, project, bytes.unwrap_or(0))
 }
 
 /// What a project has, in bytes.

@@ -21,7 +21,7 @@ use rustix::{
 
 use crate::{
     Bind, Bounds, Device, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation, Ran, Reach,
-    ReadOnly, Stat, Sys, Tmpfs, Unmount, block, mountinfo, program,
+    ReadOnly, Space, Stat, Sys, Tmpfs, Unmount, block, bounded, mountinfo, program, quota,
 };
 
 /// The kernel of this machine, in the mount namespace of the calling thread.
@@ -208,6 +208,23 @@ impl Sys for RealSys {
         fsconfig_create(fs)?;
         let mount = fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
         attach(mount.as_fd(), fd(at)?)
+    }
+
+    fn room(&self, at: &Handle) -> io::Result<Space> {
+        let stat = fs::statvfs(proc_path(fd(at)?))?;
+        Ok(Space::of(&stat))
+    }
+
+    fn limit_tree(&self, dir: &Handle, bytes: Option<u64>) -> io::Result<()> {
+        quota::limit_tree(dir, bytes)
+    }
+
+    fn make_bounded(&self, dir: &Handle, name: &OsStr, bytes: u64) -> io::Result<()> {
+        bounded::make(dir, name, bytes)
+    }
+
+    fn mount_bounded(&self, image: &Handle, at: &Handle) -> io::Result<()> {
+        bounded::mount(image, at)
     }
 
     fn probe_device(&self, device: &Handle) -> io::Result<Device> {

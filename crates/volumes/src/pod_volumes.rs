@@ -364,6 +364,10 @@ impl PodVolumes {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
             found => found.map_err(failed("open", path))?,
         };
+        // A filesystem of its own has counted already.
+        if self.sys().stat(&top).map_err(failed("read", path))?.mount_root {
+            return self.sys().room(&top).map(|room| room.used_bytes).map_err(failed("measure", path));
+        }
         tree::usage_bytes(self.sys(), &top).map_err(failed("measure", path))
     }
 }

@@ -196,6 +196,85 @@ fn memory_has_exactly_its_limit() {
     });
 }
 
+/// Loop devices with files below a directory.
+fn loops_below(dir: &Path) -> usize {
+    let files = std::fs::read_dir("/sys/block").unwrap().flatten();
+    let of = |name: PathBuf| std::fs::read_to_string(name.join("loop/backing_file")).unwrap_or_default();
+    files.filter(|e| of(e.path()).starts_with(dir.to_str().unwrap())).count()
+}
+
+fn limited(bytes: u64) -> Source {
+    Source::EmptyDir { medium: Medium::Disk, limit_bytes: Some(bytes) }
+}
+
+#[test]
+fn a_disk_has_exactly_its_limit() {
+    let scratch = tempfile::tempdir().unwrap();
+    in_mount_namespace(|| {
+        let w = World { sys: &(Arc::new(RealSys) as Arc<dyn Sys>), top: scratch.path() };
+        for mib in [1, 3, 50, 128, 500, 2048, 20_480] {
+            let data = w.set_up(&limited(mib << 20), Ownership::default()).unwrap().host_path;
+            let room = rustix::fs::statvfs(&data).unwrap();
+            let (size, free) = (room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize);
+            // The volume's own directory is part of what it holds.
+            assert_eq!((size, free), (mib << 20, (mib << 20) - 4096), "{mib} MiB");
+            assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0, "an empty volume is not");
+            assert_eq!(w.stat(&data).mode, 0o777);
+            if mib == 3 {
+                std::fs::write(data.join("most"), vec![1; 2 << 20]).unwrap();
+                let full = std::fs::write(data.join("more"), vec![1; 1 << 20]).unwrap_err();
+                assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+                std::fs::remove_file(data.join("most")).unwrap();
+                std::fs::write(data.join("more"), vec![1; 4096]).unwrap();
+            }
+            w.volumes().tear_down("u").unwrap();
+            assert_eq!(loops_below(scratch.path()), 0, "{mib} MiB leave a device");
+            assert!(!w.exists(w.top.join("pods/u")));
+        }
+        // Too little for a filesystem of its own: those who watch the usage see it.
+        let ready = w.set_up(&limited(1000), Ownership::default()).unwrap();
+        std::fs::write(ready.host_path.join("f"), [1; 3000]).unwrap();
+        assert!(w.volumes().usage_bytes(&ready).unwrap() > 1000);
+        w.volumes().tear_down("u").unwrap();
+    });
+}
+
+#[test]
+fn a_limited_disk_is_what_it_was_after_a_reboot() {
+    on_both(|w| {
+        let data = w.set_up(&limited(1 << 20), group(7)).unwrap().host_path;
+        w.make_file(data.join("f"), "x");
+        w.sys.set_mode(&w.sys.open(&data).unwrap(), 0o700).unwrap();
+        let above = w.sys.open(data.parent().unwrap()).unwrap();
+        w.sys.unmount(&above, data.file_name().unwrap(), Unmount::Strict).unwrap();
+        w.set_up(&limited(1 << 20), group(7)).unwrap();
+        assert!(w.stat(&data).mount_root && w.exists(data.join("f")));
+        assert_eq!(w.stat(&data).mode, 0o700);
+        w.volumes().tear_down("u").unwrap();
+    });
+}
+
+#[test]
+fn quotas_are_preferred_and_lifted() {
+    let fake = Arc::new(FakeSys::default());
+    fake.with_dir("/scratch");
+    fake.with_quotas();
+    let w = World { sys: &(fake.clone() as Arc<dyn Sys>), top: Path::new("/scratch") };
+    let data = w.set_up(&limited(5 << 20), Ownership::default()).unwrap().host_path;
+    assert_eq!((fake.quota_of(&data), fake.mounts().len()), (Some(5 << 20), 0));
+    w.volumes().tear_down("u").unwrap();
+    assert_eq!(fake.quotas(), 0);
+}
+
+#[test]
+fn a_limit_beyond_the_disk_is_a_plain_directory() {
+    on_both(|w| {
+        let data = w.set_up(&limited(1 << 50), group(7)).unwrap().host_path;
+        assert!(!w.stat(&data).mount_root && !w.exists(data.with_file_name("image")));
+        w.volumes().tear_down("u").unwrap();
+    });
+}
+
 #[test]
 fn local_volumes_are_directories_and_given_to_the_group_once() {
     on_both(|w| {

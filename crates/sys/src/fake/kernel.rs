@@ -84,6 +84,9 @@ pub(super) struct Kernel {
     pub(super) programs: Option<Programs>,
     /// Those that live: directory and name of their records, by its inode.
     pub(super) attendants: BTreeMap<(u64, OsString), (Place, OsString)>,
+    /// Whether filesystems have quotas of directories, and which there are, by inode.
+    pub(super) has_quotas: bool,
+    pub(super) quotas: BTreeMap<u64, u64>,
 }
 
 /// What programs do.
@@ -116,6 +119,8 @@ impl Kernel {
             exports: BTreeMap::new(),
             programs: None,
             attendants: BTreeMap::new(),
+            has_quotas: false,
+            quotas: BTreeMap::new(),
         };
         let root = kernel.make(Body::Dir(BTreeMap::new()), 0o755, 1, ROOT.inode);
         let mount = Mount { root, at: None, read_only: false, propagation: Propagation::Private, tmpfs: None };
