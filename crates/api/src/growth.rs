@@ -47,7 +47,7 @@ pub fn grower(volume: &PersistentVolume) -> Grower {
     let has_files = spec.is_some_and(|s| s.volume_mode.as_deref().unwrap_or("Filesystem") == "Filesystem");
     match spec {
         Some(spec) if spec.csi.is_some() || in_tree::plugin_of_volume(spec).is_some() => Grower::Driver,
-        Some(spec) if spec.local.is_some() && has_files => Grower::Node,
+        Some(spec) if (spec.local.is_some() || spec.flex_volume.is_some()) && has_files => Grower::Node,
         _ => Grower::Elsewhere,
     }
 }

@@ -109,9 +109,29 @@ pub struct UpArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub stand_in: Vec<StandIn>,
     #[command(flatten)]
+    pub volumes: VolumeSettings,
+    #[command(flatten)]
     pub deleted: Deleted,
     #[command(flatten)]
     pub registries: Registries,
+}
+
+/// What volumes of some types need to know about this machine.
+#[derive(Args)]
+pub struct VolumeSettings {
+    /// Where the drivers of flexVolume are: <vendor~driver>/<driver>. New ones are found while it runs
+    #[arg(long, value_name = "DIR", default_value = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec")]
+    pub volume_plugin_dir: PathBuf,
+    /// Let drivers of flexVolume have the Secrets of their volumes: by the protocol in their arguments, which every user of
+    /// this machine can read while they run
+    #[arg(long)]
+    pub flex_volume_secrets: bool,
+}
+
+impl VolumeSettings {
+    pub fn settings(&self) -> volumes::Settings {
+        volumes::Settings { flex_dir: self.volume_plugin_dir.clone(), flex_secrets: self.flex_volume_secrets }
+    }
 }
 
 /// What becomes of volumes that were deleted.

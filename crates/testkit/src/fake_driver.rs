@@ -254,6 +254,13 @@ impl Drivers for FakeDriver {
         }
     }
 
+    fn secret_of_type(&self, secret: &SecretRef, kind: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
+        match secret.name.as_str() {
+            "of-another-type" => Err(format!("cannot get secret of type {kind}")),
+            _ => Ok(self.secret(secret)?.into_iter().map(|(key, value)| (key, value.into_bytes())).collect()),
+        }
+    }
+
     fn tokens(&self, _: &PodOf, wishes: &[TokenWish]) -> Result<String, String> {
         Ok(format!("{} tokens", wishes.len()))
     }

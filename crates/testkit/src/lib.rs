@@ -1,5 +1,6 @@
 //! Builders and helpers for tests. Dev-dependency only.
 mod fake_driver;
+pub mod flex;
 mod loop_device;
 mod mount_namespace;
 pub mod plugin_suite;

@@ -11,10 +11,10 @@ use std::{
 use sys::{FakeSys, FileKind, Handle, Reach, Sys, When};
 use volumes::{
     CsiSource, FileEntry, FsGroupPolicy, Growth, HostPathType, Medium, Ownership, PLUGINS, PodOf, PodVolumes, Ready,
-    Reclaiming, Resolved, Source, VolumeError, plugin_for,
+    Reclaiming, Resolved, Settings, Source, VolumeError, plugin_for,
 };
 
-use crate::{DRIVER, FakeDriver};
+use crate::{DRIVER, FakeDriver, flex};
 
 const POD: &str = "3f0c7e5e-0f3e-4f5e-9f51-0d4c5a1f2b3c";
 const GROUP: u32 = 4711;
@@ -78,18 +78,21 @@ struct Rig {
     fake: Option<Arc<FakeSys>>,
     driver: Arc<FakeDriver>,
     pods: PathBuf,
+    settings: Settings,
 }
 
 impl Rig {
     fn new(sys: &Arc<dyn Sys>, fake: Option<&Arc<FakeSys>>, scratch: &Path) -> Self {
         let device = scratch.join("host").join(DEVICE);
         let driver = FakeDriver::new(sys.clone(), fake.cloned(), device);
-        Self { sys: sys.clone(), fake: fake.cloned(), driver, pods: scratch.join("kubelet/pods") }
+        let settings = Settings { flex_dir: flex::dir(&scratch.join("host")), ..Settings::default() };
+        Self { sys: sys.clone(), fake: fake.cloned(), driver, pods: scratch.join("kubelet/pods"), settings }
     }
 
     /// As a process has them that has just started.
     fn volumes(&self) -> PodVolumes {
-        PodVolumes::new(self.pods.clone(), self.sys.clone()).with_drivers(self.driver.clone())
+        let volumes = PodVolumes::new(self.pods.clone(), self.sys.clone());
+        volumes.with_drivers(self.driver.clone()).with_settings(self.settings.clone())
     }
 
     /// Lets calls fail: those to the kernel, or those to the driver.
@@ -130,8 +133,9 @@ fn device_samples(sys: &dyn Sys, host: &Path) -> Vec<Sample> {
     if device { all } else { Vec::new() }
 }
 
-/// Gives a fake kernel an empty device for [`check_plugins`] to use.
-pub fn add_device(fake: &FakeSys, host: &Path, bytes: u64) {
+/// Gives a fake kernel an empty device, and programs, for [`check_plugins`] to use.
+pub fn add_device(fake: &Arc<FakeSys>, host: &Path, bytes: u64) {
+    flex::play(fake, host);
     fake.with_file(host.join(DEVICE), FileKind::BlockDevice);
     fake.with_disk(host.join(DEVICE), bytes, false);
 }
@@ -158,6 +162,8 @@ pub fn samples(host: &Path) -> Vec<Sample> {
             let fs_group_policy = FsGroupPolicy::Never;
             csi(CsiSource { ephemeral: true, attributes, fs_group_policy, attaches: false, ..driven("own") })
         }),
+        plain("program's", Source::Flex(Box::new(flex::volume(flex::PLAIN)))),
+        plain("program's for all", Source::Flex(Box::new(flex::volume(flex::SHARED)))),
         Sample { then: Some(files(&[], true)), ..plain("secret", files(&[("a", "1"), ("b", "1")], true)) },
     ]
 }
@@ -175,6 +181,14 @@ fn open_or_make(sys: &dyn Sys, path: &Path) -> Handle {
 pub fn prepare(sys: &dyn Sys, host: &Path) {
     let dir = open_or_make(sys, &host.join("dir"));
     sys.write_new(&dir, OsStr::new("kept"), b"precious", 0o600).expect("write a file of the node");
+    drop(open_or_make(sys, &flex::attached(host)));
+    drop(open_or_make(sys, &host.join(flex::DATA)));
+    for (file, text) in flex::scripts(host) {
+        let path = flex::dir(host).join(file);
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        let above = open_or_make(sys, above);
+        sys.write_new(&above, name, text.as_bytes(), 0o755).expect("write a program");
+    }
 }
 
 fn read(sys: &dyn Sys, path: &Path) -> Vec<u8> {
@@ -223,6 +237,10 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             usize::from(*in_memory)
         }
         Source::HostPath { .. } | Source::LocalDevice { .. } => 0,
+        Source::Flex(_) => {
+            assert_eq!(stat.gid, GROUP, "{name} is not the group's");
+            1
+        }
         Source::Csi(source) => {
             if source.fs_group_policy != FsGroupPolicy::Never && !source.block {
                 assert_eq!(stat.gid, GROUP, "{name} is not the group's");
@@ -287,6 +305,8 @@ fn check_gone(rig: &Rig, sample: &Sample, context: &str) {
         let left = sys.list(&dir).expect("list the pods directory");
         assert!(left.is_empty(), "{name}, {context}: {left:?} is left");
     }
+    let attached = pods.ancestors().nth(2).map(|scratch| flex::attached(&scratch.join("host"))).expect("two above");
+    assert_eq!(names(sys, &attached), [""; 0], "{name}, {context}: it is still attached");
     if let Some(kept) = &sample.keeps {
         assert_eq!(read(sys, kept), b"precious", "{name}, {context}: the node's file was touched");
     }

@@ -8,6 +8,7 @@ use crate::{
     contract::{Inputs, Resolved, Source},
     csi_source,
     error::VolumeError,
+    flex_source,
     payload::find,
     resolve::host_path,
 };
@@ -80,7 +81,11 @@ pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<R
         resolved.read_only |= only_read;
         return Ok(resolved);
     }
-    made_of(volume, spec, wanted.read_only || only_read)
+    let read_only = wanted.read_only || only_read;
+    if let Some(resolved) = flex_source::persistent(pod, claim, volume, read_only, inputs) {
+        return Ok(resolved);
+    }
+    made_of(volume, spec, read_only)
 }
 
 /// Containers mount a filesystem and are given a device, and not the other way round.

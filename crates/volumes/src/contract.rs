@@ -16,7 +16,9 @@ use k8s_openapi::api::{
 pub use crate::{
     csi_source::{CsiSource, FsGroupPolicy, PodOf},
     drivers::{DriverError, Drivers, SecretRef, TokenWish},
+    flex_source::FlexVolume,
     machine::{Cancel, Machine},
+    settings::Settings,
 };
 
 /// What a pod volume is made of, resolved: every API object that it names has been read. One variant per mechanism.
@@ -43,6 +45,8 @@ pub enum Source {
     },
     /// A volume of a CSI driver.
     Csi(Box<CsiSource>),
+    /// `flexVolume`: a volume of a program on the node.
+    Flex(Box<FlexVolume>),
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,
@@ -57,6 +61,7 @@ impl Source {
     pub fn own_name(&self) -> Option<&str> {
         match self {
             Self::Csi(source) => Some(&source.name),
+            Self::Flex(source) if source.persistent => Some(&source.name),
             _ => None,
         }
     }

@@ -131,7 +131,7 @@ pub fn attach_required(driver: Option<&CSIDriver>) -> bool {
     driver.is_none_or(|d| d.spec.attach_required != Some(false))
 }
 
-fn pod_of(pod: &Pod) -> PodOf {
+pub(crate) fn pod_of(pod: &Pod) -> PodOf {
     let (meta, spec) = (&pod.metadata, pod.spec.as_ref());
     let account = spec.and_then(|s| s.service_account_name.clone()).filter(|n| !n.is_empty());
     PodOf {

@@ -57,6 +57,11 @@ pub trait Drivers: Send + Sync {
     /// # Errors
     /// Why it cannot be had.
     fn secret(&self, secret: &SecretRef) -> Result<BTreeMap<String, String>, String>;
+    /// What is in a Secret of the type `kind`, as bytes.
+    ///
+    /// # Errors
+    /// Why it cannot be had; also where it is of another type.
+    fn secret_of_type(&self, secret: &SecretRef, kind: &str) -> Result<BTreeMap<String, Vec<u8>>, String>;
     /// Tokens of a pod's service account, in the JSON that drivers read: by audience, `token` and `expirationTimestamp`.
     ///
     /// # Errors
@@ -90,6 +95,9 @@ impl Drivers for NoDrivers {
         Err(DriverError::Absent)
     }
     fn secret(&self, _: &SecretRef) -> Result<BTreeMap<String, String>, String> {
+        Err("there is no API here".into())
+    }
+    fn secret_of_type(&self, _: &SecretRef, _: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
         Err("there is no API here".into())
     }
     fn tokens(&self, _: &PodOf, _: &[TokenWish]) -> Result<String, String> {

@@ -50,6 +50,15 @@ pub enum VolumeError {
         volume: String,
         why: String,
     },
+    /// A program of a `flexVolume` did not do what it was asked for, or is not there.
+    #[error("{why}")]
+    Flex {
+        /// `MountVolume.SetUp`, ...
+        operation: &'static str,
+        /// The volume's name in sentences.
+        volume: String,
+        why: String,
+    },
     /// A volume that is not attached to this node.
     #[error("{why}")]
     Attach {
@@ -160,7 +169,7 @@ impl VolumeError {
             Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } | Self::Cancelled => soon,
             // Someone may make the file or fix the path on the node, which nothing announces.
             Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
-            Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } => soon,
+            Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } | Self::Flex { .. } => soon,
             Self::NotFound { .. }
             | Self::NotRead { .. }
             | Self::TrustBundle { .. }
@@ -200,7 +209,9 @@ impl VolumeError {
             Self::Growth { .. } => Some("VolumeResizeFailed"),
             Self::Attach { .. } => Some("FailedAttachVolume"),
             Self::Csi { operation, .. } if operation.starts_with("MapVolume") => Some("FailedMapVolume"),
+            Self::Flex { operation, .. } if operation.starts_with("AttachVolume") => Some("FailedAttachVolume"),
             Self::Mount { .. }
+            | Self::Flex { .. }
             | Self::Csi { .. }
             | Self::Lifecycle { .. }
             | Self::Use { .. }

@@ -18,6 +18,7 @@ pub mod contract;
 mod csi_source;
 mod drivers;
 pub mod error;
+mod flex_source;
 mod holds;
 mod machine;
 mod payload;
@@ -25,6 +26,7 @@ mod place;
 mod plugins;
 mod pod_volumes;
 mod resolve;
+mod settings;
 mod sub_path;
 
 pub use claim::source_of;

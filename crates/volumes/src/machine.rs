@@ -3,14 +3,18 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use sys::Sys;
 
-use crate::{drivers::Drivers, error::VolumeError};
+use crate::{drivers::Drivers, error::VolumeError, settings::Settings};
+
+/// Between looks at whether to go on waiting.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a plugin is given to act on.
 #[derive(Clone, Copy)]
@@ -25,6 +29,8 @@ pub struct Machine<'a> {
     pub plugins: &'a Path,
     /// The file of this program, which can be started again as an attendant of a volume.
     pub program: &'a Path,
+    /// What the machine's administrator says.
+    pub settings: &'a Settings,
     /// Whether what is done is still wanted. Who waits for somebody else looks at least every 50 ms.
     pub cancel: &'a Cancel,
     pub(crate) shared: &'a Shared,
@@ -71,18 +77,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Lets one call at a time at a volume, of all that pass the same `key`.
     pub(crate) fn alone<T>(&self, key: &str, act: impl FnOnce() -> T) -> T {
-        let own = {
-            let mut locks = lock(&self.locks);
-            locks.retain(|_, l| l.strong_count() > 0);
-            let known = locks.get(key).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let made = Arc::new(Mutex::new(()));
-                locks.insert(key.to_owned(), Arc::downgrade(&made));
-                made
-            })
-        };
+        let own = self.own(key);
         let _alone = lock(&own);
         act()
+    }
+
+    /// The same; whoever has the volume, waiting for it is given up once that is not wanted any more: `None`.
+    pub(crate) fn alone_while<T>(&self, key: &str, cancel: &Cancel, act: impl FnOnce() -> T) -> Option<T> {
+        let own = self.own(key);
+        let _alone = loop {
+            match own.try_lock() {
+                Ok(alone) => break alone,
+                // What it guards is whole at any time.
+                Err(TryLockError::Poisoned(alone)) => break alone.into_inner(),
+                Err(TryLockError::WouldBlock) if cancel.is_cancelled() => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            }
+        };
+        Some(act())
+    }
+
+    fn own(&self, key: &str) -> Arc<Mutex<()>> {
+        let mut locks = lock(&self.locks);
+        locks.retain(|_, l| l.strong_count() > 0);
+        let known = locks.get(key).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let made = Arc::new(Mutex::new(()));
+            locks.insert(key.to_owned(), Arc::downgrade(&made));
+            made
+        })
     }
 
     /// Whether this process has staged a volume there: a driver is asked once, and again after a restart.

@@ -5,7 +5,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use sys::{Handle, Reach, Sys};
+use rustix::io::Errno;
+use sys::{FileKind, Handle, Reach, Sys, Unmount, tree};
 
 use crate::error::VolumeError;
 
@@ -88,4 +89,53 @@ pub(crate) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Opens the directory of a path that no pod can change, with the last name of the path.
+fn above<'a>(path: &'a Path, sys: &dyn Sys) -> Result<Option<(Handle, &'a OsStr)>, VolumeError> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    Ok(if_found(sys.open(above)).map_err(failed("open", above))?.map(|dir| (dir, name)))
+}
+
+/// Unmounts and removes a file or an empty directory. One that is not empty is left: it may hold what a pod has written,
+/// and whose driver only said that it took it away.
+pub(crate) fn remove_point(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
+    let Some((dir, name)) = above(path, sys)? else { return Ok(()) };
+    unmount_point(path, &dir, name, sys)?;
+    let Some(stat) = if_found(sys.stat_at(&dir, name)).map_err(failed("read", path))? else { return Ok(()) };
+    let removed = if stat.is_dir() { sys.remove_dir(&dir, name) } else { sys.remove_file(&dir, name) };
+    if_found(removed).map(drop).map_err(failed("remove", path))
+}
+
+/// Unmounts and removes a directory of the node's own with what is in it.
+pub(crate) fn remove_tree(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
+    let Some((dir, name)) = above(path, sys)? else { return Ok(()) };
+    unmount_point(path, &dir, name, sys)?;
+    tree::remove(sys, &dir, name).map_err(failed("remove", path))
+}
+
+fn unmount_point(path: &Path, dir: &Handle, name: &OsStr, sys: &dyn Sys) -> Result<(), VolumeError> {
+    let fail = |(_, errno)| VolumeError::Unmount { target: path.to_path_buf(), errno };
+    tree::unmount_all(sys, dir, name, &|_| Unmount::Strict).map_err(fail)
+}
+
+/// Removes a directory that nothing is in any more.
+pub(crate) fn remove_empty(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
+    let Some((dir, name)) = above(path, sys)? else { return Ok(()) };
+    let full = |e: &io::Error| e.raw_os_error() == Some(Errno::NOTEMPTY.raw_os_error());
+    match if_found(sys.remove_dir(&dir, name)) {
+        Err(e) if full(&e) => Ok(()),
+        removed => removed.map(drop).map_err(failed("remove", path)),
+    }
+}
+
+/// Names of the directories in one that may not be there.
+pub(crate) fn directories(path: &Path, sys: &dyn Sys) -> Result<Vec<String>, VolumeError> {
+    let Some(dir) = if_found(sys.open(path)).map_err(failed("open", path))? else { return Ok(Vec::new()) };
+    let entries = match if_found(sys.list(&dir)).map_err(failed("read", path))? {
+        Some(entries) => entries,
+        None => return Ok(Vec::new()),
+    };
+    let dirs = entries.into_iter().filter(|e| e.kind == FileKind::Directory);
+    Ok(dirs.filter_map(|e| e.name.into_string().ok()).collect())
 }

@@ -27,6 +27,7 @@ use crate::{
         csi::{self, AttachedVolume},
         plugin_for,
     },
+    settings::Settings,
     sub_path::{self, Failure},
 };
 
@@ -46,6 +47,7 @@ pub struct PodVolumes {
     sys: Arc<dyn Sys>,
     drivers: Arc<dyn Drivers>,
     program: PathBuf,
+    settings: Settings,
     always: Cancel,
     shared: Shared,
 }
@@ -60,6 +62,7 @@ impl PodVolumes {
             sys,
             drivers: Arc::new(NoDrivers),
             program: "/proc/self/exe".into(),
+            settings: Settings::default(),
             always: Cancel::default(),
             shared: Shared::default(),
         }
@@ -68,6 +71,11 @@ impl PodVolumes {
     /// The same with another program for attendants than this process's own.
     pub fn with_program(self, program: PathBuf) -> Self {
         Self { program, ..self }
+    }
+
+    /// The same with other settings than the default.
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// The same on a machine with CSI drivers. They find what volumes have once for all pods in `plugins`, beside the
@@ -88,6 +96,7 @@ impl PodVolumes {
             pods: &self.pods_dir,
             plugins: &self.plugins_dir,
             program: &self.program,
+            settings: &self.settings,
             cancel,
             shared: &self.shared,
         }
@@ -236,8 +245,9 @@ impl PodVolumes {
     fn is_own(&self, path: &Path) -> bool {
         // <uid>/volumes/<plugin>/...
         let plugin = path.strip_prefix(&self.pods_dir).ok().and_then(|inside| inside.iter().nth(2));
-        let mounted = |name: &OsStr| PLUGINS.iter().any(|p| name == p.name() && p.takes_mount_options());
-        plugin.is_some_and(|name| !mounted(name))
+        // What is below none of these names is a driver's.
+        let own = |name: &OsStr| PLUGINS.iter().any(|p| name == p.name() && !p.takes_mount_options());
+        plugin.is_some_and(own)
     }
 
     /// Binds what was found to a name of the node's own; keeps a pin of the same file.

@@ -16,6 +16,7 @@ use crate::{
     contract::{HostPathType, Inputs, Medium, Need, Resolved, Source},
     csi_source,
     error::VolumeError,
+    flex_source,
     payload::{self, DEFAULT_MODE, Selection},
 };
 
@@ -97,6 +98,8 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         csi_source::inline(pod, &volume.name, s, inputs)
     } else if let Some(resolved) = own_disk(pod, volume, inputs)? {
         Ok(resolved)
+    } else if let Some(s) = &volume.flex_volume {
+        Ok(flex_source::inline(pod, &volume.name, s, inputs))
     } else if let Some(ended) = in_tree::ended_inline(volume) {
         Err(VolumeError::Ended { name: volume.name.clone(), story: ended.story })
     } else {

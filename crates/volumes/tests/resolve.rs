@@ -95,6 +95,7 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::HostPath { path, kind } => format!("host {} {kind:?}", path.display()),
         Source::Local { path, .. } => format!("local {}", path.display()),
         Source::LocalDevice { path, .. } => format!("device {}", path.display()),
+        Source::Flex(s) => format!("flex {} {}", s.driver, s.name),
         Source::Csi(s) => {
             let kind =
                 [(s.ephemeral, " ephemeral"), (s.block, " block"), (s.attaches, " attached"), (s.pod_info, " info")];
@@ -530,6 +531,11 @@ fn known(field: &str, kind: &str, result: &Result<Resolved, VolumeError>) -> boo
             assert_eq!(named, kind);
             false
         }
+        Err(VolumeError::Ended { .. }) => {
+            let ended = ["quobyte", "scaleIO", "storageos", "photonPersistentDisk"];
+            assert!(ended.contains(&field), "{field}");
+            false
+        }
         Err(e) => panic!("{field}: {e}"),
     }
 }
@@ -567,6 +573,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         "downwardAPI",
         "emptyDir",
         "ephemeral",
+        "flexVolume",
         "gcePersistentDisk",
         "hostPath",
         "persistentVolumeClaim",
@@ -601,7 +608,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         .collect();
     let clouds = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "gcePersistentDisk"];
     let others = ["portworxVolume", "rbd", "vsphereVolume"];
-    let mut supported = [&clouds[..], &others, &["csi", "hostPath", "local"]].concat();
+    let mut supported = [&clouds[..], &others, &["csi", "flexVolume", "hostPath", "local"]].concat();
     supported.sort_unstable();
     assert_eq!(taken, supported);
 }

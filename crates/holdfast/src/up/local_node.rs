@@ -87,7 +87,8 @@ impl LocalNode {
         let pods: HashSet<String> = runtime.list().await?.into_iter().map(|s| s.spec.uid.0).collect();
         network.sweep(&pods).await?;
         let calls = CsiDrivers::new(drivers.clone(), client.clone());
-        let volumes = Arc::new(PodVolumes::new(layout.pods(), Arc::new(RealSys)).with_drivers(Arc::new(calls)));
+        let volumes = PodVolumes::new(layout.pods(), Arc::new(RealSys)).with_drivers(Arc::new(calls));
+        let volumes = Arc::new(volumes.with_settings(args.volumes.settings()));
         let mut config =
             Config::new(name.to_owned(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
         config.drivers = drivers;

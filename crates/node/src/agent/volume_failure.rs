@@ -57,7 +57,9 @@ pub(super) fn failure(name: &str, error: &VolumeError) -> Failure {
         VolumeError::Claim { .. } | VolumeError::Use { .. } | VolumeError::Ended { .. } => {
             Failure { step: Step::Process, ..plain }
         }
-        VolumeError::Csi { operation, volume, .. } => Failure { operation, shown: volume.clone(), ..plain },
+        VolumeError::Csi { operation, volume, .. } | VolumeError::Flex { operation, volume, .. } => {
+            Failure { operation, shown: volume.clone(), ..plain }
+        }
         VolumeError::Attach { volume, failed, .. } => {
             // What failed does not just take its time.
             let step = if *failed { Step::SetUp } else { Step::Wait };

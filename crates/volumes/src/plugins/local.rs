@@ -22,7 +22,7 @@ pub(super) struct Local;
 /// What an empty device gets where nothing else is asked for.
 const DEFAULT_FILESYSTEM: &str = "ext4";
 /// In the volume's directory: the device is being formatted.
-const FORMATTING: &str = "formatting";
+pub(super) const FORMATTING: &str = "formatting";
 /// What can be made and mounted here: names of others never get near a program or the kernel.
 const FILESYSTEMS: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
 
@@ -85,6 +85,36 @@ impl VolumePlugin for Local {
             Place::Directory(_) => Ok(Growth::Done),
             Place::Device(device) => BlockDevice { device: &device, path, sys }.grow(dir, bytes),
         }
+    }
+}
+
+/// Mounts a device, formatted if it is empty, on `data` in the directory `dir`, which is open as `top`, unless it is there.
+pub(super) fn mount_device(
+    path: &Path,
+    (top, dir): (&Handle, &Path),
+    (fs_type, read_only): (Option<&str>, bool),
+    sys: &dyn Sys,
+) -> Result<(), VolumeError> {
+    match open(path, sys)? {
+        Place::Device(device) => {
+            let device = BlockDevice { device: &device, path: &path.to_path_buf(), sys };
+            device.mount(top, dir, (fs_type, read_only, &[])).map(drop)
+        }
+        Place::Directory(_) => {
+            let why = "it is a directory, not a block device";
+            Err(VolumeError::LocalPath { path: path.into(), why, errno: None })
+        }
+    }
+}
+
+/// Lets the filesystem of a device that is mounted at `at` have all of the device.
+pub(super) fn grow_device(path: &Path, at: &Path, bytes: u64, sys: &dyn Sys) -> Result<Growth, VolumeError> {
+    match open(path, sys)? {
+        Place::Device(device) => {
+            let above = at.parent().unwrap_or(at);
+            BlockDevice { device: &device, path: &path.to_path_buf(), sys }.grow(above, bytes)
+        }
+        Place::Directory(_) => Ok(Growth::Done),
     }
 }
 

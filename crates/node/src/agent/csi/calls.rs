@@ -51,6 +51,11 @@ impl CsiDrivers {
         }
     }
 
+    fn read_secret(&self, secret: &SecretRef) -> Result<Secret, String> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
+        self.ask(secrets.get(&secret.name))
+    }
+
     fn token(&self, pod: &PodOf, wish: &TokenWish) -> Result<Value, String> {
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -111,10 +116,17 @@ impl Drivers for CsiDrivers {
     }
 
     fn secret(&self, secret: &SecretRef) -> Result<BTreeMap<String, String>, String> {
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
-        let found = self.ask(secrets.get(&secret.name))?;
+        let found = self.read_secret(secret)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(found.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect())
+    }
+
+    fn secret_of_type(&self, secret: &SecretRef, kind: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
+        let found = self.read_secret(secret)?;
+        if found.type_.as_deref() != Some(kind) {
+            return Err(format!("cannot get secret of type {kind}: its type is {:?}", found.type_.unwrap_or_default()));
+        }
+        Ok(found.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
     }
 
     fn tokens(&self, pod: &PodOf, wishes: &[TokenWish]) -> Result<String, String> {

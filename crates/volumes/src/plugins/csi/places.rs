@@ -1,19 +1,14 @@
 //! Where a volume is staged and published.
-use std::{
-    ffi::OsStr,
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-use sys::{Handle, Sys, Unmount, tree};
+use sys::Sys;
 
 use super::record::Record;
 use crate::{
     contract::{CsiSource, Machine},
     csi_source::digest,
     error::VolumeError,
-    place::{PRIVATE, ensure_path, failed, if_found},
+    place::{PRIVATE, ensure_path, remove_empty, remove_point, remove_tree},
 };
 
 const MOUNT: &str = "mount";
@@ -74,7 +69,7 @@ impl Places {
 
     /// Removes what a driver should have removed, and what was made around it.
     pub(super) fn remove_target(&self, sys: &dyn Sys) -> Result<(), VolumeError> {
-        remove(&self.target, sys)?;
+        remove_point(&self.target, sys)?;
         match self.target.parent() {
             Some(above) if above != self.dir => remove_empty(above, sys),
             _ => Ok(()),
@@ -85,48 +80,11 @@ impl Places {
     pub(super) fn remove_stage(&self, sys: &dyn Sys) -> Result<(), VolumeError> {
         match self.stage.parent() {
             Some(above) if !self.block => {
-                remove(&self.stage, sys)?;
-                remove_all(above, sys)
+                remove_point(&self.stage, sys)?;
+                remove_tree(above, sys)
             }
             // Drivers keep files of their own there.
-            _ => remove_all(&self.stage, sys),
+            _ => remove_tree(&self.stage, sys),
         }
-    }
-}
-
-/// Opens the directory of a path that no pod can change, with the last name of the path.
-fn above<'a>(path: &'a Path, sys: &dyn Sys) -> Result<Option<(Handle, &'a OsStr)>, VolumeError> {
-    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-    Ok(if_found(sys.open(above)).map_err(failed("open", above))?.map(|dir| (dir, name)))
-}
-
-/// Unmounts and removes a file or an empty directory. One that is not empty is left: it may hold what a pod has written,
-/// and whose driver only said that it took it away.
-fn remove(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-    let Some((dir, name)) = above(path, sys)? else { return Ok(()) };
-    unmount(path, &dir, name, sys)?;
-    let Some(stat) = if_found(sys.stat_at(&dir, name)).map_err(failed("read", path))? else { return Ok(()) };
-    let removed = if stat.is_dir() { sys.remove_dir(&dir, name) } else { sys.remove_file(&dir, name) };
-    if_found(removed).map(drop).map_err(failed("remove", path))
-}
-
-fn remove_all(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-    let Some((dir, name)) = above(path, sys)? else { return Ok(()) };
-    unmount(path, &dir, name, sys)?;
-    tree::remove(sys, &dir, name).map_err(failed("remove", path))
-}
-
-fn unmount(path: &Path, dir: &Handle, name: &OsStr, sys: &dyn Sys) -> Result<(), VolumeError> {
-    let fail = |(_, errno)| VolumeError::Unmount { target: path.to_path_buf(), errno };
-    tree::unmount_all(sys, dir, name, &|_| Unmount::Strict).map_err(fail)
-}
-
-/// Removes a directory that nothing is in any more.
-fn remove_empty(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-    let Some((dir, name)) = above(path, sys)? else { return Ok(()) };
-    let full = |e: &io::Error| e.raw_os_error() == Some(Errno::NOTEMPTY.raw_os_error());
-    match if_found(sys.remove_dir(&dir, name)) {
-        Err(e) if full(&e) => Ok(()),
-        removed => removed.map(drop).map_err(failed("remove", path)),
     }
 }

@@ -2,12 +2,12 @@
 use std::{ffi::OsStr, io::ErrorKind, path::Path};
 
 use serde_json::{Value, json};
-use sys::{FileKind, Sys};
+use sys::Sys;
 
 use crate::{
     contract::{CsiSource, Machine, VolumePlugin},
     error::VolumeError,
-    place::{failed, if_found},
+    place::{directories, failed, if_found},
     plugins::csi::Csi,
 };
 
@@ -101,9 +101,9 @@ pub(super) fn has_others(record: &Record, dir: &Path, on: &Machine<'_>) -> Resul
 
 /// Calls `see` for each record of a pod on this machine, with its directory.
 pub(super) fn each(on: &Machine<'_>, mut see: impl FnMut(&Path, Record)) -> Result<(), VolumeError> {
-    for pod in names(on.pods, on.sys)? {
+    for pod in directories(on.pods, on.sys)? {
         let volumes = on.pods.join(pod).join("volumes").join(Csi.name());
-        for volume in names(&volumes, on.sys)? {
+        for volume in directories(&volumes, on.sys)? {
             let dir = volumes.join(volume);
             if let Some(record) = Record::read(&dir, on.sys)? {
                 see(&dir, record);
@@ -111,15 +111,4 @@ pub(super) fn each(on: &Machine<'_>, mut see: impl FnMut(&Path, Record)) -> Resu
         }
     }
     Ok(())
-}
-
-/// Names of the directories in one that may not be there.
-pub(super) fn names(path: &Path, sys: &dyn Sys) -> Result<Vec<String>, VolumeError> {
-    let Some(dir) = if_found(sys.open(path)).map_err(failed("open", path))? else { return Ok(Vec::new()) };
-    let entries = match if_found(sys.list(&dir)).map_err(failed("read", path))? {
-        Some(entries) => entries,
-        None => return Ok(Vec::new()),
-    };
-    let dirs = entries.into_iter().filter(|e| e.kind == FileKind::Directory);
-    Ok(dirs.filter_map(|e| e.name.into_string().ok()).collect())
 }
