@@ -126,12 +126,82 @@ pub struct VolumeSettings {
     /// this machine can read while they run
     #[arg(long)]
     pub flex_volume_secrets: bool,
+    #[command(flatten)]
+    pub flocker: Flocker,
 }
 
 impl VolumeSettings {
-    pub fn settings(&self) -> volumes::Settings {
-        volumes::Settings { flex_dir: self.volume_plugin_dir.clone(), flex_secrets: self.flex_volume_secrets }
+    /// For a node that others know by `address`.
+    pub fn settings(&self, address: std::net::IpAddr) -> volumes::Settings {
+        volumes::Settings {
+            flex_dir: self.volume_plugin_dir.clone(),
+            flex_secrets: self.flex_volume_secrets,
+            addresses: vec![address.to_string()],
+            flocker_create_bytes: self.flocker.create_size,
+        }
     }
+}
+
+/// Where Flocker's control service is, and who asks it.
+#[derive(Args)]
+#[command(next_help_heading = "Flocker")]
+pub struct Flocker {
+    /// Host name or address of Flocker's control service, as in its certificate
+    #[arg(
+        long = "flocker-host",
+        env = "FLOCKER_CONTROL_SERVICE_HOST",
+        default_value = "localhost",
+        value_name = "HOST"
+    )]
+    pub host: String,
+    #[arg(long = "flocker-port", env = "FLOCKER_CONTROL_SERVICE_PORT", default_value_t = 4523, value_name = "PORT")]
+    pub port: u16,
+    /// Certificate of the Flocker cluster
+    #[arg(
+        long = "flocker-ca-file",
+        env = "FLOCKER_CONTROL_SERVICE_CA_FILE",
+        default_value = "/etc/flocker/cluster.crt",
+        value_name = "FILE"
+    )]
+    pub ca_file: PathBuf,
+    /// Key of the API's user
+    #[arg(
+        long = "flocker-key-file",
+        env = "FLOCKER_CONTROL_SERVICE_CLIENT_KEY_FILE",
+        default_value = "/etc/flocker/apiuser.key",
+        value_name = "FILE"
+    )]
+    pub key_file: PathBuf,
+    /// Certificate of the API's user
+    #[arg(
+        long = "flocker-cert-file",
+        env = "FLOCKER_CONTROL_SERVICE_CLIENT_CERT_FILE",
+        default_value = "/etc/flocker/apiuser.crt",
+        value_name = "FILE"
+    )]
+    pub certificate_file: PathBuf,
+    /// Make datasets that volumes name and that do not exist, of this size (10Gi) [default: let the pod wait]
+    #[arg(long = "flocker-create-size", value_parser = size, value_name = "SIZE")]
+    pub create_size: Option<u64>,
+}
+
+impl Flocker {
+    pub fn settings(&self) -> flocker::Settings {
+        flocker::Settings {
+            host: self.host.clone(),
+            port: self.port,
+            ca_file: self.ca_file.clone(),
+            key_file: self.key_file.clone(),
+            certificate_file: self.certificate_file.clone(),
+        }
+    }
+}
+
+/// A size as the API writes it.
+fn size(text: &str) -> Result<u64, String> {
+    let read = api::Quantity::parse(text).ok().and_then(|q| u64::try_from(q.value()).ok());
+    // Flocker makes none that is smaller.
+    read.filter(|bytes| *bytes >= 64 << 20).ok_or_else(|| "write a size of at least 64Mi, for example 10Gi".into())
 }
 
 /// What becomes of volumes that were deleted.

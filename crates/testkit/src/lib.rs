@@ -1,6 +1,7 @@
 //! Builders and helpers for tests. Dev-dependency only.
 mod fake_driver;
 pub mod flex;
+pub mod flocker;
 mod loop_device;
 mod mount_namespace;
 pub mod plugin_suite;

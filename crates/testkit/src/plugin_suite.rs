@@ -8,13 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use sys::{FakeSys, FileKind, Handle, Reach, Sys, When};
+use sys::{FakeSys, FileKind, Handle, Reach, Sys, Tmpfs, Unmount, When};
 use volumes::{
-    CsiSource, FileEntry, FsGroupPolicy, Growth, HostPathType, Medium, Ownership, PLUGINS, PodOf, PodVolumes, Ready,
-    Reclaiming, Resolved, Settings, Source, VolumeError, plugin_for,
+    CsiSource, FileEntry, FlockerVolume, FsGroupPolicy, Growth, HostPathType, Medium, Named, Ownership, PLUGINS, PodOf,
+    PodVolumes, Ready, Reclaiming, Resolved, Settings, Source, VolumeError, plugin_for,
 };
 
-use crate::{DRIVER, FakeDriver, flex};
+use crate::{DRIVER, FakeDriver, flex, flocker::FakeFlocker};
 
 const POD: &str = "3f0c7e5e-0f3e-4f5e-9f51-0d4c5a1f2b3c";
 const GROUP: u32 = 4711;
@@ -79,20 +79,25 @@ struct Rig {
     driver: Arc<FakeDriver>,
     pods: PathBuf,
     settings: Settings,
+    flocker: Arc<FakeFlocker>,
 }
 
 impl Rig {
     fn new(sys: &Arc<dyn Sys>, fake: Option<&Arc<FakeSys>>, scratch: &Path) -> Self {
         let device = scratch.join("host").join(DEVICE);
         let driver = FakeDriver::new(sys.clone(), fake.cloned(), device);
-        let settings = Settings { flex_dir: flex::dir(&scratch.join("host")), ..Settings::default() };
-        Self { sys: sys.clone(), fake: fake.cloned(), driver, pods: scratch.join("kubelet/pods"), settings }
+        let addresses = vec![ADDRESS.to_owned()];
+        let settings = Settings { flex_dir: flex::dir(&scratch.join("host")), addresses, ..Settings::default() };
+        let flocker = FakeFlocker::new(ADDRESS, datasets(sys, fake, scratch));
+        flocker.add("vol");
+        Self { sys: sys.clone(), fake: fake.cloned(), driver, pods: scratch.join("kubelet/pods"), settings, flocker }
     }
 
     /// As a process has them that has just started.
     fn volumes(&self) -> PodVolumes {
         let volumes = PodVolumes::new(self.pods.clone(), self.sys.clone());
-        volumes.with_drivers(self.driver.clone()).with_settings(self.settings.clone())
+        let volumes = volumes.with_drivers(self.driver.clone()).with_flocker(self.flocker.clone());
+        volumes.with_settings(self.settings.clone())
     }
 
     /// Lets calls fail: those to the kernel, or those to the driver.
@@ -118,6 +123,32 @@ impl Rig {
             fake.resume();
         }
     }
+}
+
+/// The address by which other systems know the machine.
+const ADDRESS: &str = "192.0.2.7";
+
+/// How Flocker's agent mounts datasets below `scratch`.
+fn datasets(sys: &Arc<dyn Sys>, fake: Option<&Arc<FakeSys>>, scratch: &Path) -> Box<crate::flocker::Mounter> {
+    let (sys, fake, above) = (sys.clone(), fake.cloned(), scratch.join("flocker"));
+    Box::new(move |id, there| {
+        if let Some(fake) = &fake {
+            fake.pause();
+        }
+        let top = open_or_make(sys.as_ref(), &above);
+        let path = above.join(id);
+        match there {
+            true => {
+                let at = open_or_make(sys.as_ref(), &path);
+                sys.mount_tmpfs(&at, &Tmpfs { size_bytes: None, mode: 0o755 }).expect("mounted");
+            }
+            false => sys.unmount(&top, OsStr::new(id), Unmount::Strict).expect("unmounted"),
+        }
+        if let Some(fake) = &fake {
+            fake.resume();
+        }
+        path
+    })
 }
 
 /// Where there is a device, volumes on it.
@@ -162,6 +193,7 @@ pub fn samples(host: &Path) -> Vec<Sample> {
             let fs_group_policy = FsGroupPolicy::Never;
             csi(CsiSource { ephemeral: true, attributes, fs_group_policy, attaches: false, ..driven("own") })
         }),
+        plain("dataset", Source::Flocker(FlockerVolume { dataset: Named::Name("vol".into()), read_only: false })),
         plain("program's", Source::Flex(Box::new(flex::volume(flex::PLAIN)))),
         plain("program's for all", Source::Flex(Box::new(flex::volume(flex::SHARED)))),
         Sample { then: Some(files(&[], true)), ..plain("secret", files(&[("a", "1"), ("b", "1")], true)) },
@@ -237,7 +269,7 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             usize::from(*in_memory)
         }
         Source::HostPath { .. } | Source::LocalDevice { .. } => 0,
-        Source::Flex(_) => {
+        Source::Flex(_) | Source::Flocker(_) => {
             assert_eq!(stat.gid, GROUP, "{name} is not the group's");
             1
         }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod};
 use serde_json::Value;
 
 use crate::{
-    contract::{Inputs, Resolved, Source},
+    contract::{FlockerVolume, Inputs, Resolved, Source},
     csi_source,
     error::VolumeError,
     flex_source,
@@ -140,6 +140,8 @@ fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bo
             fs_type: s.fs_type.clone().filter(|t| !t.is_empty()),
             mount_options: spec.mount_options.clone().unwrap_or_default(),
         }
+    } else if let Some(s) = &spec.flocker {
+        FlockerVolume::of(s, read_only)
     } else {
         return Err(VolumeError::Unsupported { kind: format!("persistentVolume.{}", source_field(volume)) });
     };

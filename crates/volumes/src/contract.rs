@@ -18,6 +18,7 @@ pub use crate::{
     drivers::{DriverError, Drivers, SecretRef, TokenWish},
     flex_source::FlexVolume,
     machine::{Cancel, Machine},
+    plugins::flocker::{FlockerVolume, Named},
     settings::Settings,
 };
 
@@ -47,6 +48,8 @@ pub enum Source {
     Csi(Box<CsiSource>),
     /// `flexVolume`: a volume of a program on the node.
     Flex(Box<FlexVolume>),
+    /// `flocker`: a dataset that Flocker mounts on this node.
+    Flocker(FlockerVolume),
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,

@@ -59,6 +59,13 @@ pub enum VolumeError {
         volume: String,
         why: String,
     },
+    /// Flocker has not brought a dataset to this node.
+    #[error("{why}")]
+    Flocker {
+        why: String,
+        #[source]
+        cause: Option<Box<flocker::Error>>,
+    },
     /// A volume that is not attached to this node.
     #[error("{why}")]
     Attach {
@@ -169,7 +176,9 @@ impl VolumeError {
             Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } | Self::Cancelled => soon,
             // Someone may make the file or fix the path on the node, which nothing announces.
             Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
-            Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } | Self::Flex { .. } => soon,
+            Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } | Self::Flex { .. } | Self::Flocker { .. } => {
+                soon
+            }
             Self::NotFound { .. }
             | Self::NotRead { .. }
             | Self::TrustBundle { .. }
@@ -212,6 +221,7 @@ impl VolumeError {
             Self::Flex { operation, .. } if operation.starts_with("AttachVolume") => Some("FailedAttachVolume"),
             Self::Mount { .. }
             | Self::Flex { .. }
+            | Self::Flocker { .. }
             | Self::Csi { .. }
             | Self::Lifecycle { .. }
             | Self::Use { .. }

@@ -29,6 +29,8 @@ pub struct Machine<'a> {
     pub plugins: &'a Path,
     /// The file of this program, which can be started again as an attendant of a volume.
     pub program: &'a Path,
+    /// The control service of Flocker.
+    pub flocker: &'a dyn flocker::Control,
     /// What the machine's administrator says.
     pub settings: &'a Settings,
     /// Whether what is done is still wanted. Who waits for somebody else looks at least every 50 ms.

@@ -48,6 +48,7 @@ pub struct PodVolumes {
     drivers: Arc<dyn Drivers>,
     program: PathBuf,
     settings: Settings,
+    flocker: Arc<dyn flocker::Control>,
     always: Cancel,
     shared: Shared,
 }
@@ -63,6 +64,7 @@ impl PodVolumes {
             drivers: Arc::new(NoDrivers),
             program: "/proc/self/exe".into(),
             settings: Settings::default(),
+            flocker: Arc::new(flocker::Client::new(flocker::Settings::default())),
             always: Cancel::default(),
             shared: Shared::default(),
         }
@@ -71,6 +73,11 @@ impl PodVolumes {
     /// The same with another program for attendants than this process's own.
     pub fn with_program(self, program: PathBuf) -> Self {
         Self { program, ..self }
+    }
+
+    /// The same with another control service of Flocker than the default.
+    pub fn with_flocker(self, flocker: Arc<dyn flocker::Control>) -> Self {
+        Self { flocker, ..self }
     }
 
     /// The same with other settings than the default.
@@ -96,6 +103,7 @@ impl PodVolumes {
             pods: &self.pods_dir,
             plugins: &self.plugins_dir,
             program: &self.program,
+            flocker: self.flocker.as_ref(),
             settings: &self.settings,
             cancel,
             shared: &self.shared,

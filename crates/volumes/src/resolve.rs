@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     claim::{self, ClaimUse},
-    contract::{HostPathType, Inputs, Medium, Need, Resolved, Source},
+    contract::{FlockerVolume, HostPathType, Inputs, Medium, Need, Resolved, Source},
     csi_source,
     error::VolumeError,
     flex_source,
@@ -100,6 +100,8 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         Ok(resolved)
     } else if let Some(s) = &volume.flex_volume {
         Ok(flex_source::inline(pod, &volume.name, s, inputs))
+    } else if let Some(s) = &volume.flocker {
+        plain(FlockerVolume::of(s, false))
     } else if let Some(ended) = in_tree::ended_inline(volume) {
         Err(VolumeError::Ended { name: volume.name.clone(), story: ended.story })
     } else {

@@ -8,10 +8,19 @@ pub struct Settings {
     pub flex_dir: PathBuf,
     /// Drivers of `flexVolume` are told secrets, in their arguments, which every user of the machine can read.
     pub flex_secrets: bool,
+    /// The IP addresses of this node, by which other systems know it.
+    pub addresses: Vec<String>,
+    /// The most that a dataset of Flocker holds that is made for a volume, in bytes; `None`: none is made.
+    pub flocker_create_bytes: Option<u64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { flex_dir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec".into(), flex_secrets: false }
+        Self {
+            flex_dir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec".into(),
+            flex_secrets: false,
+            addresses: Vec::new(),
+            flocker_create_bytes: None,
+        }
     }
 }

@@ -43,7 +43,7 @@ impl World {
                 text => Ok(ran(0, text)),
             }
         });
-        let settings = Settings { flex_dir: "/flex".into(), flex_secrets: true };
+        let settings = Settings { flex_dir: "/flex".into(), flex_secrets: true, ..Settings::default() };
         Self { sys, asked, settings }
     }
 

@@ -95,6 +95,7 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::HostPath { path, kind } => format!("host {} {kind:?}", path.display()),
         Source::Local { path, .. } => format!("local {}", path.display()),
         Source::LocalDevice { path, .. } => format!("device {}", path.display()),
+        Source::Flocker(s) => format!("{:?}", s.dataset),
         Source::Flex(s) => format!("flex {} {}", s.driver, s.name),
         Source::Csi(s) => {
             let kind =
@@ -574,6 +575,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         "emptyDir",
         "ephemeral",
         "flexVolume",
+        "flocker",
         "gcePersistentDisk",
         "hostPath",
         "persistentVolumeClaim",
@@ -608,7 +610,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         .collect();
     let clouds = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "gcePersistentDisk"];
     let others = ["portworxVolume", "rbd", "vsphereVolume"];
-    let mut supported = [&clouds[..], &others, &["csi", "flexVolume", "hostPath", "local"]].concat();
+    let mut supported = [&clouds[..], &others, &["csi", "flexVolume", "flocker", "hostPath", "local"]].concat();
     supported.sort_unstable();
     assert_eq!(taken, supported);
 }

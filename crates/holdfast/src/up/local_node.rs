@@ -87,10 +87,12 @@ impl LocalNode {
         let pods: HashSet<String> = runtime.list().await?.into_iter().map(|s| s.spec.uid.0).collect();
         network.sweep(&pods).await?;
         let calls = CsiDrivers::new(drivers.clone(), client.clone());
+        let address = host_address().unwrap_or_else(|| network.gateway());
+        let flocker = flocker::Client::new(args.volumes.flocker.settings());
         let volumes = PodVolumes::new(layout.pods(), Arc::new(RealSys)).with_drivers(Arc::new(calls));
-        let volumes = Arc::new(volumes.with_settings(args.volumes.settings()));
-        let mut config =
-            Config::new(name.to_owned(), layout.clone(), vec![host_address().unwrap_or_else(|| network.gateway())]);
+        let volumes = volumes.with_flocker(Arc::new(flocker)).with_settings(args.volumes.settings(address));
+        let volumes = Arc::new(volumes);
+        let mut config = Config::new(name.to_owned(), layout.clone(), vec![address]);
         config.drivers = drivers;
         config.api_address = Some((api.ip().to_string(), api.port()));
         config.rwo_scope = match args.rwo_scope {

@@ -6,6 +6,7 @@ pub(crate) mod csi;
 mod empty_dir;
 mod files;
 mod flex;
+pub(crate) mod flocker;
 mod host_path;
 mod local;
 mod writer;
@@ -21,8 +22,15 @@ use crate::{
 };
 
 /// The only list of plugins in the program.
-pub static PLUGINS: &[&dyn VolumePlugin] =
-    &[&empty_dir::EmptyDir, &host_path::HostPath, &local::Local, &files::Files, &csi::Csi, &flex::Flex];
+pub static PLUGINS: &[&dyn VolumePlugin] = &[
+    &empty_dir::EmptyDir,
+    &host_path::HostPath,
+    &local::Local,
+    &files::Files,
+    &csi::Csi,
+    &flex::Flex,
+    &flocker::Flocker,
+];
 
 /// The plugin that makes a source into a volume.
 pub fn plugin_for(source: &Source) -> Option<&'static dyn VolumePlugin> {
