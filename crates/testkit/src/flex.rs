@@ -10,6 +10,8 @@ use std::{
 use sys::{Bind, FakeSys, Program, Ran, Sys, Unmount};
 use volumes::{FlexVolume, PodOf};
 
+use crate::gluster;
+
 /// Mounts for each pod.
 pub const PLAIN: &str = "example.com/plain";
 /// Attaches, and leaves it to the node to show pods what it mounted once.
@@ -63,7 +65,7 @@ pub fn scripts(host: &Path) -> [(&'static str, String); 2] {
     [("example.com~plain/plain", script(false, "mount")), ("example.com~shared/shared", script(true, "mountdevice"))]
 }
 
-/// Lets the fake kernel have the drivers.
+/// Lets the fake kernel have the drivers, and the client of GlusterFS.
 pub fn play(fake: &Arc<FakeSys>, host: &Path) {
     let (kernel, host) = (Arc::downgrade(fake), host.to_path_buf());
     fake.with_programs(move |program| answer(&kernel, &host, program));
@@ -71,6 +73,9 @@ pub fn play(fake: &Arc<FakeSys>, host: &Path) {
 
 fn answer(kernel: &Weak<FakeSys>, host: &Path, program: &Program<'_>) -> io::Result<Ran> {
     let fake = kernel.upgrade().ok_or(io::ErrorKind::NotFound)?;
+    if program.path.ends_with(gluster::CLIENT) {
+        return gluster::play(&fake, program);
+    }
     fake.pause();
     let said = act(&fake, host, program);
     fake.resume();

@@ -2,6 +2,7 @@
 mod fake_driver;
 pub mod flex;
 pub mod flocker;
+pub mod gluster;
 mod loop_device;
 mod mount_namespace;
 pub mod plugin_suite;

@@ -14,7 +14,7 @@ use volumes::{
     PodVolumes, Ready, Reclaiming, Resolved, Settings, Source, VolumeError, plugin_for,
 };
 
-use crate::{DRIVER, FakeDriver, flex, flocker::FakeFlocker};
+use crate::{DRIVER, FakeDriver, flex, flocker::FakeFlocker, gluster};
 
 const POD: &str = "3f0c7e5e-0f3e-4f5e-9f51-0d4c5a1f2b3c";
 const GROUP: u32 = 4711;
@@ -87,7 +87,13 @@ impl Rig {
         let device = scratch.join("host").join(DEVICE);
         let driver = FakeDriver::new(sys.clone(), fake.cloned(), device);
         let addresses = vec![ADDRESS.to_owned()];
-        let settings = Settings { flex_dir: flex::dir(&scratch.join("host")), addresses, ..Settings::default() };
+        let host = scratch.join("host");
+        let settings = Settings {
+            flex_dir: flex::dir(&host),
+            glusterfs_client: Some(host.join(gluster::CLIENT)),
+            addresses,
+            ..Settings::default()
+        };
         let flocker = FakeFlocker::new(ADDRESS, datasets(sys, fake, scratch));
         flocker.add("vol");
         Self { sys: sys.clone(), fake: fake.cloned(), driver, pods: scratch.join("kubelet/pods"), settings, flocker }
@@ -193,6 +199,7 @@ pub fn samples(host: &Path) -> Vec<Sample> {
             let fs_group_policy = FsGroupPolicy::Never;
             csi(CsiSource { ephemeral: true, attributes, fs_group_policy, attaches: false, ..driven("own") })
         }),
+        plain("gluster's", Source::Glusterfs(Box::new(gluster::volume()))),
         plain("dataset", Source::Flocker(FlockerVolume { dataset: Named::Name("vol".into()), read_only: false })),
         plain("program's", Source::Flex(Box::new(flex::volume(flex::PLAIN)))),
         plain("program's for all", Source::Flex(Box::new(flex::volume(flex::SHARED)))),
@@ -215,6 +222,8 @@ pub fn prepare(sys: &dyn Sys, host: &Path) {
     sys.write_new(&dir, OsStr::new("kept"), b"precious", 0o600).expect("write a file of the node");
     drop(open_or_make(sys, &flex::attached(host)));
     drop(open_or_make(sys, &host.join(flex::DATA)));
+    let above = open_or_make(sys, host);
+    sys.write_new(&above, OsStr::new(gluster::CLIENT), gluster::script().as_bytes(), 0o755).expect("write a program");
     for (file, text) in flex::scripts(host) {
         let path = flex::dir(host).join(file);
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { continue };
@@ -269,6 +278,8 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             usize::from(*in_memory)
         }
         Source::HostPath { .. } | Source::LocalDevice { .. } => 0,
+        // Other people's files stay theirs.
+        Source::Glusterfs(_) => 1,
         Source::Flex(_) | Source::Flocker(_) => {
             assert_eq!(stat.gid, GROUP, "{name} is not the group's");
             1
@@ -339,6 +350,8 @@ fn check_gone(rig: &Rig, sample: &Sample, context: &str) {
     }
     let attached = pods.ancestors().nth(2).map(|scratch| flex::attached(&scratch.join("host"))).expect("two above");
     assert_eq!(names(sys, &attached), [""; 0], "{name}, {context}: it is still attached");
+    let attendants = rig.fake.as_ref().map(|fake| fake.attendants()).unwrap_or_default();
+    assert!(attendants.is_empty(), "{name}, {context}: {attendants:?} live on");
     if let Some(kept) = &sample.keeps {
         assert_eq!(read(sys, kept), b"precious", "{name}, {context}: the node's file was touched");
     }

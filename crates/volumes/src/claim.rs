@@ -10,6 +10,7 @@ use crate::{
     error::VolumeError,
     flex_source,
     payload::find,
+    plugins::glusterfs,
     resolve::host_path,
 };
 
@@ -84,6 +85,9 @@ pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<R
     let read_only = wanted.read_only || only_read;
     if let Some(resolved) = flex_source::persistent(pod, claim, volume, read_only, inputs) {
         return Ok(resolved);
+    }
+    if let Some(resolved) = glusterfs::persistent(pod, volume, read_only, inputs) {
+        return resolved;
     }
     made_of(volume, spec, read_only)
 }

@@ -18,7 +18,10 @@ pub use crate::{
     drivers::{DriverError, Drivers, SecretRef, TokenWish},
     flex_source::FlexVolume,
     machine::{Cancel, Machine},
-    plugins::flocker::{FlockerVolume, Named},
+    plugins::{
+        flocker::{FlockerVolume, Named},
+        glusterfs::{GlusterVolume, endpoints_of},
+    },
     settings::Settings,
 };
 
@@ -50,6 +53,8 @@ pub enum Source {
     Flex(Box<FlexVolume>),
     /// `flocker`: a dataset that Flocker mounts on this node.
     Flocker(FlockerVolume),
+    /// `glusterfs`: a volume that the client of GlusterFS mounts.
+    Glusterfs(Box<GlusterVolume>),
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,
@@ -214,6 +219,11 @@ pub enum Need {
     TrustBundles,
     /// A claim of the pod's namespace, and then the volume it is bound to.
     Claim(String),
+    /// An Endpoints object.
+    Endpoints {
+        namespace: String,
+        name: String,
+    },
     /// The CSIDriver object of that name.
     Driver(String),
     /// A disk of a driver that the pod names itself: the CSIDriver object and, where the driver attaches, the VolumeAttachment.
@@ -238,6 +248,8 @@ pub struct Inputs {
     pub claims: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolumeClaim>>,
     /// By volume name.
     pub volumes: BTreeMap<String, Option<k8s_openapi::api::core::v1::PersistentVolume>>,
+    /// Endpoints objects by namespace and name.
+    pub endpoints: BTreeMap<(String, String), Option<k8s_openapi::api::core::v1::Endpoints>>,
     /// CSIDriver objects by name.
     pub drivers: BTreeMap<String, Option<CSIDriver>>,
     /// VolumeAttachments by name.

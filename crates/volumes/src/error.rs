@@ -66,6 +66,13 @@ pub enum VolumeError {
         #[source]
         cause: Option<Box<flocker::Error>>,
     },
+    /// A volume of GlusterFS that is not mounted; all words are upstream's where it has some.
+    #[error("{why}")]
+    Gluster {
+        why: String,
+        /// An object has to change first.
+        waits: bool,
+    },
     /// A volume that is not attached to this node.
     #[error("{why}")]
     Attach {
@@ -179,7 +186,9 @@ impl VolumeError {
             Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } | Self::Flex { .. } | Self::Flocker { .. } => {
                 soon
             }
-            Self::NotFound { .. }
+            Self::Gluster { waits: false, .. } => soon,
+            Self::Gluster { .. }
+            | Self::NotFound { .. }
             | Self::NotRead { .. }
             | Self::TrustBundle { .. }
             | Self::ConfigKey { .. }
@@ -222,6 +231,7 @@ impl VolumeError {
             Self::Mount { .. }
             | Self::Flex { .. }
             | Self::Flocker { .. }
+            | Self::Gluster { .. }
             | Self::Csi { .. }
             | Self::Lifecycle { .. }
             | Self::Use { .. }

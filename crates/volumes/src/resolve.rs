@@ -18,6 +18,7 @@ use crate::{
     error::VolumeError,
     flex_source,
     payload::{self, DEFAULT_MODE, Selection},
+    plugins::glusterfs,
 };
 
 /// The objects and tokens that [`resolve`] needs for one volume of a pod. Duplicates are possible.
@@ -30,6 +31,10 @@ pub fn needs(pod: &Pod, volume: &Volume) -> Vec<Need> {
     }
     if let Some(s) = &volume.persistent_volume_claim {
         return vec![Need::Claim(s.claim_name.clone())];
+    }
+    if let Some(s) = &volume.glusterfs {
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        return vec![Need::Endpoints { namespace, name: s.endpoints.clone() }];
     }
     if let Some(s) = &volume.csi {
         return vec![Need::Driver(s.driver.clone())];
@@ -100,6 +105,8 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         Ok(resolved)
     } else if let Some(s) = &volume.flex_volume {
         Ok(flex_source::inline(pod, &volume.name, s, inputs))
+    } else if let Some(s) = &volume.glusterfs {
+        glusterfs::inline(pod, s, inputs)
     } else if let Some(s) = &volume.flocker {
         plain(FlockerVolume::of(s, false))
     } else if let Some(ended) = in_tree::ended_inline(volume) {

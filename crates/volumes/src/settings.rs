@@ -8,6 +8,8 @@ pub struct Settings {
     pub flex_dir: PathBuf,
     /// Drivers of `flexVolume` are told secrets, in their arguments, which every user of the machine can read.
     pub flex_secrets: bool,
+    /// The client program of GlusterFS; `None`: it is looked for where distributions put it.
+    pub glusterfs_client: Option<PathBuf>,
     /// The IP addresses of this node, by which other systems know it.
     pub addresses: Vec<String>,
     /// The most that a dataset of Flocker holds that is made for a volume, in bytes; `None`: none is made.
@@ -19,6 +21,7 @@ impl Default for Settings {
         Self {
             flex_dir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec".into(),
             flex_secrets: false,
+            glusterfs_client: None,
             addresses: Vec::new(),
             flocker_create_bytes: None,
         }

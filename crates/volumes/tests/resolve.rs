@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume},
+    core::v1::{ConfigMap, Endpoints, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume},
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use serde::de::DeserializeOwned;
@@ -95,6 +95,7 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::HostPath { path, kind } => format!("host {} {kind:?}", path.display()),
         Source::Local { path, .. } => format!("local {}", path.display()),
         Source::LocalDevice { path, .. } => format!("device {}", path.display()),
+        Source::Glusterfs(s) => format!("{} {} {}", s.servers.join("+"), s.path, s.mount_options.join(",")),
         Source::Flocker(s) => format!("{:?}", s.dataset),
         Source::Flex(s) => format!("flex {} {}", s.driver, s.name),
         Source::Csi(s) => {
@@ -547,6 +548,8 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
     inputs.config_maps.insert(String::new(), Some(ConfigMap::default()));
     inputs.secrets.insert(String::new(), Some(Secret::default()));
     inputs.claims.insert(String::new(), Some(claim(json!({}))));
+    let served: Endpoints = from(json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}]}]}));
+    inputs.endpoints.insert(("ns".into(), String::new()), Some(served));
     let both = json!({"attachRequired": false, "volumeLifecycleModes": ["Persistent", "Ephemeral"]});
     let driver: CSIDriver = from(json!({"metadata": {}, "spec": both}));
     for name in in_tree::drivers().map(|(name, _)| name).chain([""]) {
@@ -577,6 +580,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         "flexVolume",
         "flocker",
         "gcePersistentDisk",
+        "glusterfs",
         "hostPath",
         "persistentVolumeClaim",
         "portworxVolume",
@@ -610,7 +614,8 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         .collect();
     let clouds = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "gcePersistentDisk"];
     let others = ["portworxVolume", "rbd", "vsphereVolume"];
-    let mut supported = [&clouds[..], &others, &["csi", "flexVolume", "flocker", "hostPath", "local"]].concat();
+    let mut supported =
+        [&clouds[..], &others, &["csi", "flexVolume", "flocker", "glusterfs", "hostPath", "local"]].concat();
     supported.sort_unstable();
     assert_eq!(taken, supported);
 }

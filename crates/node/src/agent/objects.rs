@@ -8,7 +8,7 @@ use std::{
 use futures::StreamExt;
 use k8s_openapi::api::{
     certificates::v1beta1::ClusterTrustBundle,
-    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret},
+    core::v1::{ConfigMap, Endpoints, PersistentVolume, PersistentVolumeClaim, Secret},
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::{
@@ -87,6 +87,7 @@ pub struct Objects {
     client: kube::Client,
     config_maps: Table<ConfigMap>,
     secrets: Table<Secret>,
+    endpoints: Table<Endpoints>,
     claims: Table<PersistentVolumeClaim>,
     volumes: Table<PersistentVolume>,
     drivers: Table<CSIDriver>,
@@ -102,6 +103,7 @@ impl Objects {
             client,
             config_maps: Mutex::default(),
             secrets: Mutex::default(),
+            endpoints: Mutex::default(),
             claims: Mutex::default(),
             volumes: Mutex::default(),
             drivers: Mutex::default(),
@@ -120,6 +122,12 @@ impl Objects {
     pub fn secret(&self, namespace: &str, name: &str, notify: &Arc<Notify>) -> Arc<Watched<Secret>> {
         let api = || Api::namespaced(self.client.clone(), namespace);
         watch(&self.secrets, namespace, name, notify, api)
+    }
+
+    /// An Endpoints object; `notify` is woken when it changes.
+    pub fn endpoints(&self, namespace: &str, name: &str, notify: &Arc<Notify>) -> Arc<Watched<Endpoints>> {
+        let api = || Api::namespaced(self.client.clone(), namespace);
+        watch(&self.endpoints, namespace, name, notify, api)
     }
 
     /// A claim; `notify` is woken when it changes.

@@ -12,7 +12,7 @@ use base::{Backoff, chain};
 use futures::future::join_all;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount, Volume},
+    core::v1::{ConfigMap, Endpoints, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount, Volume},
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::api::PostParams;
@@ -23,8 +23,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use volumes::{
-    Cancel, Hold, Inputs, Need, Next, Ready, Resolved, Source, VolumeError, attach_required, attachment_name, needs,
-    resolve,
+    Cancel, Hold, Inputs, Need, Next, Ready, Resolved, Source, VolumeError, attach_required, attachment_name,
+    endpoints_of, needs, resolve,
 };
 
 use super::{
@@ -78,6 +78,7 @@ struct Token {
 struct Held {
     config_maps: BTreeMap<String, Arc<Watched<ConfigMap>>>,
     secrets: BTreeMap<String, Arc<Watched<Secret>>>,
+    endpoints: BTreeMap<(String, String), Arc<Watched<Endpoints>>>,
     claims: BTreeMap<String, Arc<Watched<PersistentVolumeClaim>>>,
     volumes: BTreeMap<String, Arc<Watched<PersistentVolume>>>,
     drivers: BTreeMap<String, Arc<Watched<CSIDriver>>>,
@@ -376,7 +377,10 @@ impl Keeper {
                         _ => None,
                     };
                     let claim_known = put(&mut inputs.claims, name, claim);
-                    claim_known && bound.is_none_or(|v| self.look_up_volume(&v, inputs))
+                    claim_known && bound.is_none_or(|v| self.look_up_volume(pod, &v, inputs))
+                }
+                Need::Endpoints { namespace, name } => {
+                    self.look_up_endpoints((namespace.clone(), name.clone()), inputs)
                 }
                 Need::Driver(name) => self.look_up_driver(name, inputs),
                 Need::Disk { driver, handle } => self.look_up_disk(driver, handle, inputs),
@@ -400,7 +404,7 @@ impl Keeper {
     }
 
     /// A persistent volume and, of a driver's, what mounting it needs to know.
-    fn look_up_volume(&mut self, name: &str, inputs: &mut Inputs) -> bool {
+    fn look_up_volume(&mut self, pod: &Pod, name: &str, inputs: &mut Inputs) -> bool {
         let shared = self.shared.clone();
         let make = || shared.objects.volume(name, &self.changed);
         let volume = self.held.volumes.entry(name.to_owned()).or_insert_with(make).get();
@@ -408,8 +412,24 @@ impl Keeper {
             return false;
         }
         let volume = inputs.volumes.get(name).and_then(Option::as_ref);
+        if let Some(endpoints) = volume.and_then(|volume| endpoints_of(pod, volume)) {
+            return self.look_up_endpoints(endpoints, inputs);
+        }
         let Some(s) = volume.and_then(in_tree::source_of) else { return true };
         self.look_up_disk(&s.driver, &s.volume_handle, inputs)
+    }
+
+    /// The servers of a volume.
+    fn look_up_endpoints(&mut self, key: (String, String), inputs: &mut Inputs) -> bool {
+        let shared = self.shared.clone();
+        let make = || shared.objects.endpoints(&key.0, &key.1, &self.changed);
+        let found = match self.held.endpoints.entry(key.clone()).or_insert_with(make).get() {
+            Known::Unknown => return false,
+            Known::Absent => None,
+            Known::There(object) => Some((*object).clone()),
+        };
+        inputs.endpoints.insert(key, found);
+        true
     }
 
     /// What mounting a volume of a driver needs to know.

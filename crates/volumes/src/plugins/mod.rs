@@ -7,6 +7,7 @@ mod empty_dir;
 mod files;
 mod flex;
 pub(crate) mod flocker;
+pub(crate) mod glusterfs;
 mod host_path;
 mod local;
 mod writer;
@@ -30,6 +31,7 @@ pub static PLUGINS: &[&dyn VolumePlugin] = &[
     &csi::Csi,
     &flex::Flex,
     &flocker::Flocker,
+    &glusterfs::Glusterfs,
 ];
 
 /// The plugin that makes a source into a volume.

@@ -1,0 +1,226 @@
+//! `glusterfs` volumes in real pods, from a real glusterd in a network namespace of its own.
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use common::{Instance, text, told, until};
+
+fn run(program: &str, args: &[&str]) -> Output {
+    Command::new(program).args(args).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("run {program}: {e}"))
+}
+
+#[track_caller]
+fn must(program: &str, args: &[&str]) -> String {
+    let out = run(program, args);
+    assert!(out.status.success(), "{program} {args:?}: {}{}", text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// A server at an address of its own. All that it has goes with it.
+struct Server {
+    dir: tempfile::TempDir,
+    /// Names the network namespace and this side of the way to it.
+    name: String,
+    address: String,
+    process: Option<Child>,
+}
+
+impl Server {
+    fn start() -> Self {
+        assert!(Path::new("/usr/sbin/glusterd").exists(), "install glusterfs-server (ci/deps.sh does)");
+        let dir = tempfile::Builder::new().prefix("holdfast-gluster-").tempdir().expect("a directory");
+        let id = std::process::id();
+        // The network for benchmarks (RFC 2544): nobody has it.
+        let net = format!("198.18.{}.{}", id / 64 % 256, id % 64 * 4);
+        let host = |last: u32| {
+            let (above, own) = net.rsplit_once('.').expect("four parts");
+            format!("{above}.{}", own.parse::<u32>().expect("a number") + last)
+        };
+        let (name, address) = (format!("hfgl{id}"), host(2));
+        let (here, there) = (format!("{name}a"), format!("{name}b"));
+        must("ip", &["netns", "add", &name]);
+        let mut server = Self { dir, name, address, process: None };
+        must("ip", &["link", "add", &here, "type", "veth", "peer", "name", &there, "netns", &server.name]);
+        must("ip", &["addr", "add", &format!("{}/30", host(1)), "dev", &here]);
+        must("ip", &["link", "set", &here, "up"]);
+        let inside = ["-n", &server.name];
+        must("ip", &[&inside[..], &["addr", "add", &format!("{}/30", server.address), "dev", &there]].concat());
+        must("ip", &[&inside[..], &["link", "set", &there, "up"]].concat());
+        must("ip", &[&inside[..], &["link", "set", "lo", "up"]].concat());
+        server.up();
+        let brick = server.dir.path().join("brick");
+        fs::create_dir_all(brick.join("deep")).expect("made");
+        fs::write(brick.join("deep/f"), "hi\n").expect("written");
+        let at = format!("{}:{}", server.address, brick.display());
+        server.gluster(&["volume", "create", "vol", &at, "force"]);
+        server.gluster(&["volume", "start", "vol"]);
+        server
+    }
+
+    /// Starts the daemon, with its directories in the test's.
+    fn up(&mut self) {
+        let state = self.dir.path().join("state");
+        fs::create_dir_all(state.join("run/bricks")).expect("made");
+        fs::create_dir_all(state.join("lib/groups")).expect("made");
+        fs::create_dir_all(state.join("log")).expect("made");
+        let state = state.display();
+        let script = format!(
+            "mount --make-rprivate / && for d in lib/glusterd run/gluster log/glusterfs; do mkdir -p /var/$d; done &&\n\
+             mount --bind {state}/lib /var/lib/glusterd && mount --bind {state}/run /run/gluster &&\n\
+             mount --bind {state}/log /var/log/glusterfs && exec glusterd --no-daemon"
+        );
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.name, "unshare", "--mount", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.process = Some(child.expect("start glusterd"));
+        until("glusterd answers", || self.try_gluster(&["volume", "list"]).status.success().then_some(()));
+    }
+
+    fn pid(&self) -> String {
+        self.process.as_ref().expect("it runs").id().to_string()
+    }
+
+    fn try_gluster(&self, args: &[&str]) -> Output {
+        run("nsenter", &[&["-t", &self.pid(), "-m", "-n", "gluster", "--mode=script"], args].concat())
+    }
+
+    #[track_caller]
+    fn gluster(&self, args: &[&str]) {
+        let out = self.try_gluster(args);
+        assert!(out.status.success(), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
+    }
+
+    /// Ends the daemon and its bricks: all processes of its network namespace.
+    fn down(&mut self) {
+        for pid in text(&run("ip", &["netns", "pids", &self.name]).stdout).split_whitespace() {
+            run("kill", &["-KILL", pid]);
+        }
+        if let Some(mut child) = self.process.take() {
+            drop(child.wait());
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.down();
+        until("all of the server ends", || {
+            text(&run("ip", &["netns", "pids", &self.name]).stdout).trim().is_empty().then_some(())
+        });
+        run("ip", &["link", "del", &format!("{}a", self.name)]);
+        run("ip", &["netns", "del", &self.name]);
+    }
+}
+
+fn pod(name: &str, volume: &str, mount: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - {{name: c, image: \"hfbox:1\", command: [sleep, \"999\"], volumeMounts: [{{name: d, mountPath: /d{mount}}}]}}\n  \
+         volumes: [{{name: d, {volume}}}]\n---\n"
+    )
+}
+
+fn endpoints(name: &str, namespace: &str, address: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         subsets: [{{addresses: [{{ip: {address}}}], ports: [{{port: 1}}]}}]\n---\n"
+    )
+}
+
+fn apply(instance: &Instance, objects: &str) {
+    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+}
+
+fn ready(instance: &Instance, name: &str) {
+    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+}
+
+fn sh(instance: &Instance, pod: &str, script: &str) -> String {
+    let out = instance.kubectl_with(&["exec", pod, "--", "sh", "-c", script], "");
+    text(&out.stdout) + &text(&out.stderr)
+}
+
+/// The clients whose volume is below a directory.
+fn clients(below: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir("/proc").expect("read").filter_map(|entry| Some(entry.ok()?.path()));
+    let words = format!("{}/", below.display());
+    let ours = |path: &PathBuf| {
+        let line = fs::read(path.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("glusterfs\0--no-daemon") && line.contains(&words)
+    };
+    all.filter(ours).collect()
+}
+
+fn mounted_below(dir: &Path) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|p| Path::new(p).starts_with(dir)).map(str::to_owned).collect()
+}
+
+#[test]
+fn pods_share_a_volume_of_a_server() {
+    let mut server = Server::start();
+    let mut instance = Instance::start();
+    let own = "glusterfs: {endpoints: servers, path: vol}";
+    let spec = "accessModes: [ReadWriteMany], storageClassName: \"\"";
+    let claimed = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: storage}}\n---\n\
+         apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: vol}}\nspec: {{{spec}, capacity: {{storage: 1Gi}}, \
+         mountOptions: [log-level=WARNING, noexec], glusterfs: {{endpoints: of, endpointsNamespace: storage, path: vol/deep}}}}\n---\n\
+         apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: vol}}\n\
+         spec: {{{spec}, volumeName: vol, resources: {{requests: {{storage: 1Gi}}}}}}\n---\n{}",
+        endpoints("of", "storage", &server.address)
+    );
+    apply(&instance, &(pod("a", own, "") + &claimed));
+    told(&instance, "a", "endpoints \"servers\" not found");
+    apply(&instance, &endpoints("servers", "default", &server.address));
+    ready(&instance, "a");
+    let objects = [
+        pod("b", own, ", subPath: deep"),
+        pod("reads", "glusterfs: {endpoints: servers, path: vol, readOnly: true}", ""),
+        pod("claimed", "persistentVolumeClaim: {claimName: vol}", ""),
+        pod("wrong", "glusterfs: {endpoints: servers, path: nothing}", ""),
+    ];
+    apply(&instance, &objects.concat());
+    for name in ["b", "reads", "claimed"] {
+        ready(&instance, name);
+    }
+    told(&instance, "wrong", "glusterfs log to help diagnose this issue: ");
+    told(&instance, "wrong", "failed to fetch volume file (key:nothing)");
+    sh(&instance, "a", "echo shared > /d/deep/g");
+    assert_eq!(sh(&instance, "b", "cat /d/f /d/g"), "hi\nshared\n");
+    assert_eq!(sh(&instance, "claimed", "cat /d/g"), "shared\n", "a directory of the volume");
+    assert!(sh(&instance, "reads", "cat /d/deep/g; echo no > /d/x").contains("shared\nsh: "));
+    assert!(!server.dir.path().join("brick/x").exists());
+
+    // The clients outlive the daemon.
+    let before = clients(instance.dir.path());
+    assert_eq!(before.len(), 4);
+    instance.end("KILL");
+    instance.up();
+    ready(&instance, "a");
+    assert_eq!(sh(&instance, "b", "cat /d/g"), "shared\n");
+    assert_eq!(clients(instance.dir.path()), before);
+
+    // While the server is down, a pod waits, and can go; it comes when the server does.
+    server.down();
+    apply(&instance, &(pod("late", own, "") + &pod("never", own, "")));
+    told(&instance, "late", "mount failed: ");
+    instance.kubectl(&["delete", "pod", "never", "wrong", "--timeout=15s"]);
+    server.up();
+    ready(&instance, "late");
+    assert_eq!(sh(&instance, "late", "cat /d/deep/g"), "shared\n");
+    instance.kubectl(&["delete", "pods", "--all", "--timeout=30s"]);
+    assert_eq!(mounted_below(instance.dir.path()), [""; 0]);
+    assert_eq!(clients(instance.dir.path()), [PathBuf::new(); 0]);
+    assert_eq!(fs::read_to_string(server.dir.path().join("brick/deep/g")).expect("kept"), "shared\n");
+}
