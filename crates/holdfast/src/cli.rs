@@ -136,6 +136,7 @@ impl VolumeSettings {
         volumes::Settings {
             flex_dir: self.volume_plugin_dir.clone(),
             flex_secrets: self.flex_volume_secrets,
+            glusterfs_client: None,
             addresses: vec![address.to_string()],
             flocker_create_bytes: self.flocker.create_size,
         }

@@ -64,14 +64,15 @@ impl Server {
     /// Starts the daemon, with its directories in the test's.
     fn up(&mut self) {
         let state = self.dir.path().join("state");
-        fs::create_dir_all(state.join("run/bricks")).expect("made");
+        fs::create_dir_all(state.join("run/gluster/bricks")).expect("made");
+        fs::write(state.join("run").join(&self.name), "").expect("written");
         fs::create_dir_all(state.join("lib/groups")).expect("made");
         fs::create_dir_all(state.join("log")).expect("made");
         let state = state.display();
         let script = format!(
-            "mount --make-rprivate / && for d in lib/glusterd run/gluster log/glusterfs; do mkdir -p /var/$d; done &&\n\
-             mount --bind {state}/lib /var/lib/glusterd && mount --bind {state}/run /run/gluster &&\n\
-             mount --bind {state}/log /var/log/glusterfs && exec glusterd --no-daemon"
+            "mount --make-rprivate / && mkdir -p /var/lib/glusterd /var/log/glusterfs &&\n\
+             mount --bind {state}/lib /var/lib/glusterd && mount --bind {state}/log /var/log/glusterfs &&\n\
+             mount --bind {state}/run /run && exec glusterd --no-daemon"
         );
         let child = Command::new("ip")
             .args(["netns", "exec", &self.name, "unshare", "--mount", "sh", "-c", &script])
@@ -88,7 +89,9 @@ impl Server {
     }
 
     fn try_gluster(&self, args: &[&str]) -> Output {
-        run("nsenter", &[&["-t", &self.pid(), "-m", "-n", "gluster", "--mode=script"], args].concat())
+        // Only where the daemon's own socket is: another one may run on this machine.
+        let script = format!("test -e /run/{} && exec gluster --mode=script \"$@\"", self.name);
+        run("nsenter", &[&["-t", &self.pid(), "-m", "-n", "sh", "-c", &script, "sh"], args].concat())
     }
 
     #[track_caller]
