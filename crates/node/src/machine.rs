@@ -13,6 +13,8 @@ pub struct Capacity {
     pub memory_bytes: i64,
     pub ephemeral_bytes: u64,
     pub pods: u32,
+    /// Bytes set aside, by size of page in bytes.
+    pub huge_pages: BTreeMap<u64, u64>,
 }
 
 impl Capacity {
@@ -24,12 +26,19 @@ impl Capacity {
             memory_bytes: config.memory_bytes.unwrap_or_else(memory_bytes),
             ephemeral_bytes: disk_bytes(config.layout.root()),
             pods: config.max_pods,
+            huge_pages: huge_pages(Path::new(HUGE_PAGES)),
         }
     }
 
     /// What the downward API gives for limits that a container does not set.
     pub fn size(&self) -> NodeSize {
         NodeSize { cpu_milli: self.cpu_milli, memory_bytes: self.memory_bytes }
+    }
+
+    /// What pods may have of it, as the API lists it: memory that is set aside as huge pages is had as such only.
+    pub fn allocatable(&self) -> BTreeMap<String, Quantity> {
+        let huge = i64::try_from(self.huge_pages.values().sum::<u64>()).unwrap_or(i64::MAX);
+        Self { memory_bytes: (self.memory_bytes - huge).max(0), ..self.clone() }.list()
     }
 
     /// As the API lists it.
@@ -39,18 +48,42 @@ impl Capacity {
         } else {
             format!("{}m", self.cpu_milli)
         };
+        let huge = self.huge_pages.iter();
+        let huge = huge.map(|(page, bytes)| (format!("hugepages-{}", in_binary(*page)), in_binary(*bytes)));
         [
             ("cpu", cpu),
             ("memory", format!("{}Ki", self.memory_bytes / 1024)),
             ("ephemeral-storage", format!("{}Ki", self.ephemeral_bytes / 1024)),
             ("pods", self.pods.to_string()),
-            ("hugepages-1Gi", "0".into()),
-            ("hugepages-2Mi", "0".into()),
         ]
         .into_iter()
-        .map(|(k, v)| (k.to_owned(), Quantity(v)))
+        .map(|(k, v)| (k.to_owned(), v))
+        .chain(huge)
+        .map(|(k, v)| (k, Quantity(v)))
         .collect()
     }
+}
+
+/// Where the kernel says which sizes of huge pages it has, and how many of each are set aside.
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+
+fn huge_pages(dir: &Path) -> BTreeMap<u64, u64> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let size =
+        |name: &str| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok().map(|kib| kib * 1024);
+    let one = |entry: fs::DirEntry| {
+        let page = size(entry.file_name().to_str()?)?;
+        let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse::<u64>().ok()?;
+        Some((page, page.saturating_mul(count)))
+    };
+    entries.filter_map(one).collect()
+}
+
+/// A size as the API writes it: in the largest unit that it is a whole number of.
+fn in_binary(bytes: u64) -> String {
+    let units = [("Gi", 30), ("Mi", 20), ("Ki", 10)];
+    let whole = units.into_iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    whole.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 
 fn memory_bytes() -> i64 {
@@ -149,6 +182,21 @@ pub fn system_info(config: &Config) -> NodeSystemInfo {
         machine_id: machine,
         ..NodeSystemInfo::default()
     }
+}
+
+#[test]
+fn huge_pages_are_what_the_kernel_has_set_aside() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, count) in [("hugepages-2048kB", "5\n"), ("hugepages-1048576kB", "0\n")] {
+        fs::create_dir(dir.path().join(name)).expect("a directory");
+        fs::write(dir.path().join(name).join("nr_hugepages"), count).expect("a file");
+    }
+    let all = Capacity { memory_bytes: 1 << 30, huge_pages: huge_pages(dir.path()), ..Capacity::default() };
+    let of = |list: BTreeMap<String, Quantity>| {
+        ["hugepages-2Mi", "hugepages-1Gi", "memory"].map(|name| list[name].0.clone())
+    };
+    assert_eq!(of(all.list()), ["10Mi", "0", "1048576Ki"]);
+    assert_eq!(of(all.allocatable()), ["10Mi", "0", "1038336Ki"]);
 }
 
 #[test]

@@ -111,7 +111,7 @@ async fn status(shared: &Shared, before: Option<&NodeStatus>) -> NodeStatus {
     NodeStatus {
         addresses: Some(addresses),
         capacity: Some(shared.capacity.list()),
-        allocatable: Some(shared.capacity.list()),
+        allocatable: Some(shared.capacity.allocatable()),
         conditions: Some(conditions(shared.clock.now(), before, Pressure::look(config.layout.root()))),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: config.kubelet_port.into() }),

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Version 1 controllers that a container gets a group in. Others are left to the parent: no limit of ours lives there.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "devices", "pids"];
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "devices", "pids", "hugetlb"];
 /// How long removal waits for killed processes to leave their group.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
@@ -157,6 +157,21 @@ impl Cgroups {
         }
         if let Some(limit) = resources.pids_limit.filter(|l| *l > 0) {
             set("pids", "pids.max", limit.to_string())?;
+        }
+        self.limit_huge_pages(group, resources)
+    }
+
+    /// Lets a container have no more huge pages than it asked for: of each size that the kernel has.
+    fn limit_huge_pages(&self, group: &str, resources: &Resources) -> io::Result<()> {
+        let suffix = if matches!(self, Self::V2(_)) { ".max" } else { ".limit_in_bytes" };
+        let Some(dir) = self.dir("hugetlb", group).filter(|_| group.split('/').count() > 2) else { return Ok(()) };
+        for entry in fs::read_dir(&dir).map_err(|e| context(&e, "list", &dir))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let page = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(suffix)).and_then(page_bytes);
+            let Some(page) = page else { continue };
+            let bytes = resources.huge_pages.get(&page).copied().unwrap_or(0);
+            let written = fs::write(entry.path(), bytes.to_string());
+            written.map_err(|e| context(&e, &format!("write {bytes} to"), &entry.path()))?;
         }
         Ok(())
     }
@@ -321,6 +336,12 @@ impl Cgroups {
     }
 }
 
+/// The size of a page as the kernel writes it: `2MB`.
+fn page_bytes(text: &str) -> Option<u64> {
+    let units = [("KB", 10), ("MB", 20), ("GB", 30)];
+    units.into_iter().find_map(|(unit, shift)| Some(text.strip_suffix(unit)?.parse::<u64>().ok()? << shift))
+}
+
 /// Hands the controllers we use down to `group`'s parents (version 2).
 fn delegate(root: &Path, group: &str) -> io::Result<()> {
     let mut dir = root.to_owned();
@@ -331,7 +352,9 @@ fn delegate(root: &Path, group: &str) -> io::Result<()> {
             fs::create_dir_all(&dir).map_err(|e| context(&e, "make cgroup", &dir))?;
         }
         let there = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-        for controller in ["cpu", "memory", "pids"].iter().filter(|c| there.split_whitespace().any(|t| t == **c)) {
+        for controller in
+            ["cpu", "memory", "pids", "hugetlb"].iter().filter(|c| there.split_whitespace().any(|t| t == **c))
+        {
             // One by one: a controller that cannot be handed down must not take the others along.
             if let Err(error) = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")) {
                 tracing::warn!(controller, dir = %dir.display(), %error, "cgroup controller cannot be delegated; its limits are not enforced");
@@ -485,6 +508,16 @@ mod tests {
             assert_eq!((read("cpu.weight").as_str(), read("cpu.max").as_str()), (weight, "max 100000"), "{shares}");
             assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+cpu");
         }
+    }
+
+    #[test]
+    fn containers_have_the_huge_pages_that_they_asked_for() {
+        let (dir, groups) = fake_version_2("i/podu/c", "hugetlb");
+        let path = |size: &str| dir.path().join(format!("i/podu/c/hugetlb.{size}.max"));
+        ["2MB", "1GB"].iter().for_each(|size| fs::write(path(size), "max").unwrap());
+        let wanted = Resources { huge_pages: [(2 << 20, 8 << 20)].into(), ..Resources::default() };
+        groups.create("i/podu/c", &wanted).unwrap();
+        assert_eq!(["2MB", "1GB"].map(|size| fs::read_to_string(path(size)).unwrap()), ["8388608", "0"]);
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub struct Resources {
     /// Bytes.
     pub memory_limit: Option<i64>,
     pub pids_limit: Option<i64>,
+    /// Bytes by size of page in bytes; none of the sizes that are not named. Only containers have them.
+    #[serde(default)]
+    pub huge_pages: BTreeMap<u64, u64>,
     /// Wished `oom_score_adj`; lowering it may be refused by the host, which is not an error.
     pub oom_score_adj: Option<i32>,
 }

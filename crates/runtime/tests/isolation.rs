@@ -52,6 +52,7 @@ async fn limits_are_set_and_shown() {
         cpu_shares: Some(256),
         pids_limit: Some(100),
         oom_score_adj: Some(-998),
+        huge_pages: [].into(),
     };
     let out = world.output(&spec).await;
     assert!(out.contains("67108864"), "{out}");

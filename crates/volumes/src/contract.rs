@@ -31,7 +31,7 @@ pub enum Source {
     /// Empty at first, gone with the pod.
     EmptyDir {
         medium: Medium,
-        /// Exact for memory; for a disk, enforced by whoever watches its usage.
+        /// Exact for memory, and for a disk where the host can; else enforced by whoever watches its usage.
         limit_bytes: Option<u64>,
     },
     /// A path of the node, as it is.
@@ -80,6 +80,10 @@ impl Source {
 pub enum Medium {
     Disk,
     Memory,
+    /// Memory in pages of that size, which the node has set aside.
+    HugePages {
+        page_bytes: u64,
+    },
 }
 
 /// `hostPath.type`; `Unset` is the empty string.

@@ -20,6 +20,7 @@ mod drivers;
 pub mod error;
 mod flex_source;
 mod holds;
+mod huge_pages;
 mod machine;
 mod payload;
 mod place;

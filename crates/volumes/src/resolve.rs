@@ -17,6 +17,7 @@ use crate::{
     csi_source,
     error::VolumeError,
     flex_source,
+    huge_pages::{self, HUGE_PAGES, HUGE_PAGES_OF},
     payload::{self, DEFAULT_MODE, Selection},
     plugins::glusterfs,
 };
@@ -171,9 +172,7 @@ fn empty_dir(pod: &Pod, source: &EmptyDirVolumeSource, inputs: &Inputs) -> Resul
             let smallest = [node, memory_limit(pod), limit].into_iter().flatten().min();
             Ok(Source::EmptyDir { medium: Medium::Memory, limit_bytes: smallest })
         }
-        huge if huge.starts_with("HugePages") => {
-            Err(VolumeError::Unsupported { kind: format!("emptyDir with medium {huge}") })
-        }
+        huge if huge == HUGE_PAGES || huge.starts_with(HUGE_PAGES_OF) => huge_pages::source(pod, huge, limit),
         other => Err(VolumeError::Invalid { message: format!("unknown storage medium {other:?}") }),
     }
 }

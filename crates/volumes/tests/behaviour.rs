@@ -255,6 +255,27 @@ fn a_limited_disk_is_what_it_was_after_a_reboot() {
 }
 
 #[test]
+fn huge_pages_are_of_the_size_and_number_that_was_asked_for() {
+    let scratch = tempfile::tempdir().unwrap();
+    in_mount_namespace(|| {
+        let w = World { sys: &(Arc::new(RealSys) as Arc<dyn Sys>), top: scratch.path() };
+        let medium = Medium::HugePages { page_bytes: 2 << 20 };
+        let source = Source::EmptyDir { medium, limit_bytes: Some(6 << 20) };
+        for _ in 0..2 {
+            let data = w.set_up(&source, group(7)).unwrap().host_path;
+            let room = rustix::fs::statvfs(&data).unwrap();
+            assert_eq!((room.f_frsize, room.f_blocks), (2 << 20, 3));
+            assert_eq!((w.stat(&data).mode & 0o777, w.stat(&data).gid), (0o777, 7));
+        }
+        w.volumes().tear_down("u").unwrap();
+        let none = Source::EmptyDir { medium: Medium::HugePages { page_bytes: 12_345 }, limit_bytes: None };
+        let error = w.set_up(&none, group(7)).unwrap_err();
+        assert!(error.to_string().contains("mount"), "{error}");
+        w.volumes().tear_down("u").unwrap();
+    });
+}
+
+#[test]
 fn quotas_are_preferred_and_lifted() {
     let fake = Arc::new(FakeSys::default());
     fake.with_dir("/scratch");

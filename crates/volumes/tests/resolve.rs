@@ -124,8 +124,32 @@ fn volumes_by_their_source() {
     check(json!({"emptyDir": {"medium": "Paper"}}), "error: unknown storage medium \"Paper\"");
     check(
         json!({"emptyDir": {"medium": "HugePages-2Mi"}}),
-        "error: volume source emptyDir with medium HugePages-2Mi is not supported by this node",
+        "error: medium HugePages-2Mi: hugePages storage requested, but there is no resource request for huge pages",
     );
+    let huge = |resources: Value, source: Value, want: &str| {
+        let mut pod = pod();
+        let spec = pod.spec.as_mut().unwrap();
+        let both = json!({"limits": resources, "requests": resources});
+        spec.containers[0].resources = Some(serde_json::from_value(both).unwrap());
+        assert_eq!(show(&resolve(&pod, &vol(json!({"emptyDir": source})), &inputs())), want, "{source}");
+    };
+    let one = json!({"memory": "1Gi", "hugepages-2Mi": "8Mi"});
+    let two = json!({"memory": "1Gi", "hugepages-2Mi": "8Mi", "hugepages-1Gi": "2Gi"});
+    huge(one.clone(), json!({"medium": "HugePages"}), "HugePages { page_bytes: 2097152 } Some(8388608)");
+    let limited = json!({"medium": "HugePages-2Mi", "sizeLimit": "3Mi"});
+    huge(one.clone(), limited, "HugePages { page_bytes: 2097152 } Some(4194304)");
+    huge(two.clone(), json!({"medium": "HugePages-1Gi"}), "HugePages { page_bytes: 1073741824 } Some(2147483648)");
+    huge(
+        two,
+        json!({"medium": "HugePages"}),
+        "error: medium: HugePages can't be used if container requests multiple huge page sizes",
+    );
+    huge(
+        one.clone(),
+        json!({"medium": "HugePages-1Gi"}),
+        "error: medium HugePages-1Gi: hugePages storage requested, but there is no resource request for huge pages",
+    );
+    huge(one, json!({"medium": "HugePages-big"}), "error: unknown storage medium \"HugePages-big\"");
     check(json!({"hostPath": {"path": "/x"}}), "host /x Unset");
     check(json!({"hostPath": {"path": "/x", "type": ""}}), "host /x Unset");
     check(json!({"hostPath": {"path": "/x", "type": "Socket"}}), "host /x Socket");

@@ -55,8 +55,17 @@ pub fn container(pod: &Pod, container: &Container, node_memory_bytes: i64) -> Re
         cpu_period: cpu.map(|_| PERIOD_MICROS),
         memory_limit: Some(of(container, limits, "memory").value()).filter(|v| *v > 0),
         pids_limit: None,
+        huge_pages: huge_pages(container),
         oom_score_adj: i32::try_from(oom_score(pod, container, node_memory_bytes)).ok(),
     }
+}
+
+/// Bytes by size of page.
+fn huge_pages(container: &Container) -> BTreeMap<u64, u64> {
+    let bytes = |q: Quantity| u64::try_from(q.value()).ok();
+    let limits = container.resources.as_ref().and_then(limits).into_iter().flatten();
+    let page = |name: &str| Quantity::parse(name.strip_prefix("hugepages-")?).ok().and_then(bytes);
+    limits.filter_map(|(name, limit)| Some((page(name)?, Quantity::try_from(limit).ok().and_then(bytes)?))).collect()
 }
 
 fn oom_score(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i64 {
@@ -96,6 +105,7 @@ pub fn pod(pod: &Pod) -> Resources {
         cpu_period: cpu.map(|_| PERIOD_MICROS),
         memory_limit: Some(limit("memory").value()).filter(|v| *v > 0),
         pids_limit: None,
+        huge_pages: BTreeMap::new(),
         oom_score_adj: None,
     }
 }

@@ -8,13 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sys::{Handle, Reach, Sys, Unmount};
+use sys::{FsMount, Handle, Reach, Sys, Unmount};
 
 use crate::{
     contract::{Machine, Medium, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::{ensure_dir, failed, if_found},
-    plugins::{DATA, data_dir, is_marked, mark, mismatch, own, ready, tear_down_dir},
+    plugins::{DATA, data_dir, is_marked, mark, mismatch, own, ready, tear_down_dir, tmpfs},
 };
 
 pub(super) struct EmptyDir;
@@ -40,7 +40,12 @@ impl VolumePlugin for EmptyDir {
         let Source::EmptyDir { medium, limit_bytes } = source else { return Err(mismatch(self)) };
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let (data, fresh) = match (medium, limit_bytes) {
-            (Medium::Memory, limit) => data_dir(sys, &top, dir, Some(*limit))?,
+            (Medium::Memory, limit) => data_dir(sys, &top, dir, Some(&tmpfs(sys, *limit)))?,
+            (Medium::HugePages { page_bytes }, limit) => {
+                let options = huge_pages(*page_bytes, *limit);
+                let mount = FsMount { kind: "hugetlbfs", source: "nodev", read_only: false, options: &options };
+                data_dir(sys, &top, dir, Some(&|at| sys.mount(at, &mount)))?
+            }
             (Medium::Disk, None) => data_dir(sys, &top, dir, None)?,
             (Medium::Disk, Some(bytes)) => Limited { sys, top: &top, dir, path: dir.join(DATA) }.data(*bytes)?,
         };
@@ -60,6 +65,12 @@ impl VolumePlugin for EmptyDir {
         }
         tear_down_dir(dir, on.sys)
     }
+}
+
+fn huge_pages(page_bytes: u64, limit_bytes: Option<u64>) -> Vec<String> {
+    let size = limit_bytes.map(|bytes| format!("size={bytes}"));
+    let all = ["nodev".to_owned(), "mode=1777".to_owned(), format!("pagesize={page_bytes}")];
+    all.into_iter().chain(size).collect()
 }
 
 /// A volume on the disk whose limit the kernel is to hold.

@@ -7,7 +7,7 @@ use crate::{
     contract::{Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::{ensure_dir, failed},
-    plugins::{DATA, data_dir, mark, mismatch, ready, tear_down_dir, writer},
+    plugins::{DATA, data_dir, mark, mismatch, ready, tear_down_dir, tmpfs, writer},
 };
 
 pub(super) struct Files;
@@ -25,7 +25,8 @@ impl VolumePlugin for Files {
         let sys = on.sys;
         let Source::Files { files, in_memory, mount_points } = source else { return Err(mismatch(self)) };
         let top = sys.open(dir).map_err(failed("open", dir))?;
-        let (data, fresh) = data_dir(sys, &top, dir, in_memory.then_some(None))?;
+        let memory = tmpfs(sys, None);
+        let (data, fresh) = data_dir(sys, &top, dir, in_memory.then_some(&memory as _))?;
         let path = dir.join(DATA);
         // Containers see the volume read-only: where another volume is mounted inside must exist before.
         for point in mount_points {

@@ -12,7 +12,11 @@ mod host_path;
 mod local;
 mod writer;
 
-use std::{ffi::OsStr, io::ErrorKind, path::Path};
+use std::{
+    ffi::OsStr,
+    io::{self, ErrorKind},
+    path::Path,
+};
 
 use sys::{Handle, Reach, Stat, Sys, Tmpfs, Unmount, tree};
 
@@ -64,18 +68,18 @@ fn mark(sys: &dyn Sys, top: &Handle, dir: &Path) -> Result<(), VolumeError> {
     }
 }
 
-/// Makes `data`, open to everybody as upstream's volumes are, on a memory filesystem of its own if asked.
+/// Makes `data`, open to everybody as upstream's volumes are, with a filesystem of its own mounted there if asked.
 /// Returns it and whether it is new.
 fn data_dir(
     sys: &dyn Sys,
     top: &Handle,
     dir: &Path,
-    memory: Option<Option<u64>>,
+    mount: Option<&dyn Fn(&Handle) -> io::Result<()>>,
 ) -> Result<(Handle, bool), VolumeError> {
     let (name, path) = (OsStr::new(DATA), dir.join(DATA));
     let data = ensure_dir(sys, top, name, 0o777).map_err(failed("create", &path))?;
     let stat = sys.stat(&data).map_err(failed("read", &path))?;
-    let Some(size_bytes) = memory else {
+    let Some(mount) = mount else {
         let fresh = !is_marked(sys, top, dir)?;
         // The umask may have taken bits away. Once the pod has the volume, its mode is the pod's affair.
         if fresh && stat.mode & 0o777 != 0o777 {
@@ -87,9 +91,13 @@ fn data_dir(
     if stat.mount_root {
         return Ok((data, !is_marked(sys, top, dir)?));
     }
-    let mount = sys.mount_tmpfs(&data, &Tmpfs { size_bytes, mode: 0o1777 });
-    mount.map_err(|errno| VolumeError::Mount { target: path.clone(), errno })?;
+    mount(&data).map_err(|errno| VolumeError::Mount { target: path.clone(), errno })?;
     Ok((sys.open_at(top, Path::new(name), Reach::Plain).map_err(failed("open", &path))?, true))
+}
+
+/// A memory filesystem that anybody may write.
+fn tmpfs(sys: &dyn Sys, size_bytes: Option<u64>) -> impl Fn(&Handle) -> io::Result<()> {
+    move |at| sys.mount_tmpfs(at, &Tmpfs { size_bytes, mode: 0o1777 })
 }
 
 /// Gives a volume to the pod's group.
