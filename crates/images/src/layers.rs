@@ -131,6 +131,31 @@ impl LayerStore {
         Ok(record)
     }
 
+    /// Makes a layer of one file, which a blob is as it comes, and puts it in place on stable storage. `name` leads nowhere
+    /// but into the layer.
+    pub fn take_file(&self, source: impl Read, name: &Path, id: &str, blob: &str) -> Result<LayerRecord, ImageError> {
+        let temporary = tempfile::Builder::new()
+            .prefix("layer-")
+            .tempdir_in(&self.tmp)
+            .map_err(file("create directory in", &self.tmp))?;
+        let path = temporary.path().join("fs").join(name);
+        let mut dir = temporary.path().join("fs");
+        fs::create_dir(&dir).and_then(|()| open_to_all(&dir)).map_err(file("create", &dir))?;
+        for part in name.parent().into_iter().flatten() {
+            dir.push(part);
+            fs::create_dir(&dir).and_then(|()| open_to_all(&dir)).map_err(file("create", &dir))?;
+        }
+        let mut source = Hashed::new(source);
+        let mut target = File::create_new(&path).map_err(file("create", &path))?;
+        let size = io::copy(&mut source, &mut target).map_err(file("write", &path))?;
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        target.set_permissions(readable).map_err(file("set the mode of", &path))?;
+        check_digest(&format!("blob {blob}"), blob, &source.digest())?;
+        let record = LayerRecord { diff_id: id.to_owned(), size };
+        self.put(temporary, &record)?;
+        Ok(record)
+    }
+
     /// Everything below `temporary` becomes durable before the directory gets the name under which it counts.
     fn put(&self, temporary: tempfile::TempDir, record: &LayerRecord) -> Result<(), ImageError> {
         let json =

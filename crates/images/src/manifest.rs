@@ -1,5 +1,8 @@
 //! The documents of an image: index, manifest, configuration; both the OCI's and Docker's spelling.
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
 
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
@@ -46,6 +49,29 @@ impl Document {
     pub fn parse(bytes: &[u8], what: &str) -> Result<Self, ImageError> {
         serde_json::from_slice(bytes)
             .map_err(|source| ImageError::Json { what: format!("the manifest of {what}"), source })
+    }
+}
+
+impl Descriptor {
+    /// Whether it is what programs are run from; the configuration of an artifact is of any other type.
+    pub fn is_image_configuration(&self) -> bool {
+        const KNOWN: [&str; 3] =
+            ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json", ""];
+        KNOWN.contains(&self.media_type.as_str())
+    }
+
+    /// The file that a blob of an artifact is: by its title, or else by its digest. Never leads out of a directory.
+    pub fn file_name(&self, what: &str) -> Result<PathBuf, ImageError> {
+        let title = self.annotations.as_ref().and_then(|a| a.get("org.opencontainers.image.title"));
+        let title = title.filter(|t| !t.is_empty());
+        let name = title.map_or_else(|| hex(&self.digest, what).map(str::to_owned), |t| Ok(t.clone()))?;
+        let path = Path::new(&name);
+        let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        if plain && !name.contains('\0') {
+            return Ok(path.to_path_buf());
+        }
+        let why = format!("its blob {} has the title {name:?}, which is no name of a file", self.digest);
+        Err(ImageError::Unusable { image: what.into(), why })
     }
 }
 
@@ -219,6 +245,24 @@ mod tests {
         let all = [entry("windows", here, 1), entry("linux", "s390", 2), entry("linux", here, 3)];
         assert_eq!(for_this_platform(&all).map(|d| d.digest.as_str()), Some("sha256:3"));
         assert!(for_this_platform(&all[..2]).is_none());
+    }
+
+    #[test]
+    fn titles_are_files_inside() {
+        let file = |title: Option<&str>| {
+            let annotations = title.map(|t| [("org.opencontainers.image.title".to_owned(), t.to_owned())].into());
+            let digest = digest(b"x");
+            Descriptor { media_type: String::new(), digest, size: 1, platform: None, annotations }.file_name("i")
+        };
+        for title in ["a", "models/a b.bin", ".hidden"] {
+            assert_eq!(file(Some(title)).expect("good"), Path::new(title));
+        }
+        for bad in ["../a", "/etc/passwd", "a/../../b", ".", "a\0b"] {
+            assert!(file(Some(bad)).is_err(), "{bad:?}");
+        }
+        let by_digest = file(None).expect("good");
+        assert_eq!(by_digest.to_str().map(str::len), Some(64));
+        assert_eq!(file(Some("")).expect("good"), by_digest);
     }
 
     #[test]

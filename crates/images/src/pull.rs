@@ -3,7 +3,7 @@ use std::{
     error::Error,
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +23,7 @@ use crate::{
     manifest::{
         Config, DOCUMENT_MAX_BYTES, Descriptor, Document, check_digest, digest, for_this_platform, hex, platform_name,
     },
-    model::Image,
+    model::{Image, ImageConfig},
     progress::{Progress, Step},
     reference::Reference,
     registry::{Credentials, Puller},
@@ -77,37 +77,29 @@ impl Images {
         let _turn = turn.lock().await;
         progress.step(Step::Resolving { name: &label });
         let (source, resolved) = resolve(&self.inner.puller, name, auth).await?;
-        let bytes = source.document(&resolved.config).await?;
-        let config = Config::parse(&bytes, &label)?;
-        config.check_platform(&label)?;
-        let diff_ids = &config.rootfs.diff_ids;
-        if diff_ids.len() != resolved.layers.len() {
-            let why =
-                format!("its configuration lists {} layers, its manifest {}", diff_ids.len(), resolved.layers.len());
-            return Err(ImageError::Unusable { image: label, why });
-        }
+        let Content { id, config, parts } = content(&source, &resolved).await?;
         let inner = self.inner.clone();
         let _work = blocking(move || inner.work()).await?;
         // Owned parts: borrowed ones would tie this future to one thread.
-        let layers: Vec<(String, Descriptor)> = diff_ids.iter().cloned().zip(resolved.layers).collect();
+        let layers: Vec<String> = parts.iter().map(|part| part.id.clone()).collect();
         let (store, source) = (self.inner.clone(), Arc::new(source));
-        let size = futures::stream::iter(layers)
+        let size = futures::stream::iter(parts)
             .map({
                 let progress = progress.clone();
-                move |(diff_id, layer)| fetch_layer(store.clone(), source.clone(), diff_id, layer, progress.clone())
+                move |part| fetch_layer(store.clone(), source.clone(), part, progress.clone())
             })
             .buffer_unordered(LAYERS_AT_ONCE)
             .try_fold(0, |sum, size| async move { Ok(sum + size) })
             .await?;
         let now = Timestamp::now();
         let image = Image {
-            id: resolved.config.digest.clone(),
+            id,
             names: name.tagged().into_iter().collect(),
             repo_digests: vec![name.at_digest(&resolved.top_digest)],
             manifest_digest: Some(resolved.manifest_digest),
             imported: vec![],
-            config: config.run_config(),
-            layers: diff_ids.clone(),
+            config,
+            layers,
             size,
             added_at: now,
             last_used_at: now,
@@ -124,6 +116,49 @@ impl Images {
         progress.step(Step::Done { name: &label });
         Ok(image)
     }
+}
+
+/// What an image, or an artifact, is made of.
+struct Content {
+    id: String,
+    config: ImageConfig,
+    /// Bottom layer first.
+    parts: Vec<Part>,
+}
+
+/// One layer, and the blob that it is made from.
+struct Part {
+    /// The layer's own name: the digest of what it is.
+    id: String,
+    blob: Descriptor,
+    /// Of an artifact: the file that the blob is.
+    file: Option<PathBuf>,
+}
+
+async fn content(source: &Source, resolved: &Resolved) -> Result<Content, ImageError> {
+    let label = &source.image;
+    if !resolved.config.is_image_configuration() {
+        let part = |blob: &Descriptor| {
+            let file = blob.file_name(label)?;
+            let id = digest(format!("{}\0{}", blob.digest, file.display()).as_bytes());
+            Ok(Part { id, blob: blob.clone(), file: Some(file) })
+        };
+        // Artifacts often have one and the same empty configuration: what they are is said by their manifest.
+        let id = resolved.manifest_digest.clone();
+        let parts = resolved.layers.iter().map(part).collect::<Result<_, ImageError>>()?;
+        return Ok(Content { id, config: ImageConfig::default(), parts });
+    }
+    let bytes = source.document(&resolved.config).await?;
+    let config = Config::parse(&bytes, label)?;
+    config.check_platform(label)?;
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != resolved.layers.len() {
+        let why = format!("its configuration lists {} layers, its manifest {}", diff_ids.len(), resolved.layers.len());
+        return Err(ImageError::Unusable { image: label.clone(), why });
+    }
+    let pairs = diff_ids.iter().zip(&resolved.layers);
+    let parts = pairs.map(|(id, blob)| Part { id: id.clone(), blob: blob.clone(), file: None }).collect();
+    Ok(Content { id: resolved.config.digest.clone(), config: config.run_config(), parts })
 }
 
 async fn blocking<R: Send + 'static>(
@@ -389,8 +424,7 @@ fn untrusted(error: &(dyn Error + 'static)) -> bool {
 async fn fetch_layer(
     inner: Arc<Inner>,
     source: Arc<Source>,
-    diff_id: String,
-    layer: Descriptor,
+    Part { id: diff_id, blob: layer, file: as_file }: Part,
     progress: Arc<dyn Progress>,
 ) -> Result<u64, ImageError> {
     hex(&diff_id, &source.image)?;
@@ -413,7 +447,10 @@ async fn fetch_layer(
         let _lock = lock;
         let content = File::open(&path).map_err(file("open", &path))?;
         let expected = Expected { diff_id: Some(&diff_id), blob: Some(&layer.digest) };
-        let unpacked = inner.layers.unpack(content, expected, &*progress);
+        let unpacked = match &as_file {
+            Some(name) => inner.layers.take_file(content, name, &diff_id, &layer.digest),
+            None => inner.layers.unpack(content, expected, &*progress),
+        };
         // Good or bad, it is of no more use: a bad one must not be resumed.
         std::fs::remove_file(&path).map_err(file("remove", &path))?;
         Ok(unpacked?.size)

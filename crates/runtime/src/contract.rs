@@ -214,6 +214,15 @@ pub struct RuntimeEvent {
     pub container: Option<ContainerId>,
 }
 
+/// What an image is made of.
+#[derive(Debug, Clone)]
+pub struct ImageLayers {
+    /// Its identity, `sha256:...`.
+    pub id: String,
+    /// Directories for overlayfs, top-most first.
+    pub layers: Vec<PathBuf>,
+}
+
 #[derive(Debug, Clone)]
 pub struct ImageInfo {
     /// Digest of the image's configuration, `sha256:...`.
@@ -345,6 +354,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Finds a local image by name, digest or id; names are normalised (`nginx` = `docker.io/library/nginx:latest`).
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError>;
+    /// Finds a local image, makes sure that its layers are unpacked, and says what it is made of. It counts as in use for a
+    /// while, so that its user can make sure that it is seen.
+    async fn image_layers(&self, name: &str) -> Result<Option<ImageLayers>, RuntimeError>;
     /// Pulls an image and returns it.
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError>;
     /// Lists local images.

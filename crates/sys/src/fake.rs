@@ -415,6 +415,15 @@ impl Sys for FakeSys {
         self.call(|_| Ok(false))
     }
 
+    fn mount_layers(&self, layers: &[Handle], at: &Handle) -> io::Result<()> {
+        self.call(|k| {
+            // One is enough for what is built on this: the topmost.
+            let top = place(layers.first().ok_or(Errno::INVAL)?)?;
+            let propagation = Propagation::Private;
+            k.attach(Mount { root: top.inode, at: None, read_only: true, propagation, tmpfs: None }, place(at)?)
+        })
+    }
+
     fn room(&self, at: &Handle) -> io::Result<Space> {
         self.call(|k| {
             let mount = k.mounts.get(&place(at)?.mount).ok_or(Errno::NOENT)?;

@@ -266,6 +266,9 @@ pub trait Sys: Send + Sync {
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()>;
     /// The same for one that no mount has, if that is the only way here. False: mount it and use `grow_filesystem`.
     fn grow_unmounted(&self, device: &Handle, kind: &str) -> io::Result<bool>;
+    /// Shows directories as one over the directory `at`, read-only, with no program in it to be run: what is in an earlier one
+    /// hides what is in a later one, as overlayfs has it.
+    fn mount_layers(&self, layers: &[Handle], at: &Handle) -> io::Result<()>;
     /// Room of the filesystem at a place.
     fn room(&self, at: &Handle) -> io::Result<Space>;
     /// Bounds what can be in an empty directory and below by a quota of its filesystem; `None` lifts that. `EOPNOTSUPP`: its

@@ -210,6 +210,16 @@ impl Sys for RealSys {
         attach(mount.as_fd(), fd(at)?)
     }
 
+    fn mount_layers(&self, layers: &[Handle], at: &Handle) -> io::Result<()> {
+        use rustix::mount::{MountFlags, mount};
+        // By descriptor: the options have a limit that the paths of many layers exceed.
+        let paths: io::Result<Vec<_>> =
+            layers.iter().map(|l| Ok(proc_path(fd(l)?).to_string_lossy().into_owned())).collect();
+        let options = std::ffi::CString::new(format!("lowerdir={}", paths?.join(":"))).map_err(io::Error::other)?;
+        let flags = MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+        Ok(mount("overlay", proc_path(fd(at)?), "overlay", flags, Some(options.as_c_str()))?)
+    }
+
     fn room(&self, at: &Handle) -> io::Result<Space> {
         let stat = fs::statvfs(proc_path(fd(at)?))?;
         Ok(Space::of(&stat))

@@ -193,6 +193,7 @@ pub fn samples(host: &Path) -> Vec<Sample> {
             then: Some(files(&[("a", "2"), ("sub/c", "2"), ("d", "2")], false)),
             ..plain("config", files(&[("a", "1"), ("sub/b", "1"), ("gone", "1")], false))
         },
+        on_host("image", Source::Image { id: "sha256:1".into(), layers: vec![host.join("dir")] }),
         plain("driver's", csi(driven("files"))),
         on_host("driver's for a pod", {
             let attributes = [("own".to_owned(), "true".to_owned())].into();
@@ -278,6 +279,11 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             usize::from(*in_memory)
         }
         Source::HostPath { .. } | Source::LocalDevice { .. } => 0,
+        Source::Image { .. } => {
+            assert_eq!(names(sys, &ready.host_path), ["kept"], "{name}");
+            assert!(ready.read_only, "{name}");
+            1
+        }
         // Other people's files stay theirs.
         Source::Glusterfs(_) => 1,
         Source::Flex(_) | Source::Flocker(_) => {

@@ -47,6 +47,13 @@ pub enum Source {
         /// Of a device, as after `mount -o`, one each.
         mount_options: Vec<String>,
     },
+    /// The files of an image or artifact that is on the node.
+    Image {
+        /// `sha256:...`
+        id: String,
+        /// Directories for overlayfs, top-most first.
+        layers: Vec<PathBuf>,
+    },
     /// A volume of a CSI driver.
     Csi(Box<CsiSource>),
     /// `flexVolume`: a volume of a program on the node.

@@ -25,7 +25,7 @@ use crate::{
     plugins::{
         PLUGINS,
         csi::{self, AttachedVolume},
-        plugin_for,
+        image, plugin_for,
     },
     settings::Settings,
     sub_path::{self, Failure},
@@ -188,6 +188,14 @@ impl PodVolumes {
     /// The disk cannot be read.
     pub fn attached(&self) -> Result<Vec<AttachedVolume>, VolumeError> {
         csi::attached(&self.machine())
+    }
+
+    /// The ids of images that volumes of pods are made of, or were about to be.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn images(&self) -> Result<Vec<String>, VolumeError> {
+        image::in_use(&self.machine())
     }
 
     /// The plugin of a pod's volume, and its directory.

@@ -98,6 +98,7 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::Glusterfs(s) => format!("{} {} {}", s.servers.join("+"), s.path, s.mount_options.join(",")),
         Source::Flocker(s) => format!("{:?}", s.dataset),
         Source::Flex(s) => format!("flex {} {}", s.driver, s.name),
+        Source::Image { id, .. } => format!("image {id}"),
         Source::Csi(s) => {
             let kind =
                 [(s.ephemeral, " ephemeral"), (s.block, " block"), (s.attaches, " attached"), (s.pod_info, " info")];

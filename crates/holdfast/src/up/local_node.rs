@@ -42,6 +42,7 @@ pub struct LocalNode {
     runtime: Embedded,
     network: Network,
     images: Images,
+    volumes: Arc<PodVolumes>,
 }
 
 /// What a node has to do with.
@@ -102,8 +103,8 @@ impl LocalNode {
         config.labels.extend(stand_ins::labels(&args.stand_in));
         config.runtime_version = concat!("holdfast://", env!("CARGO_PKG_VERSION")).into();
         let shared: Arc<dyn Runtime> = Arc::new(runtime.clone());
-        let node = Node::new(config, client.clone(), shared, volumes, Arc::new(SystemClock));
-        Ok(Self { name: name.to_owned(), client, node, runtime, network, images })
+        let node = Node::new(config, client.clone(), shared, volumes.clone(), Arc::new(SystemClock));
+        Ok(Self { name: name.to_owned(), client, node, runtime, network, images, volumes })
     }
 
     /// Runs the agent until `stop`; containers keep running after that.
@@ -144,9 +145,13 @@ impl LocalNode {
     }
 
     async fn collect_images_once(&self, policy: GcPolicy) -> Result<GcReport, Error> {
-        let in_use = self.runtime.images_in_use().await?;
-        let images = self.images.clone();
-        Ok(tokio::task::spawn_blocking(move || images.gc(&in_use, &policy)).await??)
+        let mut in_use = self.runtime.images_in_use().await?;
+        let (images, volumes) = (self.images.clone(), self.volumes.clone());
+        let collect = move || -> Result<GcReport, Error> {
+            in_use.extend(volumes.images()?);
+            Ok(images.gc(&in_use, &policy)?)
+        };
+        tokio::task::spawn_blocking(collect).await?
     }
 
     /// Waits until the API says that the node is Ready.

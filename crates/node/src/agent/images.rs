@@ -3,7 +3,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use base::chain;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod, Secret};
 use kube::Api;
 use parking_lot::Mutex;
 use runtime::{ImageInfo, RuntimeError};
@@ -43,13 +43,11 @@ impl Images {
     }
 }
 
-/// `Always` for `:latest` and untagged names, else `IfNotPresent`, unless the container says.
-fn policy(member: &Member) -> String {
-    let c = &member.container;
-    if let Some(policy) = c.image_pull_policy.clone().filter(|p| !p.is_empty()) {
-        return policy;
+/// `Always` for `:latest` and untagged names, else `IfNotPresent`, unless the pod says.
+fn policy(name: &str, said: Option<&str>) -> String {
+    if let Some(policy) = said.filter(|p| !p.is_empty()) {
+        return policy.to_owned();
     }
-    let name = c.image.as_deref().unwrap_or_default();
     let last = name.rsplit('/').next().unwrap_or_default();
     let latest = !last.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest");
     if latest { "Always" } else { "IfNotPresent" }.into()
@@ -62,12 +60,33 @@ fn trouble(reason: &str, message: String, retry_at: Timestamp) -> Trouble {
 /// Finds or pulls the container's image. Failures have been told as events.
 pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<ImageInfo, Trouble> {
     let image = member.container.image.clone().unwrap_or_default();
+    let path = field_path(member.kind, &member.container.name);
+    find_or_pull(shared, pod, (&image, &policy(&image, member.container.image_pull_policy.as_deref())), Some(path))
+        .await
+}
+
+/// Finds or pulls the image that a volume is made of, as for a container.
+pub async fn ensure_for_volume(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    source: &ImageVolumeSource,
+) -> Result<(String, ImageInfo), Trouble> {
+    let image = source.reference.clone().unwrap_or_default();
+    let found = find_or_pull(shared, pod, (&image, &policy(&image, source.pull_policy.as_deref())), None).await?;
+    Ok((image, found))
+}
+
+async fn find_or_pull(
+    shared: &Arc<Shared>,
+    pod: &Pod,
+    (image, policy): (&str, &str),
+    path: Option<String>,
+) -> Result<ImageInfo, Trouble> {
     let tell = |warning, reason: &str, message: String| {
-        let path = field_path(member.kind, &member.container.name);
-        shared.events.pod(pod, Some(path), warning, reason, message);
+        shared.events.pod(pod, path.clone(), warning, reason, message);
     };
     let now = shared.clock.now();
-    let present = match shared.runtime.image(&image).await {
+    let present = match shared.runtime.image(image).await {
         Ok(found) => found,
         Err(RuntimeError::BadImageName { why, .. }) => {
             let text =
@@ -81,9 +100,9 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
             return Err(trouble("ImageInspectError", text, later(now, FIRST)));
         }
     };
-    let present = match way(&policy(member), present) {
+    let present = match way(policy, present) {
         Way::Use(info) => {
-            tell(false, "Pulled", present_text(&image, &info));
+            tell(false, "Pulled", present_text(image, &info));
             return Ok(info);
         }
         Way::Missing => {
@@ -93,7 +112,7 @@ pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<
         }
         Way::Pull(present) => present,
     };
-    pull(shared, pod, &image, present, tell).await
+    pull(shared, pod, image, present, tell).await
 }
 
 /// What to do for an image.
@@ -235,13 +254,7 @@ mod tests {
             ("nginx@sha256:00", None, "IfNotPresent"),
             ("nginx", Some("Never"), "Never"),
         ] {
-            let container = k8s_openapi::api::core::v1::Container {
-                image: Some(image.into()),
-                image_pull_policy: set.map(Into::into),
-                ..Default::default()
-            };
-            let member = Member { kind: crate::spec::container::Kind::Main, container, target: None };
-            assert_eq!(policy(&member), want, "{image}");
+            assert_eq!(policy(image, set), want, "{image}");
         }
     }
 

@@ -7,6 +7,7 @@ pub mod growth;
 pub mod grpc_health;
 pub mod holders;
 pub mod hooks;
+pub mod image_volumes;
 pub mod images;
 mod learn;
 pub mod objects;

@@ -33,7 +33,7 @@ use super::{
     csi::in_use,
     growth::{Growths, Pair},
     holders::{Wish, alone},
-    identity,
+    identity, image_volumes,
     objects::{Known, TrustBundles, Watched},
     volume_failure::{Failure, Step, failure, summary, trouble},
 };
@@ -191,7 +191,8 @@ pub async fn keep(
 impl Keeper {
     async fn round(&mut self, pod: &Arc<Pod>) {
         self.retry_at = None;
-        let list: Vec<Volume> = pod.spec.as_ref().and_then(|s| s.volumes.clone()).unwrap_or_default();
+        let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        let list: Vec<Volume> = all.filter(|v| !image_volumes::is_one(v)).cloned().collect();
         let wanted: BTreeMap<String, Vec<Need>> = list.iter().map(|v| (v.name.clone(), needs(pod, v))).collect();
         let all: BTreeSet<&Need> = wanted.values().flatten().collect();
         let mut inputs = Inputs {

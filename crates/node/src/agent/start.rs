@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use volumes::{Ready, VolumeError};
 
-use super::{Shared, hooks, identity, images, objects::Known};
+use super::{Shared, hooks, identity, image_volumes, images, objects::Known};
 use crate::{
     core::facts::{Trouble, later},
     spec::{
@@ -74,13 +74,19 @@ impl Start {
     }
 
     /// Runs to the end. `None`: given up because the pod must end.
-    pub async fn run(self) -> Option<Result<ContainerId, Failed>> {
-        let image = tokio::select! {
-            image = images::ensure(&self.shared, &self.pod, &self.member) => image,
+    pub async fn run(mut self) -> Option<Result<ContainerId, Failed>> {
+        // Upstream pulls for volumes first, too.
+        let images = async {
+            let volumes = image_volumes::make(&self.shared, &self.pod, &self.member).await?;
+            images::ensure(&self.shared, &self.pod, &self.member).await.map(|_| volumes)
+        };
+        let images = tokio::select! {
+            images = images => images,
             () = self.cancel.cancelled() => return None,
         };
-        if let Err(trouble) = image {
-            return Some(Err(Failed { trouble, watching: Watching::default() }));
+        match images {
+            Ok(volumes) => self.volumes.extend(volumes),
+            Err(trouble) => return Some(Err(Failed { trouble, watching: Watching::default() })),
         }
         let (env, watching) = tokio::select! {
             made = self.environment() => made,

@@ -133,7 +133,10 @@ impl Runtime for FakeRuntime {
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError> {
         Ok((name != "absent:1").then(|| info(name)))
     }
-    async fn pull(&self, name: &str, _: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
+    async fn image_layers(&self, name: &str) -> Result<Option<ImageLayers>, RuntimeError> {
+        Ok((name != "absent:1").then(|| ImageLayers { id: info(name).id, layers: vec!["/".into()] }))
+    }
+    async fn pull(&self, name: &str, _: &RegistryAuth) -> Result<ImageInfo, ImageLayers, RuntimeError> {
         self.note(format!("pull {name}"))?;
         Ok(info(name))
     }

@@ -33,8 +33,8 @@ use self::{
 use crate::{
     cgroup::Cgroups,
     contract::{
-        ContainerId, ContainerSpec, ExecOutput, ExecSpec, ImageInfo, PodUid, RegistryAuth, Resources, Runtime,
-        RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
+        ContainerId, ContainerSpec, ExecOutput, ExecSpec, ImageInfo, ImageLayers, PodUid, RegistryAuth, Resources,
+        Runtime, RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
     },
     records,
 };
@@ -241,6 +241,11 @@ impl Runtime for Embedded {
 
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError> {
         self.inner.images.info(name).await
+    }
+
+    async fn image_layers(&self, name: &str) -> Result<Option<ImageLayers>, RuntimeError> {
+        let found = self.inner.images.runnable(name).await?;
+        Ok(found.map(|image| ImageLayers { id: image.id, layers: image.layers }))
     }
 
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {

@@ -9,6 +9,7 @@ mod flex;
 pub(crate) mod flocker;
 pub(crate) mod glusterfs;
 mod host_path;
+pub(crate) mod image;
 mod local;
 mod writer;
 
@@ -30,6 +31,7 @@ use crate::{
 pub static PLUGINS: &[&dyn VolumePlugin] = &[
     &empty_dir::EmptyDir,
     &host_path::HostPath,
+    &image::Image,
     &local::Local,
     &files::Files,
     &csi::Csi,
