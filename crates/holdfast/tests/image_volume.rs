@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 /// A pod whose container `c` mounts the volume `i` of an image at `/i`, and more of the container and of the spec.
 fn pod(name: &str, source: &Value, container: &Value, spec: &Value) -> Value {
-    let mut c = json!({"name": "c", "image": "hfbox:1", "command": ["sh", "-c", "sleep 999 & wait"],
+    let mut c = json!({"name": "c", "image": "hfbox:1", "command": ["sh", "-c", "trap 'exit 3' TERM; sleep 999 & wait"],
         "volumeMounts": [{"name": "i", "mountPath": "/i"}]});
     c.as_object_mut().expect("object").extend(container.as_object().expect("object").clone());
     let mut all =
