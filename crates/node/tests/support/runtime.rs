@@ -136,7 +136,7 @@ impl Runtime for FakeRuntime {
     async fn image_layers(&self, name: &str) -> Result<Option<ImageLayers>, RuntimeError> {
         Ok((name != "absent:1").then(|| ImageLayers { id: info(name).id, layers: vec!["/".into()] }))
     }
-    async fn pull(&self, name: &str, _: &RegistryAuth) -> Result<ImageInfo, ImageLayers, RuntimeError> {
+    async fn pull(&self, name: &str, _: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
         self.note(format!("pull {name}"))?;
         Ok(info(name))
     }
