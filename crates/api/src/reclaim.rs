@@ -46,7 +46,8 @@ pub fn reclaim(volume: &PersistentVolume) -> Reclaim {
 }
 
 fn is_directory(spec: &PersistentVolumeSpec) -> bool {
-    spec.host_path.is_some() && spec.volume_mode.as_deref().unwrap_or("Filesystem") == "Filesystem"
+    (spec.host_path.is_some() || spec.nfs.is_some())
+        && spec.volume_mode.as_deref().unwrap_or("Filesystem") == "Filesystem"
 }
 
 fn deletion(volume: &PersistentVolume, spec: &PersistentVolumeSpec) -> Result<Reclaim, String> {
@@ -117,6 +118,7 @@ mod tests {
         let table = [
             ("Retain", host("/tmp/d"), json!({}), Keep),
             ("Recycle", host("/srv/d"), json!({}), Recycle),
+            ("Recycle", json!({"nfs": {"server": "s", "path": "/"}}), json!({}), Recycle),
             ("Recycle", host("/srv/d"), migrated.clone(), Elsewhere),
             ("Recycle", csi.clone(), json!({}), no_recycler.clone()),
             ("Recycle", block, json!({}), no_recycler.clone()),

@@ -25,6 +25,10 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::maybe_run_shim() {
         return code;
     }
+    // So is the process that serves a volume of an NFS server.
+    if let Some(code) = nfs::maybe_serve() {
+        return code;
+    }
     let cli = cli::Cli::parse();
     if let Err(error) = start_logging(&cli) {
         eprintln!("error: {error}");

@@ -399,6 +399,10 @@ impl Sys for FakeSys {
         })
     }
 
+    fn fuse(&self) -> io::Result<std::os::fd::OwnedFd> {
+        self.call(|_| rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()))
+    }
+
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()> {
         self.call(|k| {
             let at = place(at)?;

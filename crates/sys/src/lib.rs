@@ -22,7 +22,7 @@ pub mod tree;
 
 pub use disk::{Access, Copied, Disk, Space};
 pub use fake::{FakeSys, When};
-pub use program::{Bounds, Program, Ran};
+pub use program::{Bounds, Program, Ran, inherited};
 pub use real::RealSys;
 
 use std::{
@@ -261,6 +261,9 @@ pub trait Sys: Send + Sync {
     /// Mounts a filesystem over the directory `at`. `ENODEV`: the kernel does not know this kind. May wait as long as the
     /// one who serves it lets it.
     fn mount(&self, at: &Handle, mount: &FsMount<'_>) -> io::Result<()>;
+    /// A new connection to the kernel for a filesystem that a process serves: what the option `fd` of a `fuse` mount names.
+    /// `ENOENT`, `ENODEV`, `EPERM`: this machine has, or allows, none.
+    fn fuse(&self) -> io::Result<OwnedFd>;
     /// Lets the filesystem of a device, mounted at `at`, have all of the device. Idempotent. `EPERM` from ext4 means that
     /// the process lacks `CAP_SYS_RESOURCE`, `EOPNOTSUPP` that this kind cannot be grown.
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()>;

@@ -269,6 +269,20 @@ fn log_name(name: &OsStr) -> OsString {
     log
 }
 
+/// A descriptor that this process was started with, by the number that it was told. Once for each number; nobody else may
+/// use it. From now on, programs that this process starts do not inherit it.
+///
+/// # Errors
+/// `EBADF`: nothing is open under that number.
+#[allow(unsafe_code)]
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: only borrowed to be looked at; the kernel answers EBADF for a number that is not open.
+    rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(number.max(0)) }, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: it is open, and by this function's contract belongs to nobody else in this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(number.max(0)) })
+}
+
 /// Starts an attendant, unless the one with this record lives.
 pub(crate) fn start(program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()> {
     let record = record(dir, name, true)?;

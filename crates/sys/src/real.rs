@@ -253,6 +253,10 @@ impl Sys for RealSys {
         block::mount_filesystem(at, mount)
     }
 
+    fn fuse(&self) -> io::Result<std::os::fd::OwnedFd> {
+        Ok(fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
     fn grow_filesystem(&self, device: &Handle, at: &Handle) -> io::Result<()> {
         block::grow(device, at)
     }

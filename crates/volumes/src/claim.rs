@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod};
 use serde_json::Value;
 
 use crate::{
-    contract::{FlockerVolume, Inputs, Resolved, Source},
+    contract::{FlockerVolume, Inputs, NfsSource, Resolved, Source},
     csi_source,
     error::VolumeError,
     flex_source,
@@ -134,6 +134,9 @@ fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bo
             let kind = format!("persistentVolume.{} with volumeMode {mode}", source_field(volume));
             return Err(VolumeError::Unsupported { kind });
         }
+    }
+    if let Some(s) = &spec.nfs {
+        return Ok(NfsSource::resolved(s, spec.mount_options.as_deref().unwrap_or_default(), read_only));
     }
     let source = if let Some(s) = &spec.host_path {
         host_path(&s.path, s.type_.as_deref())?

@@ -21,6 +21,7 @@ pub use crate::{
     plugins::{
         flocker::{FlockerVolume, Named},
         glusterfs::{GlusterVolume, endpoints_of},
+        nfs::NfsSource,
     },
     settings::Settings,
 };
@@ -62,6 +63,8 @@ pub enum Source {
     Flocker(FlockerVolume),
     /// `glusterfs`: a volume that the client of GlusterFS mounts.
     Glusterfs(Box<GlusterVolume>),
+    /// A directory of an NFS server.
+    Nfs(Box<NfsSource>),
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,

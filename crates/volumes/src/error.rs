@@ -140,6 +140,15 @@ pub enum VolumeError {
         /// What became of it and what replaces it.
         story: &'static str,
     },
+    /// A directory of an NFS server that cannot be mounted now; `why` includes the way out.
+    #[error("nfs {export} cannot be mounted: {why}")]
+    Nfs {
+        /// `server:path`
+        export: String,
+        why: String,
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
     #[error("volume source {kind} is not supported by this node")]
     Unsupported { kind: String },
     /// Something in the pod that can never work; the message says which field.
@@ -186,7 +195,7 @@ impl VolumeError {
             Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } | Self::Flex { .. } | Self::Flocker { .. } => {
                 soon
             }
-            Self::Gluster { waits: false, .. } => soon,
+            Self::Gluster { waits: false, .. } | Self::Nfs { .. } => soon,
             Self::Gluster { .. }
             | Self::NotFound { .. }
             | Self::NotRead { .. }
@@ -233,6 +242,7 @@ impl VolumeError {
             | Self::Flocker { .. }
             | Self::Gluster { .. }
             | Self::Csi { .. }
+            | Self::Nfs { .. }
             | Self::Lifecycle { .. }
             | Self::Use { .. }
             | Self::Files { .. }

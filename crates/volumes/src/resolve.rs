@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     claim::{self, ClaimUse},
-    contract::{FlockerVolume, HostPathType, Inputs, Medium, Need, Resolved, Source},
+    contract::{FlockerVolume, HostPathType, Inputs, Medium, Need, NfsSource, Resolved, Source},
     csi_source,
     error::VolumeError,
     flex_source,
@@ -102,6 +102,8 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         claim::resolve(pod, &ClaimUse { volume: &volume.name, claim: &name, read_only: false, ephemeral: true }, inputs)
     } else if let Some(s) = &volume.csi {
         csi_source::inline(pod, &volume.name, s, inputs)
+    } else if let Some(s) = &volume.nfs {
+        Ok(NfsSource::resolved(s, &[], false))
     } else if let Some(resolved) = own_disk(pod, volume, inputs)? {
         Ok(resolved)
     } else if let Some(s) = &volume.flex_volume {

@@ -97,6 +97,7 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::LocalDevice { path, .. } => format!("device {}", path.display()),
         Source::Glusterfs(s) => format!("{} {} {}", s.servers.join("+"), s.path, s.mount_options.join(",")),
         Source::Flocker(s) => format!("{:?}", s.dataset),
+        Source::Nfs(s) => format!("nfs {}:{} {}", s.server, s.path, s.mount_options.join(",")),
         Source::Flex(s) => format!("flex {} {}", s.driver, s.name),
         Source::Image { id, .. } => format!("image {id}"),
         Source::Csi(s) => {
@@ -152,6 +153,8 @@ fn volumes_by_their_source() {
     );
     huge(one, json!({"medium": "HugePages-big"}), "error: unknown storage medium \"HugePages-big\"");
     check(json!({"hostPath": {"path": "/x"}}), "host /x Unset");
+    check(json!({"nfs": {"server": "s", "path": "/x"}}), "nfs s:/x ");
+    check(json!({"nfs": {"server": "s", "path": "/x", "readOnly": true}}), "ro nfs s:/x ");
     check(json!({"hostPath": {"path": "/x", "type": ""}}), "host /x Unset");
     check(json!({"hostPath": {"path": "/x", "type": "Socket"}}), "host /x Socket");
     check(json!({"hostPath": {"path": "/x", "type": "Sock"}}), "error: Sock is an invalid volume type");
@@ -389,6 +392,14 @@ fn claims_lead_to_their_volume_only_when_both_agree() {
         json!({"ephemeral": {}}),
         "error: PVC ns/p-v was not created for pod ns/p (pod is not owner)",
     );
+    check(
+        "nfs",
+        &with_volume(
+            json!({"nfs": {"server": "s", "path": "/x", "readOnly": true}, "mountOptions": ["soft", "ro"], "hostPath": null}),
+        ),
+        use_c(),
+        "ro nfs s:/x soft,ro",
+    );
     let options = with_volume(json!({"hostPath": {"path": "/d"}, "mountOptions": ["noatime"]}));
     let mut inputs = inputs();
     options(&mut inputs);
@@ -607,6 +618,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         "gcePersistentDisk",
         "glusterfs",
         "hostPath",
+        "nfs",
         "persistentVolumeClaim",
         "portworxVolume",
         "projected",
@@ -640,7 +652,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
     let clouds = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "gcePersistentDisk"];
     let others = ["portworxVolume", "rbd", "vsphereVolume"];
     let mut supported =
-        [&clouds[..], &others, &["csi", "flexVolume", "flocker", "glusterfs", "hostPath", "local"]].concat();
+        [&clouds[..], &others, &["csi", "flexVolume", "flocker", "glusterfs", "hostPath", "local", "nfs"]].concat();
     supported.sort_unstable();
     assert_eq!(taken, supported);
 }

@@ -11,6 +11,7 @@ pub(crate) mod glusterfs;
 mod host_path;
 pub(crate) mod image;
 mod local;
+pub(crate) mod nfs;
 mod writer;
 
 use std::{
@@ -38,6 +39,7 @@ pub static PLUGINS: &[&dyn VolumePlugin] = &[
     &flex::Flex,
     &flocker::Flocker,
     &glusterfs::Glusterfs,
+    &nfs::Nfs,
 ];
 
 /// The plugin that makes a source into a volume.
