@@ -9,8 +9,8 @@ use crate::{
     pool::{DATA, IMAGE},
 };
 
-/// Numbers of quotas begin here: people give small ones by hand.
-const FIRST_PROJECT: u32 = 0x4846_0000;
+/// Set in every number of a quota: people and other programs give small ones.
+const PROJECT: u32 = 1 << 31;
 
 impl Volume {
     /// Whether its size is kept free for it.
@@ -30,7 +30,7 @@ impl Pool {
         match (volume.backend, &volume.origin) {
             (Backend::Directory, _) => {
                 kernel.ensure_dir(&data).map_err(failed("make", &data))?;
-                volume.project = self.free_project()?;
+                volume.project = self.project_for(&data)?;
                 volume.limit = match kernel.limit_directory(&data, volume.project, volume.bytes) {
                     Ok(()) => Limit::Quota,
                     Err(e) if unsupported(&e) && limit_required => return Err(self.no_quota()),
@@ -74,11 +74,17 @@ impl Pool {
         failed("make", data)(error)
     }
 
-    /// A number that no directory here has, nor one that may come back.
-    fn free_project(&self) -> Result<u32, PoolError> {
+    /// A number that no other directory of the filesystem has: that of its inode, so that pools that share a filesystem, and
+    /// volumes that are made at once, need not know of each other. Of a filesystem with larger numbers than quotas have, that
+    /// of no other volume here, nor of one that may come back.
+    fn project_for(&self, data: &Path) -> Result<u32, PoolError> {
+        let opened = self.kernel.open(data).map_err(failed("open", data))?;
+        let inode = self.kernel.stat(&opened).map_err(failed("look at", data))?.inode;
         let trashed = self.trashed()?.into_iter().map(|t| t.volume);
         let taken: BTreeSet<u32> = self.volumes().into_iter().chain(trashed).map(|v| v.project).collect();
-        Ok((FIRST_PROJECT..).find(|n| !taken.contains(n)).expect("there are fewer volumes than numbers"))
+        let own = (inode & u64::from(PROJECT - 1)) as u32;
+        let mut numbers = (own..PROJECT).chain(1..own).map(|n| PROJECT | n);
+        Ok(numbers.find(|n| !taken.contains(n)).expect("there are fewer volumes than numbers"))
     }
 
     /// Copies what holds the data from the directory of a volume or snapshot to another.

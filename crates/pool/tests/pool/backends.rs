@@ -1,7 +1,7 @@
 //! Backends whose limit is a quota.
 use std::{fs, sync::Arc};
 
-use pool::{Backend, Content, Health, Kind, Limit, NewSnapshot, NewVolume, Origin, Usage};
+use pool::{Backend, Content, Health, Kind, Limit, NewSnapshot, NewVolume, Origin, Pool, Usage};
 
 use sys::{Disk, RealSys};
 
@@ -82,6 +82,10 @@ fn directories_have_a_limit_where_the_kernel_has_quotas() {
     let directory = |name: &str| NewVolume { backend: Backend::Directory, limit_required: true, ..new(name, 8 * MIB) };
     let (first, second) = (pool.create(&directory("a")).expect("made"), pool.create(&directory("b")).expect("made"));
     assert!(first.limit == Limit::Quota && first.project != 0 && first.project != second.project);
+    // Quotas are of a filesystem, which pools may share.
+    let elsewhere = Pool::open(&rig.path("elsewhere"), kernel.clone()).expect("another pool");
+    let theirs = elsewhere.create(&directory("a")).expect("made");
+    assert!(![first.project, second.project].contains(&theirs.project));
     pool.delete(&first.id).expect("deleted");
     let third = pool.create(&directory("c")).expect("made");
     assert_ne!(third.project, first.project, "the deleted one may come back");

@@ -126,6 +126,8 @@ pass_on! { Sys:
         set_owner(at: &Handle, uid: Option<u32>, gid: Option<u32>) -> io::Result<()>;
         probe_device(device: &Handle) -> io::Result<Device>;
         mounts_below(dir: &Handle) -> io::Result<Vec<PathBuf>>;
+        room(at: &Handle) -> io::Result<Space>;
+        attendant(dir: &Handle, name: &OsStr) -> io::Result<Option<u32>>;
     }
     faulty {
         make_dir(dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()>;
@@ -137,10 +139,19 @@ pass_on! { Sys:
         mount_tmpfs(at: &Handle, tmpfs: &Tmpfs) -> io::Result<()>;
         make_filesystem(device: &Handle, kind: &str) -> io::Result<()>;
         mount_device(device: &Handle, at: &Handle, mount: &DeviceMount<'_>) -> io::Result<()>;
+        mount(at: &Handle, mount: &FsMount<'_>) -> io::Result<()>;
+        mount_layers(layers: &[Handle], at: &Handle) -> io::Result<()>;
+        fuse() -> io::Result<std::os::fd::OwnedFd>;
         grow_filesystem(device: &Handle, at: &Handle) -> io::Result<()>;
         grow_unmounted(device: &Handle, kind: &str) -> io::Result<bool>;
+        limit_tree(dir: &Handle, bytes: Option<u64>) -> io::Result<()>;
+        make_bounded(dir: &Handle, name: &OsStr, bytes: u64) -> io::Result<()>;
+        mount_bounded(image: &Handle, at: &Handle) -> io::Result<()>;
         bind(source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;
         unmount(dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()>;
+        run(program: &Program<'_>, bounds: &Bounds, cancelled: &dyn Fn() -> bool) -> io::Result<Ran>;
+        start(program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()>;
+        end(dir: &Handle, name: &OsStr) -> io::Result<()>;
     }
 }
 
