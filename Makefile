@@ -3,7 +3,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 KUBECTLS := $(TARGET)/kubectl
 IMAGES := $(TARGET)/images
 
-.PHONY: demo test check deps images
+.PHONY: demo test check deps images vm
 
 ## The labs, end to end, on a throw-away data directory (root)
 demo:
@@ -14,6 +14,7 @@ demo:
 test: deps images check
 	KUBECTLS=$(KUBECTLS) HOLDFAST_TEST_IMAGES=$(IMAGES) cargo nextest run --workspace --no-fail-fast -E 'not binary(leftovers)'
 	cargo run --quiet -- demo --images $(IMAGES)
+	$(MAKE) --no-print-directory vm
 	cargo nextest run --package holdfast -E 'binary(leftovers)'
 
 ## Seconds: format, lints, tidy
@@ -21,6 +22,11 @@ check:
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- --deny warnings
 	cargo xtask tidy
+
+## Debian's kernel under QEMU, for what this machine's kernel may lack: all cases, or CASES="quota nfs"
+vm: deps images
+	cargo build --quiet --package holdfast
+	ci/vm/run.sh $(TARGET)/debug/holdfast $(KUBECTLS)/kubectl-1.36 $(IMAGES) $(CASES)
 
 deps:
 	ci/deps.sh $(KUBECTLS)
