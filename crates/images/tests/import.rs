@@ -260,7 +260,7 @@ async fn later_entries_replace_earlier_ones() {
 }
 
 #[tokio::test]
-async fn nothing_escapes() {
+async fn cve_2018_15664_nothing_escapes() {
     let outside = tempfile::tempdir().expect("dir");
     let out = outside.path().to_str().expect("text").to_owned();
     fs::write(outside.path().join("secret"), "s").expect("write");

@@ -162,6 +162,7 @@ impl Node {
             attachments: Attachments::default(),
             csi: csi::State::default(),
             volume_stats: volume_stats::Latest::default(),
+            following: tokio::sync::RwLock::default(),
             config,
             client,
             runtime,

@@ -7,7 +7,8 @@ use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
-            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+            NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus,
         },
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
@@ -118,6 +119,14 @@ async fn status(shared: &Shared, before: Option<&NodeStatus>) -> NodeStatus {
         }),
         node_info: Some(machine::system_info(config)),
         images: Some(images.collect()),
+        runtime_handlers: Some(vec![NodeRuntimeHandler {
+            name: Some(String::new()),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(false),
+            }),
+        }]),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         volumes_in_use: Some(shared.csi.in_use.list()).filter(|list| !list.is_empty()),
         ..NodeStatus::default()
     }

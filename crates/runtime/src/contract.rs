@@ -137,6 +137,9 @@ pub struct Mount {
     pub read_only: bool,
     pub recursive_read_only: bool,
     pub propagation: Propagation,
+    /// Files of the first group are seen as the second's, and the other way round. The mount's own, not of those below it.
+    #[serde(default)]
+    pub group_map: Option<(u32, u32)>,
 }
 
 /// A device node shown to the container (`volumeDevices`).
@@ -370,6 +373,9 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError>;
     /// Removes an ended container (kills a running one), its writable layer and shim. Its log stays.
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// Shows what is at the host paths of some of a running container's mounts by now, at one instant each.
+    async fn remount(&self, id: &ContainerId, mounts: &[Mount]) -> Result<(), RuntimeError>;
 
     /// Runs a command in a running container.
     async fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<Session, RuntimeError>;

@@ -17,6 +17,7 @@ mod init;
 mod kernel;
 mod launch;
 mod records;
+mod remount;
 mod seccomp;
 mod shim;
 mod wire;

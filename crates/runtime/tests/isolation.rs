@@ -162,7 +162,7 @@ async fn volumes_appear_as_asked() {
 }
 
 #[tokio::test]
-async fn images_cannot_lure_mounts_outside() {
+async fn cve_2021_30465_images_cannot_lure_mounts_outside() {
     let world = World::new().await;
     world.sandbox().await;
     let at = |p: &str| world.dir.path().join(p);
@@ -184,7 +184,7 @@ async fn images_cannot_lure_mounts_outside() {
 }
 
 #[tokio::test]
-async fn an_image_cannot_have_a_proc_of_its_own() {
+async fn cve_2019_19921_an_image_cannot_have_a_proc_of_its_own() {
     let world = World::new().await;
     world.sandbox().await;
     let at = |p: &str| world.dir.path().join(p);

@@ -346,6 +346,17 @@ impl Sys for FakeSys {
         })
     }
 
+    fn given_to(&self, at: &Handle) -> io::Result<Option<u32>> {
+        self.call(|k| Ok(k.node(place(at)?)?.given))
+    }
+
+    fn note_given(&self, at: &Handle, gid: Option<u32>) -> io::Result<()> {
+        self.call(|k| {
+            k.nodes.get_mut(&place(at)?.inode).ok_or(Errno::NOENT)?.given = gid;
+            Ok(())
+        })
+    }
+
     fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()> {
         self.call(|k| {
             let root = k.make_root(tmpfs.mode);
@@ -497,6 +508,15 @@ impl Sys for FakeSys {
                     k.mounts.insert(id, Mount { at, read_only, propagation, ..mount.clone() });
                 }
             }
+            Ok(())
+        })
+    }
+
+    fn isolate(&self, at: &Handle) -> io::Result<()> {
+        self.call(|k| {
+            let at = place(at)?;
+            let mount = k.mounts.get_mut(&at.mount).filter(|m| m.root == at.inode).ok_or(Errno::INVAL)?;
+            mount.propagation = Propagation::Private;
             Ok(())
         })
     }

@@ -15,6 +15,7 @@ mod disk;
 pub mod fake;
 mod loops;
 mod mountinfo;
+mod ownership;
 mod program;
 mod quota;
 pub mod real;
@@ -249,6 +250,13 @@ pub trait Sys: Send + Sync {
     /// `None` leaves it. Works on links themselves.
     fn set_owner(&self, at: &Handle, uid: Option<u32>, gid: Option<u32>) -> io::Result<()>;
 
+    /// The group that all below a directory was given to, if that was noted, and if the kernel can show this filesystem's
+    /// files as another group's.
+    fn given_to(&self, at: &Handle) -> io::Result<Option<u32>>;
+    /// Notes that all below a directory was given to a group, or with `None` that this is so no longer. Only root of this
+    /// host can; a filesystem that cannot keep it forgets it.
+    fn note_given(&self, at: &Handle, gid: Option<u32>) -> io::Result<()>;
+
     /// Mounts a new memory filesystem over `at`. The handle goes on meaning what is now hidden.
     fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()>;
     /// Size and content of a block device.
@@ -284,6 +292,8 @@ pub trait Sys: Send + Sync {
     fn mount_bounded(&self, image: &Handle, at: &Handle) -> io::Result<()>;
     /// Shows `source` at `target`; both are directories, or neither is. All options hold from the first instant on.
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;
+    /// Mounts made or undone at the mount that this is the root of show up nowhere else from now on, nor others' here.
+    fn isolate(&self, at: &Handle) -> io::Result<()>;
     /// Removes the topmost mount at a name. Never follows a link.
     fn unmount(&self, dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()>;
     /// Mount points at (empty path) and below a directory, relative to it, in an order that allows unmounting.

@@ -21,7 +21,7 @@ use rustix::{
 
 use crate::{
     Bind, Bounds, Device, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation, Ran, Reach,
-    ReadOnly, Space, Stat, Sys, Tmpfs, Unmount, block, bounded, mountinfo, program, quota,
+    ReadOnly, Space, Stat, Sys, Tmpfs, Unmount, block, bounded, mountinfo, ownership, program, quota,
 };
 
 /// The kernel of this machine, in the mount namespace of the calling thread.
@@ -195,6 +195,14 @@ impl Sys for RealSys {
         Ok(fs::chownat(fd(at)?, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)?)
     }
 
+    fn given_to(&self, at: &Handle) -> io::Result<Option<u32>> {
+        ownership::given_to(fd(at)?)
+    }
+
+    fn note_given(&self, at: &Handle, gid: Option<u32>) -> io::Result<()> {
+        ownership::note_given(fd(at)?, gid)
+    }
+
     fn mount_tmpfs(&self, at: &Handle, tmpfs: &Tmpfs) -> io::Result<()> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let fs = context.as_fd();
@@ -286,6 +294,10 @@ impl Sys for RealSys {
             set_attr(tree.as_fd(), bind.recursive, 0, propagation)?;
         }
         attach(tree.as_fd(), fd(target)?)
+    }
+
+    fn isolate(&self, at: &Handle) -> io::Result<()> {
+        set_attr(fd(at)?, false, 0, nix::libc::MS_PRIVATE)
     }
 
     fn unmount(&self, dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()> {

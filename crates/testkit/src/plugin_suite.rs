@@ -31,7 +31,7 @@ pub struct Sample {
 fn files(entries: &[(&str, &str)], in_memory: bool) -> Source {
     let entry = |data: &str| FileEntry { data: data.as_bytes().to_vec(), mode: 0o640, uid: None };
     let files = entries.iter().map(|(path, data)| (PathBuf::from(path), entry(data))).collect();
-    Source::Files { files, in_memory, mount_points: BTreeSet::from(["inner/most".into()]) }
+    Source::Files { files, in_memory, mount_points: BTreeSet::from(["inner/most".into()]), followed: false }
 }
 
 /// A `local` volume with nothing special about it.

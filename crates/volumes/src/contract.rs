@@ -71,6 +71,8 @@ pub enum Source {
         in_memory: bool,
         /// Directories that must exist in it because containers mount other volumes there.
         mount_points: BTreeSet<PathBuf>,
+        /// Sub-paths of it follow changes: what they show now stays until it is set up again without this.
+        followed: bool,
     },
 }
 
@@ -141,6 +143,17 @@ pub struct Ready {
     pub read_only: bool,
     /// It is a block device for containers' `volumeDevices`.
     pub device: bool,
+    /// A group of files that containers are to see as another.
+    pub group_map: Option<GroupMap>,
+}
+
+/// Files of one group shown as another's, and the other way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupMap {
+    /// The group on the medium.
+    pub from: u32,
+    /// The group that is seen.
+    pub to: u32,
 }
 
 /// How full a volume is, and how it fares.

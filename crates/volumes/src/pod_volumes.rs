@@ -9,30 +9,29 @@
 //! undone from the disk and the mount table alone.
 use std::{
     ffi::OsStr,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use sys::{Bind, FileKind, Handle, Propagation, Reach, ReadOnly, Sys, Unmount, tree};
+use sys::{FileKind, Handle, Reach, Sys, Unmount, tree};
 
 use crate::{
     contract::{Growth, Ownership, Ready, Reclaiming, Resolved, Source, Stats, VolumePlugin},
     drivers::{Drivers, NoDrivers},
     error::VolumeError,
     machine::{Cancel, Machine, Shared},
-    place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name},
+    pins::SUB_PATHS,
+    place::{PRIVATE, ensure_below, ensure_path, failed, if_found, one_name},
     plugins::{
         PLUGINS,
         csi::{self, AttachedVolume},
         image, plugin_for,
     },
     settings::Settings,
-    sub_path::{self, Failure},
 };
 
 const VOLUMES: &str = "volumes";
-const SUB_PATHS: &str = "volume-subpaths";
 
 fn plugin_of(source: &Source) -> Result<&'static dyn VolumePlugin, VolumeError> {
     plugin_for(source).ok_or_else(|| VolumeError::Unsupported { kind: format!("{source:?}") })
@@ -208,110 +207,6 @@ impl PodVolumes {
         let (pod, name) = (one_name(pod_uid)?, one_name(source.own_name().unwrap_or(volume))?);
         let plugin = plugin_of(source)?;
         Ok((plugin, self.pods_dir.join(pod).join(VOLUMES).join(plugin.name()).join(name)))
-    }
-
-    /// The host path to bind into a container for its volume mount number `index`.
-    ///
-    /// With a sub-path, that is a mount which pins what was found inside the volume, whatever the pod does to the names
-    /// there later. Directories that do not exist are made.
-    /// # Errors
-    /// `SubPath` where the path leads out of the volume, cannot be made, or is missing in a volume that is only read.
-    pub fn mount_path(
-        &self,
-        pod_uid: &str,
-        container: &str,
-        index: usize,
-        ready: &Ready,
-        sub_path: Option<&str>,
-    ) -> Result<PathBuf, VolumeError> {
-        let inside = sub_path::clean(sub_path.unwrap_or_default())?;
-        if inside.as_os_str().is_empty() {
-            return Ok(ready.host_path.clone());
-        }
-        let (pod, volume, owner) = (one_name(pod_uid)?, one_name(&ready.volume)?, one_name(container)?);
-        let fail = |action, errno: io::Error| VolumeError::SubPath {
-            action,
-            volume: ready.volume.clone(),
-            container: container.into(),
-            errno,
-        };
-        let prepare = |errno| fail("prepare subPath", errno);
-        let root = self.sys().open(&ready.host_path).map_err(prepare)?;
-        // A volume of the node's own may get a directory although the pod only reads it; other people's data may not.
-        let may_create = !ready.read_only || self.is_own(&ready.host_path);
-        let found = sub_path::open(self.sys(), &root, &inside, may_create).map_err(|failure| match failure {
-            Failure::Create(errno) => fail("create subPath directory", errno),
-            Failure::Prepare(errno) => prepare(errno),
-        })?;
-        let pods = ensure_path(self.sys(), &self.pods_dir, PRIVATE)?;
-        let (dir, path) = ensure_below(self.sys(), pods, &self.pods_dir, &[pod, OsStr::new(SUB_PATHS), volume, owner])?;
-        let name = index.to_string();
-        let path = path.join(&name);
-        match self.pin(&found, &dir, OsStr::new(&name), &path, ready.read_only) {
-            Err(
-                VolumeError::Mount { errno, .. }
-                | VolumeError::Unmount { errno, .. }
-                | VolumeError::Files { errno, .. },
-            ) => Err(prepare(errno)),
-            other => other.map(|()| path),
-        }
-    }
-
-    /// Whether what is at a volume's path was made by this node, and not mounted from elsewhere.
-    fn is_own(&self, path: &Path) -> bool {
-        // <uid>/volumes/<plugin>/...
-        let plugin = path.strip_prefix(&self.pods_dir).ok().and_then(|inside| inside.iter().nth(2));
-        // What is below none of these names is a driver's.
-        let own = |name: &OsStr| PLUGINS.iter().any(|p| name == p.name() && !p.takes_mount_options());
-        plugin.is_some_and(own)
-    }
-
-    /// Binds what was found to a name of the node's own; keeps a pin of the same file.
-    fn pin(&self, found: &Handle, dir: &Handle, name: &OsStr, path: &Path, read_only: bool) -> Result<(), VolumeError> {
-        let sys = self.sys();
-        let look = |e| failed("read", path)(e);
-        let wanted = sys.stat(found).map_err(look)?;
-        if let Some(old) = if_found(sys.open_at(dir, Path::new(name), Reach::Plain)).map_err(look)? {
-            let old = sys.stat(&old).map_err(look)?;
-            if old.mount_root && old.id() == wanted.id() {
-                return Ok(());
-            }
-            // What an earlier container had under this number, or a call that was cut off has left.
-            self.unpin(dir, name, path)?;
-        }
-        let make = failed("create", path);
-        let target = if wanted.is_dir() {
-            ensure_dir(sys, dir, name, PRIVATE).map_err(make)?
-        } else {
-            let made = sys.write_new(dir, name, b"", 0o640);
-            made.and_then(|()| sys.open_at(dir, Path::new(name), Reach::Plain)).map_err(make)?
-        };
-        let read_only = if read_only { ReadOnly::Top } else { ReadOnly::No };
-        // Slave: later mounts of the node show up, and unmounting here can never unmount anything there.
-        let bind = Bind { recursive: false, read_only, propagation: Propagation::Slave };
-        sys.bind(found, &target, &bind).map_err(|errno| VolumeError::Mount { target: path.into(), errno })
-    }
-
-    fn unpin(&self, dir: &Handle, name: &OsStr, path: &Path) -> Result<(), VolumeError> {
-        // Lazy is harmless: a pin only shows data that lives elsewhere.
-        tree::unmount_all(self.sys(), dir, name, &|_| Unmount::Lazy)
-            .map_err(|(_, errno)| VolumeError::Unmount { target: path.into(), errno })?;
-        tree::remove(self.sys(), dir, name).map_err(failed("remove", path))
-    }
-
-    /// Undoes the sub-path pins of one container. Idempotent.
-    pub fn release_container(&self, pod_uid: &str, container: &str) -> Result<(), VolumeError> {
-        let (pod, owner) = (one_name(pod_uid)?, one_name(container)?);
-        let path = self.pods_dir.join(pod).join(SUB_PATHS);
-        let Some(top) = if_found(self.sys().open(&path)).map_err(failed("open", &path))? else { return Ok(()) };
-        let entries = self.sys().list(&top).map_err(failed("read", &path))?;
-        for volume in entries.into_iter().filter(|e| e.kind == FileKind::Directory) {
-            let path = path.join(&volume.name);
-            let opened = self.sys().open_at(&top, Path::new(&volume.name), Reach::Plain);
-            let Some(dir) = if_found(opened).map_err(failed("open", &path))? else { continue };
-            self.unpin(&dir, owner, &path.join(owner))?;
-        }
-        Ok(())
     }
 
     /// Removes everything of a pod: pins, mounts, volumes, and its directory with whatever else the node keeps there.

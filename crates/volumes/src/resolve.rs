@@ -22,6 +22,9 @@ use crate::{
     plugins::glusterfs,
 };
 
+/// A pod's annotation; see [`follows_sub_paths`].
+const FOLLOW_SUB_PATHS: &str = "holdfast.dev/follow-sub-paths";
+
 /// The objects and tokens that [`resolve`] needs for one volume of a pod. Duplicates are possible.
 pub fn needs(pod: &Pod, volume: &Volume) -> Vec<Need> {
     if let Some(s) = &volume.config_map {
@@ -57,6 +60,12 @@ pub fn needs(pod: &Pod, volume: &Volume) -> Vec<Need> {
     parts.filter_map(need).collect()
 }
 
+/// Whether a pod wants what it mounts by sub-path from configMap, secret, downwardAPI and projected volumes to follow
+/// their changes; elsewhere it stays as it was when the container started.
+pub fn follows_sub_paths(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().and_then(|a| a.get(FOLLOW_SUB_PATHS)).is_some_and(|v| v == "true")
+}
+
 /// The name of the claim that belongs to a generic ephemeral volume.
 fn ephemeral_claim(pod: &Pod, volume: &Volume) -> String {
     format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name)
@@ -69,7 +78,8 @@ fn ephemeral_claim(pod: &Pod, volume: &Volume) -> String {
 pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, VolumeError> {
     let plain = |source| Ok(Resolved { source, read_only: false, mount_options: Vec::new() });
     let files = |files, in_memory| {
-        let source = Source::Files { files, in_memory, mount_points: nested_mount_points(pod, &volume.name) };
+        let mount_points = nested_mount_points(pod, &volume.name);
+        let source = Source::Files { files, in_memory, mount_points, followed: follows_sub_paths(pod) };
         Ok(Resolved { source, read_only: true, mount_options: Vec::new() })
     };
     if let Some(s) = &volume.empty_dir {

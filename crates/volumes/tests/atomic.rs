@@ -22,7 +22,7 @@ type Content = BTreeMap<PathBuf, Vec<u8>>;
 fn resolved(content: &Content, in_memory: bool) -> Resolved {
     let entry = |data: &Vec<u8>| FileEntry { data: data.clone(), mode: 0o644, uid: None };
     let files = content.iter().map(|(path, data)| (path.clone(), entry(data))).collect();
-    let source = Source::Files { files, in_memory, mount_points: BTreeSet::new() };
+    let source = Source::Files { files, in_memory, mount_points: BTreeSet::new(), followed: false };
     Resolved { source, read_only: true, mount_options: Vec::new() }
 }
 

@@ -346,7 +346,7 @@ fn files_get_their_modes_and_owners() {
             ("token".into(), entry(0o600, Some(33))),
             ("sub/all".into(), entry(0o666, None)),
         ]);
-        let source = Source::Files { files, in_memory: true, mount_points: ["in/side".into()].into() };
+        let source = Source::Files { files, in_memory: true, mount_points: ["in/side".into()].into(), followed: false };
         for (own, want) in [
             (Ownership::default(), [(0, 0, 0o400), (33, 0, 0o600), (0, 0, 0o666)]),
             (group(7), [(0, 7, 0o440), (33, 7, 0o640), (0, 7, 0o666)]),

@@ -50,13 +50,13 @@ fn world() -> World {
     fs::create_dir_all(at("outside/x")).unwrap();
     symlink(at("outside"), at("vol/abs")).unwrap();
     symlink("../outside", at("vol/l")).unwrap();
-    let ready = Ready { volume: "v".into(), host_path: at("vol"), read_only: false, device: false };
+    let ready = Ready { volume: "v".into(), host_path: at("vol"), read_only: false, device: false, group_map: None };
     let volumes = PodVolumes::new(at("pods"), Arc::new(RealSys));
     World { volumes, ready, scratch }
 }
 
 #[test]
-fn a_sub_path_never_escapes_a_race() {
+fn cve_2021_25741_a_sub_path_never_escapes_a_race() {
     in_mount_namespace(|| {
         let World { scratch, volumes, ready } = world();
         let outside = fs::metadata(scratch.path().join("outside/x")).unwrap().ino();
@@ -85,7 +85,7 @@ fn a_sub_path_never_escapes_a_race() {
 }
 
 #[test]
-fn directories_are_made_inside_only_in_a_race() {
+fn cve_2021_25741_directories_are_made_inside_only_in_a_race() {
     in_mount_namespace(|| {
         let World { scratch, volumes, ready } = world();
         let vol = scratch.path().join("vol");
@@ -106,7 +106,7 @@ fn directories_are_made_inside_only_in_a_race() {
 }
 
 #[test]
-fn sub_paths_by_what_they_name() {
+fn cve_2017_1002101_sub_paths_by_what_they_name() {
     in_mount_namespace(|| {
         let World { scratch, volumes, ready } = world();
         let vol = scratch.path().join("vol");
@@ -169,7 +169,7 @@ fn sub_paths_by_what_they_name() {
 }
 
 #[test]
-fn tear_down_needs_only_the_disk_and_spares_what_links_lead_to() {
+fn cve_2017_1002102_tear_down_needs_only_the_disk_and_spares_what_links_lead_to() {
     in_mount_namespace(|| {
         let World { scratch, volumes, .. } = world();
         let pod = scratch.path().join("pods/u1");
@@ -197,7 +197,7 @@ fn tear_down_needs_only_the_disk_and_spares_what_links_lead_to() {
 }
 
 #[test]
-fn recycling_never_leaves_its_volume_in_a_race() {
+fn cve_2022_21658_recycling_never_leaves_its_volume_in_a_race() {
     in_mount_namespace(|| {
         let World { scratch, volumes, .. } = world();
         let vol = scratch.path().join("vol");

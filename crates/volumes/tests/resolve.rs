@@ -81,7 +81,7 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Err(e) => return format!("error: {e}"),
     };
     let source = match &r.source {
-        Source::Files { files, in_memory, mount_points } => {
+        Source::Files { files, in_memory, mount_points, followed: _ } => {
             let file = |(path, e): (&std::path::PathBuf, &volumes::FileEntry)| {
                 let owner = e.uid.map(|u| format!(" of {u}")).unwrap_or_default();
                 format!("{}={}:{:o}{owner}", path.display(), String::from_utf8_lossy(&e.data).escape_debug(), e.mode)

@@ -31,6 +31,7 @@ use super::{
     Shared,
     attach::{Refusal, attach},
     csi::in_use,
+    follow::{follow, not_shown},
     growth::{Growths, Pair},
     holders::{Wish, alone},
     identity, image_volumes,
@@ -111,6 +112,8 @@ struct Keeper {
     attach_backoff: Backoff,
     /// What is being set up is not wanted any more.
     given_up: Cancel,
+    /// Volumes with new content that containers may not see yet by their sub-paths.
+    unfollowed: BTreeMap<String, (Resolved, Ready)>,
 }
 
 /// Gives up when it goes.
@@ -144,6 +147,7 @@ pub async fn keep(
         publish_at: BTreeMap::new(),
         publishing: JoinSet::new(),
         publishing_now: BTreeSet::new(),
+        unfollowed: BTreeMap::new(),
         unattached: BTreeMap::new(),
         attach_at: None,
         attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
@@ -251,6 +255,9 @@ impl Keeper {
             if matches!(&resolved.source, Source::Csi(source) if source.republish) {
                 self.publish_at.insert(name.clone(), Instant::now() + self.shared.config.publish_every);
             }
+            if matches!(resolved.source, Source::Files { followed: true, .. }) {
+                self.unfollowed.insert(name.clone(), (resolved.clone(), ready.clone()));
+            }
             self.done.insert(name.clone(), resolved);
             self.view.send_modify(|v| {
                 v.driven.extend(driven.map(|source| (name.clone(), source)));
@@ -258,6 +265,21 @@ impl Keeper {
             });
         }
         self.conclude(pod, &list, failures);
+        self.follow(pod).await;
+    }
+
+    /// Lets sub-paths follow the volumes that were set up anew.
+    async fn follow(&mut self, pod: &Arc<Pod>) {
+        if self.unfollowed.is_empty() {
+            return;
+        }
+        match follow(&self.shared, pod, self.unfollowed.values().cloned().collect()).await {
+            Ok(()) => self.unfollowed.clear(),
+            Err(why) => {
+                self.tell(pod, String::new(), "FailedMount", not_shown(&why), false);
+                self.retry_at.get_or_insert(Instant::now() + RETRY_CAP);
+            }
+        }
     }
 
     /// Whether a volume of a driver is there: what its objects say by now is of no use to it.

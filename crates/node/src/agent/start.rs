@@ -13,9 +13,9 @@ use k8s_openapi::api::core::v1::{Pod, VolumeDevice};
 use runtime::{ContainerId, ContainerSpec, ContainerState, Device, Mount, Propagation, RuntimeError, SandboxStatus};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use volumes::{Ready, VolumeError};
+use volumes::{Ready, VolumeError, follows_sub_paths};
 
-use super::{Shared, hooks, identity, image_volumes, images, objects::Known};
+use super::{Shared, follow, hooks, identity, image_volumes, images, objects::Known};
 use crate::{
     core::facts::{Trouble, later},
     spec::{
@@ -105,6 +105,9 @@ impl Start {
             Ok(env) => env,
             Err(why) => return Err(self.refuse(CONFIG, why, watching)),
         };
+        let follows = follows_sub_paths(&self.pod);
+        // What was found for its mounts stays in its place until they are made.
+        let making = if follows { Some(self.shared.following.read().await) } else { None };
         let spec = match self.spec(env).await {
             Ok(spec) => spec,
             Err(why) => return Err(self.refuse(CONFIG, why, watching)),
@@ -127,6 +130,7 @@ impl Start {
                 return Err(self.refuse(reason, text, watching));
             }
         };
+        drop(making);
         self.tell(false, "Created", "Container created".into());
         if let Err(error) = self.shared.runtime.start(&id).await {
             let failed = self.refuse("RunContainerError", chain(&error), watching);
@@ -134,6 +138,12 @@ impl Start {
             return Err(Failed { trouble: Trouble { retry_at: None, ..failed.trouble }, ..failed });
         }
         self.tell(false, "Started", "Container started".into());
+        // A volume may have changed since.
+        if follows
+            && let Err(why) = follow::show(&self.shared, &self.pod, self.volumes.values().cloned().collect()).await
+        {
+            self.tell(true, "FailedMount", follow::not_shown(&why));
+        }
         self.post_start(&id).await?;
         Ok(id)
     }
@@ -301,11 +311,17 @@ fn mounts(
             Some(sub) => Some(sub?),
             None => mount.sub_path.clone().filter(|s| !s.is_empty()),
         };
+        let path = match mount.mount_propagation.as_deref() {
+            Some("Bidirectional") => shared.volumes.shared_mount_path(uid, &c.name, index, volume, sub.as_deref()),
+            _ => shared.volumes.mount_path(uid, &c.name, index, volume, sub.as_deref()),
+        };
         let path =
-            shared.volumes.mount_path(uid, &c.name, index, volume, sub.as_deref()).map_err(|e: VolumeError| {
-                if e.reason() == Some("CreateContainerConfigError") { e.to_string() } else { chain(&e) }
-            })?;
-        list.push(container::volume_mount(mount, path, volume.read_only)?);
+            path.map_err(
+                |e: VolumeError| {
+                    if e.reason() == Some("CreateContainerConfigError") { e.to_string() } else { chain(&e) }
+                },
+            )?;
+        list.push(container::volume_mount(mount, path, volume)?);
     }
     let taken: Vec<PathBuf> = list.iter().map(|m| m.container_path.clone()).collect();
     let dir = shared.config.layout.pods().join(uid);
@@ -328,6 +344,7 @@ fn plain(host_path: PathBuf, container_path: &str) -> Mount {
         container_path: container_path.into(),
         read_only: false,
         recursive_read_only: false,
+        group_map: None,
         propagation: Propagation::Private,
     }
 }

@@ -6,6 +6,8 @@ use base::Layout;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, VolumeDevice, VolumeMount};
 use runtime::{ContainerId, ContainerSpec, Device, HostPort, Mount, PodUid, Propagation, SandboxSpec};
 
+use volumes::Ready;
+
 use super::{expand::expand, hosts, resources, security};
 
 /// Which of the pod's lists a container is in.
@@ -158,12 +160,13 @@ pub fn recursive_read_only(mount: &VolumeMount) -> Result<bool, String> {
 }
 
 /// The mount of a volume that is ready at `host_path`.
-pub fn volume_mount(mount: &VolumeMount, host_path: PathBuf, read_only: bool) -> Result<Mount, String> {
+pub fn volume_mount(mount: &VolumeMount, host_path: PathBuf, volume: &Ready) -> Result<Mount, String> {
     let path = Path::new(&mount.mount_path);
     Ok(Mount {
         host_path,
         container_path: if path.is_absolute() { path.into() } else { Path::new("/").join(path) },
-        read_only: read_only || mount.read_only == Some(true),
+        read_only: volume.read_only || mount.read_only == Some(true),
+        group_map: volume.group_map.map(|map| (map.from, map.to)),
         recursive_read_only: recursive_read_only(mount)?,
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => Propagation::HostToContainer,

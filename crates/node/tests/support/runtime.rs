@@ -183,6 +183,9 @@ impl Runtime for FakeRuntime {
         }
         Ok(())
     }
+    async fn remount(&self, id: &ContainerId, _: &[runtime::Mount]) -> Result<(), RuntimeError> {
+        self.note(format!("remount {}", id.0))
+    }
     async fn exec(&self, id: &ContainerId, _: &ExecSpec) -> Result<Session, RuntimeError> {
         Err(RuntimeError::NotRunning(id.0.clone()))
     }

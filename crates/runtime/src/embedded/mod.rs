@@ -33,8 +33,8 @@ use self::{
 use crate::{
     cgroup::Cgroups,
     contract::{
-        ContainerId, ContainerSpec, ExecOutput, ExecSpec, ImageInfo, ImageLayers, PodUid, RegistryAuth, Resources,
-        Runtime, RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
+        ContainerId, ContainerSpec, ExecOutput, ExecSpec, ImageInfo, ImageLayers, Mount, PodUid, RegistryAuth,
+        Resources, Runtime, RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
     },
     records,
 };
@@ -279,6 +279,10 @@ impl Runtime for Embedded {
             return Ok(());
         }
         self.inner.remove_container(id).await
+    }
+
+    async fn remount(&self, id: &ContainerId, mounts: &[Mount]) -> Result<(), RuntimeError> {
+        self.inner.remount(id, mounts.to_vec()).await
     }
 
     async fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<Session, RuntimeError> {

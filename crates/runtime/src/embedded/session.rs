@@ -47,6 +47,17 @@ struct Ends {
 }
 
 impl Inner {
+    pub(super) async fn remount(
+        &self,
+        id: &ContainerId,
+        mounts: Vec<crate::contract::Mount>,
+    ) -> Result<(), RuntimeError> {
+        let (found, state) = self.running(id)?;
+        let work = tokio::task::spawn_blocking(move || crate::remount::show(&state.init, &mounts));
+        let done = work.await.map_err(|e| RuntimeError::Other(e.to_string()))?;
+        done.map_err(io_error(format!("change mounts of container {}", found.record.spec.name)))
+    }
+
     pub(super) async fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<Session, RuntimeError> {
         let (found, state) = self.running(id)?;
         let launch: Launch = records::read(&self.container_dir(id).join(records::LAUNCH))

@@ -21,7 +21,7 @@ const TEXT_MAX: u64 = 4 << 20;
 const LINKS_MAX: u32 = 16;
 
 /// Opens `path` as the container would see it. Retried when a rename elsewhere disturbs the walk.
-pub(super) fn open(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+pub(crate) fn open(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let path = relative(path)?;
     let mut tries = 0;
     loop {

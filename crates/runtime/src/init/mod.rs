@@ -2,10 +2,11 @@
 //!
 //! Everything here happens in a single-threaded child of the shim, so ordinary code is allowed. Errors go to the shim as
 //! text over the channel; nothing is printed.
-mod lookup;
-mod mounts;
+pub(crate) mod lookup;
+pub(crate) mod mounts;
 mod process;
 mod rootfs;
+mod userns;
 
 use std::{
     fs::File,

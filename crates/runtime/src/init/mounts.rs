@@ -4,7 +4,7 @@
 //! ever walked twice, and none outside the root on the container's behalf.
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::{lookup, why};
+use super::{lookup, userns, why};
 use crate::{
     cgroup::Cgroups,
     contract::{Mount, Propagation},
@@ -69,7 +69,7 @@ impl Sources {
             if mount.propagation == Propagation::Bidirectional {
                 require_shared(&mount.host_path)?;
             }
-            volumes.push((mount.clone(), clone_tree(&mount.host_path)?));
+            volumes.push((mount.clone(), source(mount)?));
         }
         // Parents before what is mounted inside them; otherwise as the pod lists them.
         volumes.sort_by_key(|(m, _)| m.container_path.components().count());
@@ -86,6 +86,35 @@ impl Sources {
         let version_2 = matches!(cgroups, Cgroups::V2(_));
         Ok(Self { shm: clone_tree(&launch.shm)?, volumes, cgroups: views, version_2, nodes })
     }
+}
+
+/// What a container will see at a mount point, with all attributes, as a detached mount.
+pub(crate) fn source(mount: &Mount) -> io::Result<OwnedFd> {
+    let source = clone_tree(&mount.host_path)?;
+    let propagation = match mount.propagation {
+        Propagation::Private => MountPropagationFlags::PRIVATE.bits(),
+        Propagation::HostToContainer => MountPropagationFlags::DOWNSTREAM.bits(),
+        // Cloned as a peer of the host's mount if that is shared.
+        Propagation::Bidirectional => 0,
+    };
+    let set = |recursive, attr| {
+        mount_setattr(source.as_fd(), recursive, &attr)
+            .map_err(|e| why(&e, format!("set up the mount of {}", mount.host_path.display())))
+    };
+    if let Some((from, to)) = mount.group_map {
+        let users = userns::swapping_groups(from, to).map_err(|e| why(&e, "map groups of files".to_owned()))?;
+        let (userns_fd, map) =
+            (users.as_raw_fd().cast_unsigned().into(), MountAttrFlags::MOUNT_ATTR_IDMAP.bits().into());
+        set(false, MountAttr { set: map, userns_fd, ..MountAttr::default() })?;
+    }
+    if propagation != 0 {
+        set(true, MountAttr { propagation: propagation.into(), ..MountAttr::default() })?;
+    }
+    if mount.read_only || mount.recursive_read_only {
+        let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
+        set(mount.recursive_read_only, MountAttr { set: read_only, ..MountAttr::default() })?;
+    }
+    Ok(source)
 }
 
 /// A detached copy of the mount tree at a host path.
@@ -211,19 +240,6 @@ fn attach_at(target: &OwnedFd, mount: &OwnedFd) -> io::Result<()> {
 }
 
 fn attach_volume(root: &OwnedFd, mount: &Mount, source: &OwnedFd) -> io::Result<()> {
-    let propagation = match mount.propagation {
-        Propagation::Private => MountPropagationFlags::PRIVATE.bits(),
-        Propagation::HostToContainer => MountPropagationFlags::DOWNSTREAM.bits(),
-        // Cloned as a peer of the host's mount if that is shared.
-        Propagation::Bidirectional => 0,
-    };
-    if propagation != 0 {
-        mount_setattr(source.as_fd(), true, &MountAttr { propagation: propagation.into(), ..MountAttr::default() })?;
-    }
-    if mount.read_only || mount.recursive_read_only {
-        let set = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
-        mount_setattr(source.as_fd(), mount.recursive_read_only, &MountAttr { set, ..MountAttr::default() })?;
-    }
     let path = &mount.container_path;
     let target = if lookup::is_directory(source)? { lookup::directory(root, path)? } else { lookup::file(root, path)? };
     // An image could have made the mount point a link into /proc; a mount there would deceive whoever trusts /proc.

@@ -167,6 +167,7 @@ impl World {
             container_path: container.into(),
             read_only,
             recursive_read_only: false,
+            group_map: None,
             propagation: Propagation::Private,
         }
     }

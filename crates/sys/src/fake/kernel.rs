@@ -55,6 +55,8 @@ pub(super) struct Node {
     /// The directory that holds a directory; itself at a filesystem's root.
     pub(super) parent: u64,
     pub(super) links: u32,
+    /// The group that all below it was given to.
+    pub(super) given: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -135,7 +137,7 @@ impl Kernel {
 
     pub(super) fn make(&mut self, body: Body, mode: u32, device: u64, parent: u64) -> u64 {
         let id = self.id();
-        let node = Node { body, mode, uid: 0, gid: 0, device, parent, links: 1 };
+        let node = Node { body, mode, uid: 0, gid: 0, device, parent, links: 1, given: None };
         self.nodes.insert(id, node);
         id
     }

@@ -10,7 +10,7 @@ use crate::{
     plugins::{DATA, data_dir, mark, mismatch, ready, tear_down_dir, tmpfs, writer},
 };
 
-pub(super) struct Files;
+pub(crate) struct Files;
 
 impl VolumePlugin for Files {
     fn name(&self) -> &'static str {
@@ -23,7 +23,7 @@ impl VolumePlugin for Files {
 
     fn set_up(&self, source: &Source, owner: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError> {
         let sys = on.sys;
-        let Source::Files { files, in_memory, mount_points } = source else { return Err(mismatch(self)) };
+        let Source::Files { files, in_memory, mount_points, followed } = source else { return Err(mismatch(self)) };
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let memory = tmpfs(sys, None);
         let (data, fresh) = data_dir(sys, &top, dir, in_memory.then_some(&memory as _))?;
@@ -36,7 +36,7 @@ impl VolumePlugin for Files {
                 at = Some(ensure_dir(sys, above, part, 0o755).map_err(failed("create", path.join(point)))?);
             }
         }
-        writer::write(sys, &data, files, owner.fs_group).map_err(failed("write", &path))?;
+        writer::write(sys, &data, files, owner.fs_group, *followed).map_err(failed("write", &path))?;
         if let Some(gid) = owner.fs_group {
             tree::give_one_to_group(sys, &data, gid, true).map_err(failed("change the group of", &path))?;
         }

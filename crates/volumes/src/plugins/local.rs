@@ -14,7 +14,7 @@ use crate::{
     contract::{Growth, Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::{PRIVATE, ensure_dir, failed, if_found},
-    plugins::{DATA, is_marked, mark, mismatch, own, ready, tear_down_dir},
+    plugins::{DATA, is_marked, mark, mismatch, own, ready, shown_group, tear_down_dir},
 };
 
 pub(super) struct Local;
@@ -59,13 +59,14 @@ impl VolumePlugin for Local {
                 (device.mount(&top, dir, wanted)?, dir.join(DATA))
             }
         };
+        let group_map = if *read_only { None } else { shown_group(sys, &volume, &path, owner)? };
         if !is_marked(sys, &top, dir)? {
-            if !read_only {
+            if !read_only && group_map.is_none() {
                 own(sys, &volume, &path, owner, false)?;
             }
             mark(sys, &top, dir)?;
         }
-        Ok(ready(dir, &path, *read_only))
+        Ok(Ready { group_map, ..ready(dir, &path, *read_only) })
     }
 
     fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {

@@ -14,6 +14,8 @@ mod local;
 pub(crate) mod nfs;
 mod writer;
 
+pub(crate) use files::Files;
+
 use std::{
     ffi::OsStr,
     io::{self, ErrorKind},
@@ -23,7 +25,7 @@ use std::{
 use sys::{Handle, Reach, Stat, Sys, Tmpfs, Unmount, tree};
 
 use crate::{
-    contract::{Ownership, Ready, Source, VolumePlugin},
+    contract::{GroupMap, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::{ensure_dir, failed, if_found},
 };
@@ -56,7 +58,7 @@ fn mismatch(plugin: &dyn VolumePlugin) -> VolumeError {
 
 fn ready(dir: &Path, host_path: &Path, read_only: bool) -> Ready {
     let volume = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ready { volume, host_path: host_path.to_path_buf(), read_only, device: false }
+    Ready { volume, host_path: host_path.to_path_buf(), read_only, device: false, group_map: None }
 }
 
 /// Whether set-up was finished once.
@@ -111,7 +113,20 @@ fn own(sys: &dyn Sys, top: &Handle, path: &Path, own: &Ownership, read_only: boo
     if own.on_root_mismatch && belongs(&stat, gid, read_only) {
         return Ok(());
     }
-    tree::give_to_group(sys, top, gid, read_only, &own.given).map_err(failed("change the group of", path))
+    let change = |errno| failed("change the group of", path)(errno);
+    // While it goes on, the tree is nobody's.
+    sys.note_given(top, None).map_err(change)?;
+    tree::give_to_group(sys, top, gid, read_only, &own.given).map_err(change)?;
+    sys.note_given(top, Some(gid).filter(|_| !read_only)).map_err(change)
+}
+
+/// As which group the containers of a pod can see a volume, all of which was given to another group before, so that nothing
+/// has to be changed. For pods that do not want each file looked at.
+fn shown_group(sys: &dyn Sys, top: &Handle, path: &Path, own: &Ownership) -> Result<Option<GroupMap>, VolumeError> {
+    let Some(to) = own.fs_group.filter(|_| own.on_root_mismatch) else { return Ok(None) };
+    let Some(from) = sys.given_to(top).map_err(failed("read", path))? else { return Ok(None) };
+    let stat = sys.stat(top).map_err(failed("read", path))?;
+    Ok((from != to && belongs(&stat, from, false)).then_some(GroupMap { from, to }))
 }
 
 /// Whether the top of a volume looks as if all of it was given to the group already.

@@ -27,14 +27,17 @@ use crate::{
 const CURRENT: &str = "..data";
 const NEXT: &str = "..data_tmp";
 
-/// Makes `files` the content of `dir`. Writes nothing if it already is.
+/// Makes `files` the content of `dir`. Writes nothing if it already is. With `keep_previous`, the version that readers saw
+/// before stays there.
 pub(super) fn write(
     sys: &dyn Sys,
     dir: &Handle,
     files: &BTreeMap<PathBuf, FileEntry>,
     group: Option<u32>,
+    keep_previous: bool,
 ) -> io::Result<()> {
     let mut current = current(sys, dir)?;
+    let previous = current.clone().filter(|_| keep_previous);
     let up_to_date = match &current {
         Some(name) => holds(sys, dir, name, files)?,
         None => false,
@@ -48,7 +51,7 @@ pub(super) fn write(
     }
     let tops: BTreeSet<&OsStr> = files.keys().filter_map(|p| p.iter().next()).collect();
     link(sys, dir, files, &tops, group)?;
-    sweep(sys, dir, &tops, current.as_deref())
+    sweep(sys, dir, &tops, [current.as_deref(), previous.as_deref()])
 }
 
 /// The name of the version that readers see.
@@ -150,11 +153,11 @@ fn link(
 }
 
 /// Removes links of keys that are gone, old versions, and what calls that were cut off have left.
-fn sweep(sys: &dyn Sys, dir: &Handle, tops: &BTreeSet<&OsStr>, current: Option<&OsStr>) -> io::Result<()> {
+fn sweep(sys: &dyn Sys, dir: &Handle, tops: &BTreeSet<&OsStr>, keep: [Option<&OsStr>; 2]) -> io::Result<()> {
     for entry in sys.list(dir)? {
         let name = entry.name.as_os_str();
         let ours = name.as_encoded_bytes().starts_with(b"..");
-        if ours && name != CURRENT && Some(name) != current {
+        if ours && name != CURRENT && !keep.contains(&Some(name)) {
             tree::remove(sys, dir, name)?;
         } else if !ours && entry.kind == FileKind::Link && !tops.contains(name) {
             let target = if_found(sys.read_link(dir, name))?;

@@ -26,7 +26,7 @@ use crate::{
     contract::{CsiSource, Growth, Machine, Ownership, Ready, Source, Stats, VolumePlugin},
     error::VolumeError,
     place::{failed, if_found},
-    plugins::{is_marked, mark, mismatch, own, tear_down_dir},
+    plugins::{is_marked, mark, mismatch, own, shown_group, tear_down_dir},
 };
 
 pub(super) struct Csi;
@@ -123,11 +123,12 @@ fn set_up(source: &CsiSource, owner: &Ownership, dir: &Path, on: &Machine<'_>) -
         host_path: places.target.clone(),
         read_only: source.read_only,
         device: source.block,
+        group_map: None,
     };
     let (first, second) = Operation::of_set_up(source);
     let call = match Call::new(source, first, on) {
         // It is there from before this process began; its driver may be on its way, too.
-        Err(_) if finished && is_mounted(on.sys, &places.target) => return Ok(ready),
+        Err(_) if finished && is_mounted(on.sys, &places.target) => return seen(ready, source, owner, on),
         call => call?,
     };
     let stages = !source.ephemeral && call.facts.can_here(NodeRpcType::StageUnstageVolume);
@@ -151,11 +152,23 @@ fn set_up(source: &CsiSource, owner: &Ownership, dir: &Path, on: &Machine<'_>) -
         let by_driver = call.facts.can_here(NodeRpcType::VolumeMountGroup);
         if !by_driver && source.takes_group() {
             let data = on.sys.open(&places.target).map_err(failed("open", &places.target))?;
-            own(on.sys, &data, &places.target, owner, false)?;
+            if shown_group(on.sys, &data, &places.target, owner)?.is_none() {
+                own(on.sys, &data, &places.target, owner, false)?;
+            }
         }
         mark(on.sys, &top, dir)?;
     }
-    Ok(ready)
+    seen(ready, source, owner, on)
+}
+
+/// With the group that containers see it as, where that is not its own.
+fn seen(ready: Ready, source: &CsiSource, owner: &Ownership, on: &Machine<'_>) -> Result<Ready, VolumeError> {
+    if ready.device || !source.takes_group() || owner.fs_group.is_none() || !owner.on_root_mismatch {
+        return Ok(ready);
+    }
+    let data = on.sys.open(&ready.host_path).map_err(failed("open", &ready.host_path))?;
+    let group_map = shown_group(on.sys, &data, &ready.host_path, owner)?;
+    Ok(Ready { group_map, ..ready })
 }
 
 fn is_mounted(sys: &dyn Sys, path: &Path) -> bool {

@@ -130,6 +130,7 @@ fn set_up(source: &FlexVolume, owner: &Ownership, dir: &Path, on: &Machine<'_>) 
         host_path: target.to_path_buf(),
         read_only: source.read_only,
         device: false,
+        group_map: None,
     };
     let finished = is_marked(on.sys, &top, dir)?;
     let known = Record::read(dir, on.sys)?;
