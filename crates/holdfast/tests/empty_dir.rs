@@ -42,6 +42,42 @@ fn devices(instance: &Instance) -> Vec<PathBuf> {
     all.filter(|device| of(device).starts_with(&instance.data_dir())).collect()
 }
 
+/// Pods that fill the node's disk by files that it gave them, and what a container may write beside its volumes.
+fn cve_2020_8557_files_of_a_pod_count(instance: &Instance) {
+    let limited = |name: &str, file: &str| {
+        let fill = format!("sleep 1; dd if=/dev/zero of={file} bs=1M count=6; sleep 999");
+        let limits = "resources: {limits: {ephemeral-storage: 3Mi}}, volumeMounts";
+        pod(name, &fill, "", "", "").replace("volumeMounts", limits)
+    };
+    let files = [
+        ("hosts", "/etc/hosts"),
+        ("resolv", "/etc/resolv.conf"),
+        ("message", "/dev/termination-log"),
+        ("root", "/big"),
+    ];
+    apply(instance, &files.map(|(name, file)| limited(name, file)).concat());
+    for (name, _) in files {
+        told(instance, name, "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ");
+        until("the pod is thrown out", || {
+            let why = instance.kubectl(&["get", "pod", name, "-o", "jsonpath={.status.phase} {.status.reason}"]);
+            (why == "Failed Evicted").then_some(())
+        });
+    }
+    instance.kubectl(&["delete", "pod", "hosts", "resolv", "message", "root"]);
+}
+
+/// What the node says of the volumes of a pod, once it does.
+fn figures(instance: &Instance, pod: &str) -> serde_json::Value {
+    until("the node's figures", || {
+        let node = instance.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+        let summary = instance.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")]);
+        let summary: serde_json::Value = serde_json::from_str(&summary).expect("JSON");
+        let pods = summary["pods"].as_array().expect("pods");
+        let one = pods.iter().find(|p| p["podRef"]["name"] == pod)?;
+        (one["volume"].is_array() && one["ephemeral-storage"].is_object()).then(|| one.clone())
+    })
+}
+
 #[test]
 fn the_kernel_holds_limits_of_scratch_space() {
     let mut instance = Instance::start();
@@ -71,6 +107,13 @@ fn the_kernel_holds_limits_of_scratch_space() {
     assert!(!good && said.contains("No space left on device"), "{said}");
     does(&instance, "scratch", "rm /d/a/b/big; dd if=/dev/zero of=/d/big bs=64k count=300; echo kept > /sub/f");
 
+    let seen = figures(&instance, "scratch");
+    let of = |name: &str| seen["volume"].as_array().expect("volumes").iter().find(|v| v["name"] == name).cloned();
+    let d = of("d").expect("figures of d");
+    assert_eq!(d["capacityBytes"], 20 << 20, "{d}");
+    assert!(seen["ephemeral-storage"]["usedBytes"].as_u64() > Some(4096), "{seen}");
+    assert!(seen["containers"][0]["rootfs"]["usedBytes"].is_u64(), "{seen}");
+
     assert_eq!(instance.end("KILL").and_then(|status| status.code()), None);
     instance.up();
     let (said, good) = sh(&instance, "scratch", "dd if=/dev/zero of=/d/more bs=64k count=40");
@@ -87,6 +130,7 @@ fn the_kernel_holds_limits_of_scratch_space() {
     told(&instance, "tiny", "Usage of EmptyDir volume \"t\" exceeds the limit \"8Ki\". ");
     let why = instance.kubectl(&["get", "pod", "tiny", "-o", "jsonpath={.status.phase} {.status.reason}"]);
     assert_eq!(why, "Failed Evicted");
+    cve_2020_8557_files_of_a_pod_count(&instance);
     instance.kubectl(&["delete", "pod", "scratch", "tiny"]);
     until("all is gone", || devices(&instance).is_empty().then_some(()));
     until("the pods' directories are gone", || {

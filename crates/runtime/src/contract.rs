@@ -392,6 +392,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn dial(&self, uid: &PodUid, port: u16) -> Result<tokio::net::TcpStream, RuntimeError>;
     /// Closes and reopens the log file after a rotation by rename.
     async fn reopen_log(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Where what a container writes to its root filesystem lies on this machine, if that can be said.
+    fn writable_layer(&self, id: &ContainerId) -> Option<PathBuf> {
+        let _ = id;
+        None
+    }
     /// Usage of a container.
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError>;
 }

@@ -162,21 +162,36 @@ fn empty(sys: &dyn Sys, top: Handle) -> io::Result<()> {
     })
 }
 
-/// Bytes that a directory takes on its filesystem, itself included; hard links count once, other mounts not at all.
-pub fn usage_bytes(sys: &dyn Sys, top: &Handle) -> io::Result<u64> {
-    let mut bytes = sys.stat(top)?.allocated_bytes;
+/// What a directory takes on its filesystem, itself included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub bytes: u64,
+    /// Files of all kinds.
+    pub inodes: u64,
+}
+
+/// What a file, or a directory with all that is in it, takes; hard links count once, other mounts not at all.
+pub fn usage(sys: &dyn Sys, top: &Handle) -> io::Result<Usage> {
+    let stat = sys.stat(top)?;
+    let mut used = Usage { bytes: stat.allocated_bytes, inodes: 1 };
+    if !stat.is_dir() {
+        return Ok(used);
+    }
     let mut seen = HashSet::new();
     let again = sys.open_at(top, Path::new(""), Reach::Child)?;
     walk(sys, again, AtMount::Skip, &mut |dir, entry| {
         match sys.stat_at(dir, &entry.name) {
-            Ok(stat) if stat.is_dir() || stat.links < 2 || seen.insert(stat.id()) => bytes += stat.allocated_bytes,
+            Ok(stat) if stat.is_dir() || stat.links < 2 || seen.insert(stat.id()) => {
+                used.bytes += stat.allocated_bytes;
+                used.inodes += 1;
+            }
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
         Ok(())
     })?;
-    Ok(bytes)
+    Ok(used)
 }
 
 /// Unmounts everything at and below `name` in `dir`, deepest first; `how` decides for each, given its path below `dir`.

@@ -9,7 +9,6 @@
 //! undone from the disk and the mount table alone.
 use std::{
     ffi::OsStr,
-    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -280,15 +279,45 @@ impl PodVolumes {
     /// # Errors
     /// Also when the pod moves directories while they are counted; ask again.
     pub fn usage_bytes(&self, ready: &Ready) -> Result<u64, VolumeError> {
-        let path = &ready.host_path;
-        let top = match self.sys().open(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
-            found => found.map_err(failed("open", path))?,
-        };
+        self.tree_bytes(&ready.host_path)
+    }
+
+    /// Bytes that a file or a directory takes. What is not there takes none.
+    ///
+    /// # Errors
+    /// As [`PodVolumes::usage_bytes`].
+    pub fn tree_bytes(&self, path: &Path) -> Result<u64, VolumeError> {
+        let Some(top) = if_found(self.sys().open(path)).map_err(failed("open", path))? else { return Ok(0) };
         // A filesystem of its own has counted already.
         if self.sys().stat(&top).map_err(failed("read", path))?.mount_root {
             return self.sys().room(&top).map(|room| room.used_bytes).map_err(failed("measure", path));
         }
-        tree::usage_bytes(self.sys(), &top).map_err(failed("measure", path))
+        tree::usage(self.sys(), &top).map(|used| used.bytes).map_err(failed("measure", path))
+    }
+
+    /// How full a volume is that is set up, whatever made it. What has no filesystem of its own and was made here is counted
+    /// file by file; of all else the figures are its filesystem's.
+    ///
+    /// # Errors
+    /// As [`PodVolumes::usage_bytes`].
+    pub fn measure(&self, ready: &Ready) -> Result<Stats, VolumeError> {
+        let path = &ready.host_path;
+        let top = self.sys().open(path).map_err(failed("open", path))?;
+        let room = self.sys().room(&top).map_err(failed("measure", path))?;
+        let stats = Stats {
+            total_bytes: room.total_bytes,
+            used_bytes: room.used_bytes,
+            available_bytes: room.free_bytes,
+            inodes: room.inodes,
+            used_inodes: room.inodes.saturating_sub(room.free_inodes),
+            free_inodes: room.free_inodes,
+            healthy: None,
+        };
+        let own = path.starts_with(&self.pods_dir);
+        if !own || self.sys().stat(&top).map_err(failed("read", path))?.mount_root {
+            return Ok(stats);
+        }
+        let used = tree::usage(self.sys(), &top).map_err(failed("measure", path))?;
+        Ok(Stats { used_bytes: used.bytes, used_inodes: used.inodes, ..stats })
     }
 }

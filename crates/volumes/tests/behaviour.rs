@@ -255,6 +255,34 @@ fn a_limited_disk_is_what_it_was_after_a_reboot() {
 }
 
 #[test]
+fn volumes_are_measured_by_what_they_are() {
+    let scratch = tempfile::tempdir().unwrap();
+    in_mount_namespace(|| {
+        let w = World { sys: &(Arc::new(RealSys) as Arc<dyn Sys>), top: scratch.path() };
+        let disk = rustix::fs::statvfs(scratch.path()).unwrap();
+        let disk = disk.f_blocks * disk.f_frsize;
+        let host = Source::HostPath { path: w.make_dir("host"), kind: HostPathType::Directory };
+        let plain = Source::EmptyDir { medium: Medium::Disk, limit_bytes: None };
+        let memory = Source::EmptyDir { medium: Medium::Memory, limit_bytes: Some(8 << 20) };
+        // Its capacity, and whether one file more is one more and no more.
+        for (source, total, counted) in
+            [(plain, disk, true), (memory, 8 << 20, true), (limited(4 << 20), 4 << 20, true), (host, disk, false)]
+        {
+            let ready = w.set_up(&source, group(7)).unwrap();
+            let before = w.volumes().measure(&ready).unwrap();
+            std::fs::write(ready.host_path.join("f"), vec![1; 100 << 10]).unwrap();
+            let after = w.volumes().measure(&ready).unwrap();
+            assert_eq!(after.total_bytes, total, "{source:?}");
+            if counted {
+                let grown = (after.used_bytes - before.used_bytes, after.used_inodes - before.used_inodes);
+                assert_eq!(grown, (100 << 10, 1), "{source:?}");
+            }
+            w.volumes().tear_down("u").unwrap();
+        }
+    });
+}
+
+#[test]
 fn huge_pages_are_of_the_size_and_number_that_was_asked_for() {
     let scratch = tempfile::tempdir().unwrap();
     in_mount_namespace(|| {

@@ -18,6 +18,7 @@ pub mod prober;
 pub mod reclaim;
 pub mod request;
 pub mod rotate;
+pub mod scratch;
 pub mod start;
 pub mod status_writer;
 pub mod stop;

@@ -1,4 +1,4 @@
-//! How full the volumes of CSI drivers are, and how they fare: asked again and again, beside all other work.
+//! How full volumes are, and how they fare, and what of the node's disk pods take: asked again and again, beside all other work.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,9 +10,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use volumes::{Need, Source, Stats, needs};
+use volumes::{Need, Ready, Source, Stats, needs};
 
-use super::{Shared, identity};
+use super::{
+    Shared, identity,
+    scratch::{self, Scratch},
+    worker::View,
+};
 use crate::node::Workers;
 
 /// Upstream's `volumeStatsAggPeriod`.
@@ -34,26 +38,63 @@ pub struct VolumeStats {
     pub stats: Stats,
 }
 
-/// What was heard last of each volume.
+/// What was heard last of each volume, and of each pod.
 #[derive(Default)]
-pub struct Latest(Mutex<BTreeMap<Key, VolumeStats>>);
+pub struct Latest {
+    volumes: Mutex<BTreeMap<Key, VolumeStats>>,
+    /// By UID.
+    pods: Mutex<BTreeMap<String, (Timestamp, Scratch)>>,
+}
 
 impl Latest {
-    /// Of one pod.
+    /// The volumes of one pod.
     pub fn of(&self, pod_uid: &str) -> Vec<VolumeStats> {
-        let all = self.0.lock();
+        let all = self.volumes.lock();
         all.iter().filter(|((uid, _), _)| uid == pod_uid).map(|(_, stats)| stats.clone()).collect()
     }
 
-    /// Of all pods.
+    /// The volumes of all pods.
     pub fn all(&self) -> Vec<VolumeStats> {
-        self.0.lock().values().cloned().collect()
+        self.volumes.lock().values().cloned().collect()
+    }
+
+    /// What one pod takes of the node's disk.
+    pub fn scratch(&self, pod_uid: &str) -> Option<(Timestamp, Scratch)> {
+        self.pods.lock().get(pod_uid).cloned()
+    }
+}
+
+/// Whom to ask.
+enum Asked {
+    /// A driver.
+    Driver(Arc<Source>),
+    /// The filesystem.
+    Filesystem(Ready),
+    /// The disk, about a whole pod; its volume has no name.
+    Pod(Box<View>),
+}
+
+enum Answer {
+    Volume(Option<Stats>),
+    Pod(Option<Scratch>),
+}
+
+fn ask(shared: &Shared, key: &Key, asked: &Asked) -> Answer {
+    let tell = |error: volumes::VolumeError| {
+        tracing::debug!(error = chain(&error), volume = key.1, "a volume's figures are not to be had");
+    };
+    match asked {
+        Asked::Driver(source) => {
+            Answer::Volume(shared.volumes.stats(&key.0, &key.1, source).map_err(tell).ok().flatten())
+        }
+        Asked::Filesystem(ready) => Answer::Volume(shared.volumes.measure(ready).map_err(tell).ok()),
+        Asked::Pod(view) => Answer::Pod(scratch::measure(shared, view).map_err(tell).ok()),
     }
 }
 
 /// Asks for ever. A driver that does not answer keeps nobody else's volumes from being asked for.
 pub async fn watch(shared: Arc<Shared>, workers: Workers) {
-    let mut asking: JoinSet<(Key, Option<Stats>)> = JoinSet::new();
+    let mut asking: JoinSet<(Key, Answer)> = JoinSet::new();
     let mut under_way: BTreeSet<Key> = BTreeSet::new();
     let mut asked: BTreeMap<Key, tokio::time::Instant> = BTreeMap::new();
     let mut look = tokio::time::interval(SOON);
@@ -63,46 +104,65 @@ pub async fn watch(shared: Arc<Shared>, workers: Workers) {
             _ = look.tick() => {}
             Some(done) = asking.join_next() => {
                 match done {
-                    Ok((key, stats)) => {
+                    Ok((key, answer)) => {
                         under_way.remove(&key);
-                        learn(&shared, &workers, key, stats);
+                        match answer {
+                            Answer::Volume(stats) => learn(&shared, &workers, key, stats),
+                            Answer::Pod(Some(scratch)) => {
+                                let known = (shared.clock.now(), scratch);
+                                shared.volume_stats.pods.lock().insert(key.0, known);
+                            }
+                            Answer::Pod(None) => {}
+                        }
                     }
                     Err(error) => tracing::error!(%error, "asking for a volume's figures broke off; this is a bug"),
                 }
                 continue;
             }
         }
-        let here: BTreeMap<Key, Arc<Source>> = sources(&workers);
+        let here: BTreeMap<Key, Asked> = sources(&workers);
         asked.retain(|key, _| here.contains_key(key));
-        shared.volume_stats.0.lock().retain(|key, _| here.contains_key(key));
+        shared.volume_stats.volumes.lock().retain(|key, _| here.contains_key(key));
+        shared.volume_stats.pods.lock().retain(|uid, _| here.keys().any(|key| key.0 == *uid));
         for (key, source) in here {
             if under_way.contains(&key) || asked.get(&key).is_some_and(|at| at.elapsed() < EVERY) {
                 continue;
             }
             asked.insert(key.clone(), tokio::time::Instant::now());
             under_way.insert(key.clone());
-            let volumes = shared.volumes.clone();
+            let shared = shared.clone();
             asking.spawn_blocking(move || {
-                let stats = volumes.stats(&key.0, &key.1, &source).unwrap_or_else(|error| {
-                    tracing::debug!(error = chain(&error), volume = key.1, "a volume's figures are not to be had");
-                    None
-                });
-                (key, stats)
+                let answer = ask(&shared, &key, &source);
+                (key, answer)
             });
         }
     }
 }
 
-fn sources(workers: &Workers) -> BTreeMap<Key, Arc<Source>> {
+fn sources(workers: &Workers) -> BTreeMap<Key, Asked> {
     let mut all = BTreeMap::new();
     for handle in workers.lock().values() {
-        let view = handle.view.borrow();
-        let uid = identity(&view.pod).2;
-        if view.pod.metadata.deletion_timestamp.is_none() {
-            all.extend(view.driven.iter().map(|(name, source)| ((uid.to_owned(), name.clone()), source.clone())));
+        let view = handle.view.borrow().clone();
+        if view.pod.metadata.deletion_timestamp.is_some() {
+            continue;
         }
+        let uid = identity(&view.pod).2.to_owned();
+        for (name, ready) in view.volumes.iter().filter(|(name, ready)| counts(&view.pod, name, ready)) {
+            all.insert((uid.clone(), name.clone()), Asked::Filesystem(ready.clone()));
+        }
+        // What a driver says of its volumes counts more than what their filesystem does.
+        for (name, source) in &view.driven {
+            all.insert((uid.clone(), name.clone()), Asked::Driver(source.clone()));
+        }
+        all.insert((uid, String::new()), Asked::Pod(Box::new(view)));
     }
     all
+}
+
+/// Whether a volume has figures: a path of the node has none of its own, unless it is somebody's claim.
+fn counts(pod: &Pod, name: &str, ready: &Ready) -> bool {
+    let volume = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).find(|v| v.name == name);
+    !ready.device && volume.is_some_and(|v| v.host_path.is_none())
 }
 
 fn learn(shared: &Shared, workers: &Workers, key: Key, stats: Option<Stats>) {
@@ -113,7 +173,7 @@ fn learn(shared: &Shared, workers: &Workers, key: Key, stats: Option<Stats>) {
     }
     let (name, namespace, at) = (key.1.clone(), identity(&pod).1.to_owned(), shared.clock.now());
     let claim = claim_of(&pod, &name);
-    shared.volume_stats.0.lock().insert(key, VolumeStats { name, namespace, claim, at, stats });
+    shared.volume_stats.volumes.lock().insert(key, VolumeStats { name, namespace, claim, at, stats });
 }
 
 fn claim_of(pod: &Pod, volume: &str) -> Option<String> {

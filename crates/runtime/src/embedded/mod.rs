@@ -314,6 +314,10 @@ impl Runtime for Embedded {
         self.inner.reopen(id).await
     }
 
+    fn writable_layer(&self, id: &ContainerId) -> Option<PathBuf> {
+        Some(self.inner.container_dir(id).join(plan::WRITABLE))
+    }
+
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {
         let (found, _) = self.inner.running(id)?;
         self.inner.cgroups.usage(&found.record.cgroup).map_err(io_error(format!("read usage of container {}", id.0)))
