@@ -96,6 +96,7 @@ fn images_and_artifacts_are_volumes() {
     let reference = |name: &str| json!({"reference": format!("{host}/data/{name}:1")});
     let with_user = json!({"imagePullSecrets": [{"name": "user"}]});
     let mounts_of_part = json!({"volumeMounts": [{"name": "i", "mountPath": "/i"}, {"name": "i", "mountPath": "/part", "subPath": "d"}]});
+    let always = json!({"reference": format!("{host}/data/model:1"), "pullPolicy": "Always"});
     let never = json!({"reference": "absent:1", "pullPolicy": "Never"});
     apply(
         &instance,
@@ -104,7 +105,7 @@ fn images_and_artifacts_are_volumes() {
             pod("two", &reference("two"), &mounts_of_part, &with_user),
             pod("model", &reference("model"), &json!({}), &with_user),
             pod("bad", &reference("bad"), &json!({}), &with_user),
-            pod("denied", &reference("model"), &json!({}), &json!({})),
+            pod("denied", &always, &json!({}), &json!({})),
             pod("late", &reference("late"), &json!({}), &with_user),
             pod("never", &never, &json!({}), &json!({})),
         ],
