@@ -1,7 +1,7 @@
 //! The command line. Scripts rely on it: add, never change.
 pub mod volume;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use crate::up::stand_ins::Wanted as StandIn;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -126,8 +126,24 @@ pub struct VolumeSettings {
     /// this machine can read while they run
     #[arg(long)]
     pub flex_volume_secrets: bool,
+    /// A directory of this machine whose git repositories pods may have as gitRepo volumes; may be repeated
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub allow_git_dir: Vec<PathBuf>,
     #[command(flatten)]
     pub flocker: Flocker,
+}
+
+/// A path that begins at the root.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("write the path from / on".into()) }
+}
+
+/// What is in this process's environment for all that go to a server: certificates and proxies.
+fn for_clients() -> Vec<(OsString, OsString)> {
+    const NAMES: [&str; 5] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+    let all = NAMES.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]);
+    all.filter_map(|name| Some((OsString::from(&name), std::env::var_os(&name)?))).collect()
 }
 
 impl VolumeSettings {
@@ -136,6 +152,8 @@ impl VolumeSettings {
         volumes::Settings {
             flex_dir: self.volume_plugin_dir.clone(),
             flex_secrets: self.flex_volume_secrets,
+            git_dirs: self.allow_git_dir.clone(),
+            git_environment: for_clients(),
             glusterfs_client: None,
             addresses: vec![address.to_string()],
             flocker_create_bytes: self.flocker.create_size,

@@ -25,7 +25,10 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::maybe_run_shim() {
         return code;
     }
-    // So is the process that serves a volume of an NFS server.
+    // So are the one that clones a repository, and the one that serves a volume of an NFS server.
+    if let Some(code) = git::maybe_run() {
+        return code;
+    }
     if let Some(code) = nfs::maybe_serve() {
         return code;
     }

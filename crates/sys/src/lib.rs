@@ -11,6 +11,7 @@
 mod block;
 mod bounded;
 mod btrfs;
+pub mod confine;
 mod disk;
 pub mod fake;
 mod loops;

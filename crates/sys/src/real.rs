@@ -352,7 +352,7 @@ fn set_mode(at: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
 
 /// `mount_setattr` on an open mount, which no safe wrapper offers yet.
 #[allow(unsafe_code)]
-fn set_attr(mount: BorrowedFd<'_>, recursive: bool, set: u64, propagation: u64) -> io::Result<()> {
+pub(crate) fn set_attr(mount: BorrowedFd<'_>, recursive: bool, set: u64, propagation: u64) -> io::Result<()> {
     let attr = nix::libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
     let mut flags = nix::libc::AT_EMPTY_PATH;
     if recursive {

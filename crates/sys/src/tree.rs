@@ -137,6 +137,26 @@ pub fn remove(sys: &dyn Sys, dir: &Handle, name: &OsStr) -> io::Result<()> {
     unless_gone(sys.remove_dir(dir, name))
 }
 
+/// Makes a tree root's, in which no file can be written by others or gives rights to who runs it. The top directory's mode
+/// stays.
+pub fn take(sys: &dyn Sys, top: &Handle) -> io::Result<()> {
+    let own = |at: &Handle| sys.set_owner(at, Some(0), Some(0));
+    let again = sys.open_at(top, Path::new(""), Reach::Child)?;
+    walk(sys, again, AtMount::Refuse, &mut |dir, entry| {
+        let at = sys.open_at(dir, Path::new(&entry.name), Reach::Child)?;
+        own(&at)?;
+        let stat = sys.stat(&at)?;
+        match stat.kind {
+            FileKind::Link => Ok(()),
+            // Mode after owner: a change of owner clears set-id bits.
+            FileKind::Directory => sys.set_mode(&at, 0o755),
+            _ if stat.mode & 0o100 != 0 => sys.set_mode(&at, 0o755),
+            _ => sys.set_mode(&at, 0o644),
+        }
+    })?;
+    own(top)
+}
+
 /// Removes everything below an open directory; the directory stays as it is.
 ///
 /// # Errors

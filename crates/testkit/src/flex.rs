@@ -10,7 +10,7 @@ use std::{
 use sys::{Bind, FakeSys, Program, Ran, Sys, Unmount};
 use volumes::{FlexVolume, PodOf};
 
-use crate::gluster;
+use crate::{gluster, plugin_suite};
 
 /// Mounts for each pod.
 pub const PLAIN: &str = "example.com/plain";
@@ -68,7 +68,10 @@ pub fn scripts(host: &Path) -> [(&'static str, String); 2] {
 /// Lets the fake kernel have the drivers, and the client of GlusterFS.
 pub fn play(fake: &Arc<FakeSys>, host: &Path) {
     let (kernel, host) = (Arc::downgrade(fake), host.to_path_buf());
-    fake.with_programs(move |program| answer(&kernel, &host, program));
+    fake.with_programs(move |program| match plugin_suite::cloned(program) {
+        Some(cloned) => Ok(cloned),
+        None => answer(&kernel, &host, program),
+    });
 }
 
 fn answer(kernel: &Weak<FakeSys>, host: &Path, program: &Program<'_>) -> io::Result<Ran> {

@@ -3,6 +3,7 @@ mod fake_driver;
 pub mod flex;
 pub mod flocker;
 pub mod gluster;
+pub mod git_server;
 mod loop_device;
 mod mount_namespace;
 pub mod plugin_suite;

@@ -8,7 +8,8 @@ use std::{
     sync::Arc,
 };
 
-use sys::{FakeSys, FileKind, Handle, Reach, Sys, Tmpfs, Unmount, When};
+use git::Request;
+use sys::{FakeSys, FileKind, Handle, Program, Ran, Reach, Sys, Tmpfs, Unmount, When};
 use volumes::{
     CsiSource, FileEntry, FlockerVolume, FsGroupPolicy, Growth, HostPathType, Medium, Named, Ownership, PLUGINS, PodOf,
     PodVolumes, Ready, Reclaiming, Resolved, Settings, Source, VolumeError, plugin_for,
@@ -106,7 +107,8 @@ impl Rig {
     fn volumes(&self) -> PodVolumes {
         let volumes = PodVolumes::new(self.pods.clone(), self.sys.clone());
         let volumes = volumes.with_drivers(self.driver.clone()).with_flocker(self.flocker.clone());
-        volumes.with_settings(self.settings.clone())
+        let host = self.pods.ancestors().nth(2).expect("below the scratch directory").join("host");
+        volumes.with_settings(self.settings.clone()).with_program(host.join(CLONER))
     }
 
     /// Lets calls fail: those to the kernel, or those to the driver.
@@ -189,6 +191,7 @@ pub fn samples(host: &Path) -> Vec<Sample> {
         plain("disk", Source::EmptyDir { medium: Medium::Disk, limit_bytes: None }),
         plain("limited disk", Source::EmptyDir { medium: Medium::Disk, limit_bytes: Some(1 << 20) }),
         plain("memory", Source::EmptyDir { medium: Medium::Memory, limit_bytes: Some(1 << 20) }),
+        plain("repository", git_repo()),
         on_host("host-dir", host_path("dir", HostPathType::Directory)),
         on_host("host-made", host_path("made/here", HostPathType::DirectoryOrCreate)),
         on_host("local", local(host.join("dir"), false)),
@@ -220,6 +223,21 @@ fn open_or_make(sys: &dyn Sys, path: &Path) -> Handle {
     at
 }
 
+/// In place of this program, where it is to clone a repository.
+const CLONER: &str = "cloner";
+const CLONED: &str = r#"{"Ok":{"commit":null,"entries":0}}"#;
+
+/// What the program of that name says on a fake kernel.
+pub(crate) fn cloned(program: &Program<'_>) -> Option<Ran> {
+    let said = || Ran { status: Some(0), output: CLONED.into(), errors: Vec::new() };
+    program.path.ends_with(CLONER).then(said)
+}
+
+fn git_repo() -> Source {
+    let [repository, revision, directory] = ["git://server/repository", "", "."].map(String::from);
+    Source::GitRepo(Box::new(Request { repository, revision, directory }))
+}
+
 /// Makes the files of the node that [`samples`] use.
 pub fn prepare(sys: &dyn Sys, host: &Path) {
     let dir = open_or_make(sys, &host.join("dir"));
@@ -234,6 +252,9 @@ pub fn prepare(sys: &dyn Sys, host: &Path) {
         let above = open_or_make(sys, above);
         sys.write_new(&above, name, text.as_bytes(), 0o755).expect("write a program");
     }
+    let cloner = format!("#!/bin/sh\necho '{CLONED}'\n");
+    let host = open_or_make(sys, host);
+    sys.write_new(&host, OsStr::new(CLONER), cloner.as_bytes(), 0o755).expect("write a program of the node");
 }
 
 fn read(sys: &dyn Sys, path: &Path) -> Vec<u8> {
@@ -266,6 +287,11 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             assert_ne!(stat.mode & 0o2000, 0, "{name} does not hand its group down");
             // A directory has its limit by a filesystem of its own, or by nobody where a fault said that there is none.
             usize::from(*medium == Medium::Memory || stat.mount_root)
+        }
+        Source::GitRepo(_) => {
+            let seen = (stat.kind, stat.mode & 0o2777, stat.uid, stat.gid);
+            assert_eq!(seen, (FileKind::Directory, 0o2777, 0, GROUP), "{name}");
+            0
         }
         Source::Files { files, in_memory, .. } => {
             for (path, entry) in files {

@@ -65,6 +65,8 @@ pub enum Source {
     Glusterfs(Box<GlusterVolume>),
     /// A directory of an NFS server.
     Nfs(Box<NfsSource>),
+    /// A working tree of a git repository, cloned for its pod.
+    GitRepo(Box<git::Request>),
     /// configMap, secret, downwardAPI, projected: a directory of small files, switched atomically.
     Files {
         files: BTreeMap<PathBuf, FileEntry>,

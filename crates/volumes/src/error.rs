@@ -167,6 +167,13 @@ pub enum VolumeError {
         #[source]
         errno: io::Error,
     },
+    /// A repository that could not be cloned; `why` begins with the field and has no word of the server.
+    #[error("clone of {repository} failed: {why}")]
+    GitRepo {
+        /// Without a password.
+        repository: String,
+        why: String,
+    },
     /// The pod is ending: nobody wants the volume any more.
     #[error("the pod is ending")]
     Cancelled,
@@ -195,7 +202,7 @@ impl VolumeError {
             Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } | Self::Flex { .. } | Self::Flocker { .. } => {
                 soon
             }
-            Self::Gluster { waits: false, .. } | Self::Nfs { .. } => soon,
+            Self::Gluster { waits: false, .. } | Self::GitRepo { .. } | Self::Nfs { .. } => soon,
             Self::Gluster { .. }
             | Self::NotFound { .. }
             | Self::NotRead { .. }
@@ -255,6 +262,7 @@ impl VolumeError {
             | Self::HostPathType { .. }
             | Self::LocalPath { .. }
             | Self::Device { .. }
+            | Self::GitRepo { .. }
             | Self::Reclaim { .. }
             | Self::Unsupported { .. }
             | Self::Ended { .. }

@@ -19,7 +19,7 @@ use crate::{
     flex_source,
     huge_pages::{self, HUGE_PAGES, HUGE_PAGES_OF},
     payload::{self, DEFAULT_MODE, Selection},
-    plugins::glusterfs,
+    plugins::{git_repo, glusterfs},
 };
 
 /// A pod's annotation; see [`follows_sub_paths`].
@@ -114,6 +114,8 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
         csi_source::inline(pod, &volume.name, s, inputs)
     } else if let Some(s) = &volume.nfs {
         Ok(NfsSource::resolved(s, &[], false))
+    } else if let Some(s) = &volume.git_repo {
+        plain(git_repo::resolve(s))
     } else if let Some(resolved) = own_disk(pod, volume, inputs)? {
         Ok(resolved)
     } else if let Some(s) = &volume.flex_volume {

@@ -1,5 +1,5 @@
 //! What the administrator of a machine says about its volumes.
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// Settings of plugins. The default is what a kubelet has built in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,10 @@ pub struct Settings {
     pub addresses: Vec<String>,
     /// The most that a dataset of Flocker holds that is made for a volume, in bytes; `None`: none is made.
     pub flocker_create_bytes: Option<u64>,
+    /// Directories of the machine whose repositories `gitRepo` volumes may have.
+    pub git_dirs: Vec<PathBuf>,
+    /// What the process that clones repositories has as its environment: where certificates and proxies are.
+    pub git_environment: Vec<(OsString, OsString)>,
 }
 
 impl Default for Settings {
@@ -24,6 +28,8 @@ impl Default for Settings {
             glusterfs_client: None,
             addresses: Vec::new(),
             flocker_create_bytes: None,
+            git_dirs: Vec::new(),
+            git_environment: Vec::new(),
         }
     }
 }

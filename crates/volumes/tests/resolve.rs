@@ -94,6 +94,7 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::EmptyDir { medium, limit_bytes } => format!("{medium:?} {limit_bytes:?}"),
         Source::HostPath { path, kind } => format!("host {} {kind:?}", path.display()),
         Source::Local { path, .. } => format!("local {}", path.display()),
+        Source::GitRepo(request) => format!("{request:?}"),
         Source::LocalDevice { path, .. } => format!("device {}", path.display()),
         Source::Glusterfs(s) => format!("{} {} {}", s.servers.join("+"), s.path, s.mount_options.join(",")),
         Source::Flocker(s) => format!("{:?}", s.dataset),
@@ -119,6 +120,11 @@ fn volumes_by_their_source() {
     };
     check(json!({}), "Disk None");
     check(json!({"emptyDir": {}}), "Disk None");
+    check(
+        json!({"gitRepo": {"repository": "https://me:s3cret@h/x", "revision": "v1", "directory": "."}}),
+        r#"Request("https://h/x", revision "v1", directory ".")"#,
+    );
+    check(json!({"gitRepo": {"repository": "x"}}), r#"Request("x", revision "", directory "")"#);
     check(json!({"emptyDir": {"sizeLimit": "2Mi"}}), "Disk Some(2097152)");
     check(json!({"emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}}), "Memory Some(8388608)");
     check(json!({"emptyDir": {"medium": "Memory"}}), "Memory Some(8589934592)");
@@ -616,6 +622,7 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         "flexVolume",
         "flocker",
         "gcePersistentDisk",
+        "gitRepo",
         "glusterfs",
         "hostPath",
         "nfs",

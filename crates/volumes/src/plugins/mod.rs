@@ -8,6 +8,7 @@ mod files;
 mod flex;
 pub(crate) mod flocker;
 pub(crate) mod glusterfs;
+pub(crate) mod git_repo;
 mod host_path;
 pub(crate) mod image;
 mod local;
@@ -40,6 +41,7 @@ pub static PLUGINS: &[&dyn VolumePlugin] = &[
     &csi::Csi,
     &flex::Flex,
     &flocker::Flocker,
+    &git_repo::GitRepo,
     &glusterfs::Glusterfs,
     &nfs::Nfs,
 ];

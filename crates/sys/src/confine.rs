@@ -1,0 +1,94 @@
+//! Shutting a process of this program in, before it handles what strangers made.
+use std::{io, os::fd::AsFd, path::PathBuf};
+
+use nix::unistd::{Gid, Uid};
+use rustix::{
+    fs::{CWD, Mode, OFlags, open},
+    mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree},
+    process::{Resource, Rlimit, Signal},
+};
+
+use crate::real::{attach, set_attr};
+
+/// Who a confined process is: `nobody`, on every distribution.
+pub const NOBODY: u32 = 65534;
+
+/// What a confined process may use at most. In bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of one file.
+    pub file_bytes: u64,
+    /// Of its memory, mapped files aside.
+    pub memory_bytes: u64,
+    pub open_files: u64,
+}
+
+/// Directories that every machine has and that a confined process does not need: its own is shown in place of one.
+const PLACES: [&str; 4] = ["/mnt", "/srv", "/media", "/tmp"];
+
+/// Confines this process, for good, to the directory `own`, which is [`NOBODY`]'s, as the process is afterwards: returns the
+/// path that it has from now on, and that is the working directory too. All other files are read-only, none can be executed,
+/// and nothing gives rights back. The process dies with its parent. Open descriptors stay as they are.
+///
+/// # Errors
+/// The process must end: it may be confined in part.
+///
+/// To be called by a process with one thread only, as root.
+pub fn confine(own: impl AsFd, limits: &Limits) -> io::Result<PathBuf> {
+    let own = own.as_fd();
+    // Before the mounts are this process's own: a mount of another table cannot be cloned.
+    let tree = open_tree(
+        own,
+        "",
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
+    )?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_NEWIPC)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let open_dir = |path: &str| open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let nothing = nix::libc::MOUNT_ATTR_NOSUID | nix::libc::MOUNT_ATTR_NOEXEC;
+    set_attr(open_dir("/")?.as_fd(), true, nothing | nix::libc::MOUNT_ATTR_RDONLY, 0)?;
+    set_attr(tree.as_fd(), false, nothing | nix::libc::MOUNT_ATTR_NODEV, 0)?;
+    let (place, at) = PLACES
+        .iter()
+        .find_map(|place| Some((*place, open_dir(place).ok()?)))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("none of {} exists", PLACES.join(", "))))?;
+    attach(tree.as_fd(), at.as_fd())?;
+    nix::unistd::chdir(place)?;
+    limit(limits)?;
+    give_up_rights()?;
+    rustix::fs::accessat(CWD, ".", rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::empty())?;
+    Ok(PathBuf::from(place))
+}
+
+fn limit(limits: &Limits) -> io::Result<()> {
+    // A write beyond the limit then fails, instead of ending the process.
+    let mut signals = nix::sys::signal::SigSet::empty();
+    signals.add(nix::sys::signal::Signal::SIGXFSZ);
+    signals.thread_block()?;
+    let all = [
+        (Resource::Fsize, limits.file_bytes),
+        (Resource::Data, limits.memory_bytes),
+        (Resource::Nofile, limits.open_files),
+        (Resource::Core, 0),
+    ];
+    for (resource, bytes) in all {
+        rustix::process::setrlimit(resource, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    }
+    Ok(())
+}
+
+fn give_up_rights() -> io::Result<()> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::unistd::setgroups(&[])?;
+    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    rustix::thread::set_no_new_privs(true)?;
+    // After the change of user, which takes it back.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    match nix::unistd::setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)) {
+        Err(_) => Ok(()),
+        Ok(()) => Err(io::Error::other("the process could become root again")),
+    }
+}
