@@ -2,8 +2,8 @@
 mod fake_driver;
 pub mod flex;
 pub mod flocker;
-pub mod gluster;
 pub mod git_server;
+pub mod gluster;
 mod loop_device;
 mod mount_namespace;
 pub mod plugin_suite;
