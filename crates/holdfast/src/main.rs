@@ -32,6 +32,10 @@ fn main() -> ExitCode {
     if let Some(code) = nfs::maybe_serve() {
         return code;
     }
+    // So are the processes of iSCSI volumes.
+    if let Some(code) = iscsi::maybe_run() {
+        return code;
+    }
     let cli = cli::Cli::parse();
     if let Err(error) = start_logging(&cli) {
         eprintln!("error: {error}");

@@ -37,8 +37,8 @@ pub(crate) fn reopen(handle: &Handle, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(fs::open(proc_path(fd(handle)?), flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// The name under which programs find the device.
-fn name_of(device: &Handle) -> io::Result<PathBuf> {
+/// The name under which programs find the file, or device.
+pub(crate) fn name_of(device: &Handle) -> io::Result<PathBuf> {
     let target = fs::readlinkat(CWD, proc_path(fd(device)?), Vec::new())?;
     Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
 }

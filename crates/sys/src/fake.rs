@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     io,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -17,10 +17,10 @@ use rustix::io::Errno;
 mod kernel;
 
 pub(crate) use self::kernel::Place;
-use self::kernel::{Body, Disk, DiskFilesystem, Kernel, Mount, Programs, ROOT};
+use self::kernel::{Body, Disk, DiskFilesystem, Kernel, Loop, Mount, Programs, ROOT, Settings};
 use crate::{
-    Bind, Bounds, Device, DeviceContent, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation,
-    Ran, Reach, ReadOnly, Space, Stat, Sys, Tmpfs, Unmount,
+    Access, Bind, Bounds, Device, DeviceContent, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program,
+    Propagation, Ran, Reach, ReadOnly, Space, Stat, Sys, Tmpfs, Unmount,
 };
 
 /// What a filesystem of the fake kernel holds that has no size of its own.
@@ -94,15 +94,7 @@ impl FakeSys {
 
     /// Makes a directory with its parents, without counting as a call.
     pub fn with_dir(&self, path: impl AsRef<Path>) {
-        let mut kernel = self.kernel.lock();
-        let mut at = ROOT;
-        for part in path.as_ref().components() {
-            let Component::Normal(name) = part else { continue };
-            if kernel.child(at, name).is_err() {
-                kernel.add(at, name, Body::Dir(BTreeMap::new()), 0o755).expect("new name in a directory");
-            }
-            at = kernel.child(at, name).expect("just made");
-        }
+        self.kernel.lock().make_dirs(path.as_ref()).expect("directories, or names that are free");
     }
 
     /// Makes a file that is neither directory nor link, without counting as a call.
@@ -164,9 +156,68 @@ impl FakeSys {
         self.kernel.lock().exports.remove(&(kind.to_owned(), source.to_owned()));
     }
 
-    /// What programs do here; without it, there are none.
+    /// What programs do here; without it, there are none. Those that one set answers `NotFound` for are left to the next.
     pub fn with_programs(&self, act: impl Fn(&Program<'_>) -> io::Result<Ran> + Send + Sync + 'static) {
-        self.kernel.lock().programs = Some(Programs(Arc::new(act)));
+        self.kernel.lock().programs.push(Programs(Arc::new(act)));
+    }
+
+    /// What happens when a file of the kernel's is written to: its path, and what is written.
+    pub fn with_settings(&self, act: impl Fn(&Path, &[u8]) + Send + Sync + 'static) {
+        self.kernel.lock().settings = Some(Settings(Arc::new(act)));
+    }
+
+    /// Gives a regular file, made if need be, this content, without counting as a call.
+    pub fn with_content(&self, path: impl AsRef<Path>, data: &[u8]) {
+        let path = path.as_ref();
+        let found = |k: &Kernel| k.resolve(ROOT, path, Reach::InRoot, true);
+        if found(&self.kernel.lock()).is_err() {
+            self.with_file(path, FileKind::File);
+        }
+        let mut kernel = self.kernel.lock();
+        let at = found(&kernel).expect("just made");
+        kernel.nodes.get_mut(&at.inode).expect("just made").body = Body::File(data.to_vec());
+    }
+
+    /// Makes a link, without counting as a call.
+    pub fn with_link(&self, path: impl AsRef<Path>, target: &str) {
+        let path = path.as_ref();
+        let dir = path.parent().expect("a path below the root");
+        self.with_dir(dir);
+        let mut kernel = self.kernel.lock();
+        let dir = kernel.resolve(ROOT, dir, Reach::InRoot, true).expect("just made");
+        kernel.add(dir, path.file_name().expect("a name"), Body::Link(target.into()), 0o777).expect("new name");
+    }
+
+    /// Removes a name with all that is below it, without counting as a call.
+    pub fn without(&self, path: impl AsRef<Path>) {
+        let path = path.as_ref();
+        let mut kernel = self.kernel.lock();
+        let dir = path.parent().and_then(|d| kernel.resolve(ROOT, d, Reach::InRoot, true).ok());
+        if let (Some(dir), Some(name)) = (dir, path.file_name())
+            && let Ok(names) = kernel.dir(dir)
+        {
+            names.remove(name);
+        }
+    }
+
+    /// Whether there is something of that name, without counting as a call.
+    pub fn has(&self, path: impl AsRef<Path>) -> bool {
+        self.kernel.lock().resolve(ROOT, path.as_ref(), Reach::InRoot, true).is_ok()
+    }
+
+    /// What is in a regular file, without counting as a call; nothing where there is none.
+    pub fn content(&self, path: impl AsRef<Path>) -> Vec<u8> {
+        let kernel = self.kernel.lock();
+        let at = kernel.resolve(ROOT, path.as_ref(), Reach::InRoot, true);
+        match at.and_then(|at| kernel.node(at)).map(|node| &node.body) {
+            Ok(Body::File(data)) => data.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The loop devices that have a file, with whether they refuse writes.
+    pub fn loops(&self) -> Vec<(PathBuf, bool)> {
+        self.kernel.lock().loops.iter().map(|(device, of)| (device.clone(), of.read_only)).collect()
     }
 
     /// The records of the attendants that live.
@@ -222,6 +273,17 @@ impl FakeSys {
         }
         Ok(result?)
     }
+}
+
+/// Runs a program of the first set that has it.
+fn play(sets: &[Programs], program: &Program<'_>) -> io::Result<Ran> {
+    let absent = |ran: &io::Result<Ran>| matches!(ran, Err(e) if e.kind() == io::ErrorKind::NotFound);
+    let ran = sets.iter().map(|set| (set.0)(program)).find(|ran| !absent(ran));
+    ran.unwrap_or_else(|| Err(Errno::NOENT.into()))
+}
+
+fn loop_device(number: u32) -> PathBuf {
+    format!("/dev/loop{number}").into()
 }
 
 fn place(handle: &Handle) -> Result<Place, Errno> {
@@ -293,6 +355,24 @@ impl Sys for FakeSys {
 
     fn write_new(&self, dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()> {
         self.call(|k| k.add(place(dir)?, name, Body::File(data.to_vec()), mode))
+    }
+
+    fn write_setting(&self, file: &Handle, data: &[u8]) -> io::Result<()> {
+        let (wrote, act) = self.call(|k| {
+            let at = place(file)?;
+            k.writable(at)?;
+            let path = k.path(at);
+            match &mut k.nodes.get_mut(&at.inode).ok_or(Errno::NOENT)?.body {
+                Body::File(content) => *content = data.to_vec(),
+                _ => return Err(Errno::INVAL),
+            }
+            Ok((path, k.settings.clone()))
+        })?;
+        // It acts on this kernel: not while that is locked.
+        if let Some(act) = act {
+            (act.0)(&wrote, data);
+        }
+        Ok(())
     }
 
     fn make_link(&self, dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()> {
@@ -469,6 +549,45 @@ impl Sys for FakeSys {
         })
     }
 
+    fn loop_of(&self, file: &Handle) -> io::Result<Option<PathBuf>> {
+        self.call(|k| {
+            let file = place(file)?.inode;
+            Ok(k.loops.iter().find(|(_, of)| of.file == file).map(|(device, _)| device.clone()))
+        })
+    }
+
+    fn attach_loop(&self, file: &Handle, access: Access) -> io::Result<PathBuf> {
+        self.call(|k| {
+            let at = place(file)?;
+            let number = (0..).find(|n| !k.loops.contains_key(&loop_device(*n))).ok_or(Errno::BUSY)?;
+            let device = loop_device(number);
+            let bytes = match &k.node(at)?.body {
+                Body::File(data) => data.len() as u64,
+                _ => return Err(Errno::INVAL),
+            };
+            // What was written to it lies in the file, whose name says which it is.
+            let name = k.path(at);
+            let kept = k.loop_content.remove(&name).unwrap_or_default();
+            k.loops.insert(device.clone(), Loop { file: at.inode, name, read_only: access == Access::Read });
+            let dev = k.make_dirs(Path::new("/dev"))?;
+            let name = device.file_name().ok_or(Errno::INVAL)?;
+            k.add(dev, name, Body::Device(Disk { bytes, ..kept }), 0o600).map(|()| device)
+        })
+    }
+
+    fn refresh_loop(&self, device: &Path) -> io::Result<()> {
+        self.call(|k| {
+            let file = k.loops.get(device).ok_or(Errno::NXIO)?.file;
+            let bytes = match &k.nodes.get(&file).ok_or(Errno::IO)?.body {
+                Body::File(data) => data.len() as u64,
+                _ => return Err(Errno::INVAL),
+            };
+            let at = k.resolve(ROOT, device, Reach::InRoot, true)?;
+            k.disk(at)?.bytes = bytes;
+            Ok(())
+        })
+    }
+
     fn make_bounded(&self, dir: &Handle, name: &OsStr, bytes: u64) -> io::Result<()> {
         self.call(|k| {
             let root = k.make_root(0o755);
@@ -483,6 +602,22 @@ impl Sys for FakeSys {
             let root = filesystem.filter(|f| f.kind == BOUNDED_KIND).ok_or(Errno::INVAL)?.root;
             let propagation = Propagation::Private;
             k.attach(Mount { root, at: None, read_only: false, propagation, tmpfs: None }, place(at)?)
+        })
+    }
+
+    fn detach_loop(&self, device: &Path) -> io::Result<()> {
+        self.call(|k| {
+            let Some(of) = k.loops.get(device).cloned() else { return Ok(()) };
+            let at = k.resolve(ROOT, device, Reach::InRoot, true)?;
+            let disk = k.disk(at)?.clone();
+            let root = disk.filesystem.as_ref().map(|f| f.root);
+            if k.mounts.values().any(|m| m.at.is_some() && Some(m.root) == root) {
+                return Err(Errno::BUSY);
+            }
+            k.loops.remove(device);
+            k.loop_content.insert(of.name, disk);
+            let dev = k.resolve(ROOT, Path::new("/dev"), Reach::InRoot, true)?;
+            k.remove(dev, device.file_name().ok_or(Errno::INVAL)?, false)
         })
     }
 
@@ -548,14 +683,16 @@ impl Sys for FakeSys {
             return Err(io::ErrorKind::Interrupted.into());
         }
         // It acts on this kernel: not while that is locked.
-        let act = self.call(|k| k.programs.clone().ok_or(Errno::NOENT))?;
-        (act.0)(program)
+        let sets = self.call(|k| Ok(k.programs.clone()))?;
+        play(&sets, program)
     }
 
     fn start(&self, program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()> {
         let (dir_place, key) = (place(dir)?, (place(dir)?.inode, name.to_owned()));
         let act = self.call(|k| {
-            let act = k.programs.clone().ok_or(Errno::NOENT)?;
+            if k.programs.is_empty() {
+                return Err(Errno::NOENT);
+            }
             if k.attendants.contains_key(&key) {
                 return Ok(None);
             }
@@ -563,9 +700,9 @@ impl Sys for FakeSys {
                 k.add(dir_place, name, Body::File(b"1\n".to_vec()), 0o600)?;
             }
             k.attendants.insert(key, (dir_place, name.to_owned()));
-            Ok(Some(act))
+            Ok(Some(k.programs.clone()))
         })?;
-        act.map_or(Ok(()), |act| (act.0)(program).map(drop))
+        act.map_or(Ok(()), |sets| play(&sets, program).map(drop))
     }
 
     fn attendant(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<u32>> {

@@ -238,6 +238,8 @@ pub trait Sys: Send + Sync {
     fn make_dir(&self, dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()>;
     /// Makes a regular file with exactly this mode; fails with `EEXIST` if the name is taken, by a link too.
     fn write_new(&self, dir: &Handle, name: &OsStr, data: &[u8], mode: u32) -> io::Result<()>;
+    /// Writes to a file of the kernel's, which acts on what it is given at once.
+    fn write_setting(&self, file: &Handle, data: &[u8]) -> io::Result<()>;
     /// Makes a symbolic link; `target` may not exist.
     fn make_link(&self, dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()>;
     /// Atomically gives `from` the name `to`, replacing what had it.
@@ -291,6 +293,15 @@ pub trait Sys: Send + Sync {
     fn make_bounded(&self, dir: &Handle, name: &OsStr, bytes: u64) -> io::Result<()>;
     /// Mounts the filesystem in such a file over the directory `at`. What the kernel needs for that goes with the mount.
     fn mount_bounded(&self, image: &Handle, at: &Handle) -> io::Result<()>;
+    /// The loop device that a file is behind, also if the file's filesystem does not answer any more. The file is not
+    /// behind one under another name.
+    fn loop_of(&self, file: &Handle) -> io::Result<Option<PathBuf>>;
+    /// Puts a file behind a loop device with sectors of 512 bytes.
+    fn attach_loop(&self, file: &Handle, access: Access) -> io::Result<PathBuf>;
+    /// Tells a loop device that its file has another size now.
+    fn refresh_loop(&self, device: &Path) -> io::Result<()>;
+    /// Takes a loop device from its file. `EBUSY`: somebody uses it; it goes when they let go.
+    fn detach_loop(&self, device: &Path) -> io::Result<()>;
     /// Shows `source` at `target`; both are directories, or neither is. All options hold from the first instant on.
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;
     /// Mounts made or undone at the mount that this is the root of show up nowhere else from now on, nor others' here.

@@ -22,6 +22,8 @@ const FUSE_MAGIC: i64 = 0x6573_5546;
 /// How often a device that somebody else took first is given up for another one.
 const ATTACH_TRIES: usize = 64;
 const SECTOR_BYTES: u32 = 4096;
+/// What is on a disk made elsewhere may count in these.
+const FOREIGN_SECTOR_BYTES: u32 = 512;
 /// How often and how far apart it is looked whether a device is free of its image.
 const DETACH_LOOKS: u32 = 100;
 const DETACH_WAIT: Duration = Duration::from_millis(10);
@@ -53,15 +55,21 @@ pub(crate) fn attached(image: &Path, access: Access) -> io::Result<Option<PathBu
 
 pub(crate) fn attach(image: &Path, access: Access) -> io::Result<PathBuf> {
     let file = OpenOptions::new().read(true).write(access == Access::Write).open(image)?;
-    configure(&file, access, 0).map(|(path, _)| path)
+    configure(&file, access, SECTOR_BYTES, 0).map(|(path, _)| path)
+}
+
+/// With the sectors that disks of other machines have.
+pub(crate) fn attach_foreign(image: &Path, access: Access) -> io::Result<PathBuf> {
+    let file = OpenOptions::new().read(true).write(access == Access::Write).open(image)?;
+    configure(&file, access, FOREIGN_SECTOR_BYTES, 0).map(|(path, _)| path)
 }
 
 /// Puts a file behind a device that lets go of it as soon as nobody has the device open or mounted any more.
 pub(crate) fn lend(file: &File) -> io::Result<(PathBuf, File)> {
-    configure(file, Access::Write, LO_FLAGS_AUTOCLEAR)
+    configure(file, Access::Write, SECTOR_BYTES, LO_FLAGS_AUTOCLEAR)
 }
 
-fn configure(file: &File, access: Access, flags: u32) -> io::Result<(PathBuf, File)> {
+fn configure(file: &File, access: Access, sector_bytes: u32, flags: u32) -> io::Result<(PathBuf, File)> {
     let writes = access == Access::Write;
     // A loop device that goes past the cache loses writes on FUSE.
     #[allow(clippy::unnecessary_cast)] // The type of `f_type` differs between architectures.
@@ -73,7 +81,7 @@ fn configure(file: &File, access: Access, flags: u32) -> io::Result<(PathBuf, Fi
         let device = OpenOptions::new().read(true).write(writes).open(&path)?;
         let mut config = LoopConfig {
             fd: u32::try_from(file.as_raw_fd()).map_err(|_| Errno::BADF)?,
-            block_size: SECTOR_BYTES,
+            block_size: sector_bytes,
             ..LoopConfig::default()
         };
         let kind = if direct { LO_FLAGS_DIRECT_IO } else { 0 } | if writes { 0 } else { LO_FLAGS_READ_ONLY };
@@ -90,6 +98,18 @@ fn configure(file: &File, access: Access, flags: u32) -> io::Result<(PathBuf, Fi
         return Ok((path, device));
     }
     Err(Errno::BUSY.into())
+}
+
+/// The device that a file is behind, by the file's full name: its filesystem may not answer any more.
+pub(crate) fn named(file: &Path) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir("/sys/block")? {
+        let name = entry?.file_name();
+        let backing = Path::new("/sys/block").join(&name).join("loop/backing_file");
+        if fs::read(backing).is_ok_and(|said| said.trim_ascii_end() == file.as_os_str().as_bytes()) {
+            return Ok(Some(Path::new("/dev").join(name)));
+        }
+    }
+    Ok(None)
 }
 
 /// Lets the device pass on what asks for durability. A device whose cache somebody declared harmless keeps that for its
@@ -125,8 +145,11 @@ pub(crate) fn detach(device: &Path) -> io::Result<()> {
     };
     // Where somebody has the device open, and be it to look at it, the kernel waits for that.
     for _ in 0..DETACH_LOOKS {
-        if loop_status(device)?.is_none() {
-            return Ok(());
+        match loop_status(device) {
+            Ok(None) => return Ok(()),
+            // It has a file yet, whose filesystem does not answer any more.
+            Err(e) if matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOTCONN | Errno::IO)) => {}
+            other => drop(other?),
         }
         std::thread::sleep(DETACH_WAIT);
     }

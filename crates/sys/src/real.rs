@@ -20,8 +20,8 @@ use rustix::{
 };
 
 use crate::{
-    Bind, Bounds, Device, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation, Ran, Reach,
-    ReadOnly, Space, Stat, Sys, Tmpfs, Unmount, block, bounded, mountinfo, ownership, program, quota,
+    Access, Bind, Bounds, Device, DeviceMount, Entry, FileKind, FsMount, Handle, Inner, Program, Propagation, Ran,
+    Reach, ReadOnly, Space, Stat, Sys, Tmpfs, Unmount, block, bounded, loops, mountinfo, ownership, program, quota,
 };
 
 /// The kernel of this machine, in the mount namespace of the calling thread.
@@ -164,6 +164,14 @@ impl Sys for RealSys {
         Ok(fs::fchmod(&file, Mode::from_raw_mode(mode))?)
     }
 
+    fn write_setting(&self, file: &Handle, data: &[u8]) -> io::Result<()> {
+        let file = block::reopen(file, OFlags::WRONLY)?;
+        match rustix::io::write(&file, data)? {
+            written if written == data.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
     fn make_link(&self, dir: &Handle, name: &OsStr, target: &Path) -> io::Result<()> {
         Ok(fs::symlinkat(target, fd(dir)?, name)?)
     }
@@ -271,6 +279,22 @@ impl Sys for RealSys {
 
     fn grow_unmounted(&self, device: &Handle, kind: &str) -> io::Result<bool> {
         block::grow_unmounted(device, kind)
+    }
+
+    fn loop_of(&self, file: &Handle) -> io::Result<Option<PathBuf>> {
+        loops::named(&block::name_of(file)?)
+    }
+
+    fn attach_loop(&self, file: &Handle, access: Access) -> io::Result<PathBuf> {
+        loops::attach_foreign(&block::name_of(file)?, access)
+    }
+
+    fn refresh_loop(&self, device: &Path) -> io::Result<()> {
+        loops::refresh(device)
+    }
+
+    fn detach_loop(&self, device: &Path) -> io::Result<()> {
+        loops::detach(device)
     }
 
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()> {

@@ -36,6 +36,7 @@ struct State {
     staged: BTreeMap<String, PathBuf>,
     published: BTreeSet<(String, PathBuf)>,
     log: Vec<String>,
+    secrets: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 fn refuse(status: Status) -> DriverError {
@@ -60,6 +61,11 @@ impl FakeDriver {
     pub fn fail(&self, nth: usize, when: When) {
         let mut state = self.state();
         (state.fault, state.fired) = (Some((state.calls + nth, when)), false);
+    }
+
+    /// What is in the Secret of that name, of any namespace.
+    pub fn have_secret(&self, name: &str, values: BTreeMap<String, String>) {
+        self.state().secrets.insert(name.to_owned(), values);
     }
 
     /// Whether the fault has happened.
@@ -248,6 +254,9 @@ impl Drivers for FakeDriver {
     }
 
     fn secret(&self, secret: &SecretRef) -> Result<BTreeMap<String, String>, String> {
+        if let Some(known) = self.state().secrets.get(&secret.name) {
+            return Ok(known.clone());
+        }
         match secret.name.as_str() {
             "missing" => Err("secrets \"missing\" not found".into()),
             name => Ok(BTreeMap::from([("key".into(), format!("of {}/{name}", secret.namespace))])),

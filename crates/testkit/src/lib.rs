@@ -1,5 +1,6 @@
 //! Builders and helpers for tests. Dev-dependency only.
 mod fake_driver;
+mod fake_target;
 pub mod flex;
 pub mod flocker;
 pub mod git_server;
@@ -9,5 +10,6 @@ mod mount_namespace;
 pub mod plugin_suite;
 
 pub use fake_driver::{DRIVER, FakeDriver};
+pub use fake_target::{FakeTarget, TARGET};
 pub use loop_device::LoopDevice;
 pub use mount_namespace::in_mount_namespace;

@@ -11,11 +11,12 @@ use std::{
 use git::Request;
 use sys::{FakeSys, FileKind, Handle, Program, Ran, Reach, Sys, Tmpfs, Unmount, When};
 use volumes::{
-    CsiSource, FileEntry, FlockerVolume, FsGroupPolicy, Growth, HostPathType, Medium, Named, Ownership, PLUGINS, PodOf,
-    PodVolumes, Ready, Reclaiming, Resolved, Settings, Source, VolumeError, plugin_for,
+    CsiSource, FcDisk, FcSource, FileEntry, FlockerVolume, FsGroupPolicy, Growth, HostPathType, IscsiSource, Medium,
+    Named, Ownership, PLUGINS, PodOf, PodVolumes, Ready, Reclaiming, Resolved, Settings, Source, VolumeError,
+    plugin_for,
 };
 
-use crate::{DRIVER, FakeDriver, flex, flocker::FakeFlocker, gluster};
+use crate::{DRIVER, FakeDriver, FakeTarget, TARGET, flex, flocker::FakeFlocker, gluster};
 
 const POD: &str = "3f0c7e5e-0f3e-4f5e-9f51-0d4c5a1f2b3c";
 const GROUP: u32 = 4711;
@@ -171,13 +172,54 @@ fn device_samples(sys: &dyn Sys, host: &Path) -> Vec<Sample> {
         sample("device", local(path.clone(), false)),
         sample("raw device", Source::LocalDevice { path, read_only: false }),
         sample("driver's device", csi(CsiSource { block: true, ..driven("block") })),
+        sample("iscsi", Source::Iscsi(Box::new(lun(1)))),
+        sample("raw iscsi", Source::Iscsi(Box::new(IscsiSource { block: true, ..lun(1) }))),
+        sample("fc", Source::Fc(Box::new(fc()))),
     ];
     if device { all } else { Vec::new() }
 }
 
-/// Gives a fake kernel an empty device, and programs, for [`check_plugins`] to use.
+/// An iSCSI volume of [`FakeTarget`] with nothing special about it.
+pub fn lun(lun: u32) -> IscsiSource {
+    IscsiSource {
+        name: format!("lun-{lun}"),
+        portals: vec!["10.0.0.1:3260".into()],
+        iqn: TARGET.into(),
+        lun,
+        interface: "default".into(),
+        initiator: None,
+        chap_discovery: false,
+        chap_session: false,
+        secret: None,
+        fs_type: None,
+        read_only: false,
+        block: false,
+        mount_options: Vec::new(),
+    }
+}
+
+/// The disk of a fabric that [`add_device`] adds.
+pub fn fc() -> FcSource {
+    FcSource {
+        name: "fabric".into(),
+        disk: FcDisk::Lun { ports: vec!["50060e801049cfd1".into()], lun: 3 },
+        fs_type: None,
+        read_only: false,
+        block: false,
+        mount_options: Vec::new(),
+    }
+}
+
+/// Plugins whose volumes a real kernel has only with somebody else's help.
+const WITH_OTHERS: [&str; 2] = ["kubernetes.io~iscsi", "kubernetes.io~fc"];
+
+/// Gives a fake kernel an empty device, disks of others, and programs, for [`check_plugins`] to use.
 pub fn add_device(fake: &Arc<FakeSys>, host: &Path, bytes: u64) {
+    FakeTarget::new(fake, false);
     flex::play(fake, host);
+    fake.with_link("/dev/disk/by-path/pci-0000:41:00.0-fc-0x50060e801049cfd1-lun-3", "../../sdf");
+    fake.with_file("/dev/sdf", FileKind::BlockDevice);
+    fake.with_disk("/dev/sdf", bytes, false);
     fake.with_file(host.join(DEVICE), FileKind::BlockDevice);
     fake.with_disk(host.join(DEVICE), bytes, false);
 }
@@ -320,6 +362,12 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
             1
         }
         Source::Nfs(_) => 1,
+        Source::Iscsi(_) | Source::Fc(_) => {
+            let block = matches!(source, Source::Iscsi(s) if s.block);
+            assert_eq!(ready.device, block, "{name}");
+            assert!(block || stat.gid == GROUP, "{name} is not the group's");
+            usize::from(!block)
+        }
         Source::Csi(source) => {
             if source.fs_group_policy != FsGroupPolicy::Never && !source.block {
                 assert_eq!(stat.gid, GROUP, "{name} is not the group's");
@@ -333,7 +381,7 @@ fn check_ready(sys: &dyn Sys, source: &Source, ready: &Ready, name: &str) {
         }
     };
     let own = ready.host_path.parent().expect("a volume has a parent");
-    let elsewhere = matches!(source, Source::Local { path, .. } if ready.host_path == *path);
+    let elsewhere = matches!(source, Source::Local { path, .. } if ready.host_path == *path) || ready.device;
     if !matches!(source, Source::HostPath { .. } | Source::LocalDevice { .. }) && !elsewhere {
         assert_eq!(mounts(sys, own).len(), wanted_mounts, "{name}: mounts");
     }
@@ -374,9 +422,17 @@ fn check_gone(rig: &Rig, sample: &Sample, context: &str) {
     let kept = rig.driver.leftovers();
     assert!(kept.is_empty(), "{name}, {context}: the driver still has {kept:?}");
     let plugins = pods.with_file_name("plugins");
+    if let Some(fake) = &rig.fake {
+        assert!(fake.attendants().is_empty() && fake.loops().is_empty(), "{name}, {context}: a LUN is still served");
+    }
     assert!(mounts(sys, &plugins).is_empty(), "{name}, {context}: stages are left: {:?}", mounts(sys, &plugins));
-    for place in [DRIVER, "volumeDevices/staging", "volumeDevices/publish"] {
-        let left = sys.open(&plugins.join("kubernetes.io/csi").join(place)).and_then(|dir| sys.list(&dir));
+    for place in [
+        "csi/".to_owned() + DRIVER,
+        "csi/volumeDevices/staging".into(),
+        "csi/volumeDevices/publish".into(),
+        "iscsi".into(),
+    ] {
+        let left = sys.open(&plugins.join("kubernetes.io").join(&place)).and_then(|dir| sys.list(&dir));
         assert!(left.as_ref().map_or(true, |l| l.is_empty()), "{name}, {context}: {left:?} is left at {place}");
     }
     assert!(mounts(sys, pods).is_empty(), "{name}, {context}: mounts are left: {:?}", mounts(sys, pods));
@@ -400,7 +456,9 @@ pub fn check_plugins(sys: &Arc<dyn Sys>, scratch: &Path) {
     prepare(sys.as_ref(), &host);
     let mut samples = samples(&host);
     samples.extend(device_samples(sys.as_ref(), &host));
-    for plugin in PLUGINS.iter().filter(|p| !NEED_SERVERS.contains(&p.name())) {
+    let with_others = sys.open(&host.join(DEVICE)).is_ok();
+    let has_sample = |name: &str| !NEED_SERVERS.contains(&name) && (with_others || !WITH_OTHERS.contains(&name));
+    for plugin in PLUGINS.iter().filter(|p| has_sample(p.name())) {
         assert!(samples.iter().any(|s| plugin.accepts(&s.source)), "add a sample for {}", plugin.name());
     }
     for sample in &samples {

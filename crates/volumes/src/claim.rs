@@ -8,7 +8,7 @@ use crate::{
     contract::{FlockerVolume, Inputs, NfsSource, Resolved, Source},
     csi_source,
     error::VolumeError,
-    flex_source,
+    fc_source, flex_source, iscsi_source,
     payload::find,
     plugins::glusterfs,
     resolve::host_path,
@@ -127,6 +127,14 @@ fn made_of(volume: &PersistentVolume, spec: &PersistentVolumeSpec, read_only: bo
         return Err(VolumeError::Ended { name, story: ended.story });
     }
     let plain = |source| Ok(Resolved { source, read_only, mount_options: Vec::new() });
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    // Both are a filesystem or a device, and mount it themselves.
+    if let Some(s) = &spec.iscsi {
+        return plain(iscsi_source::persistent(name, spec, s, read_only)?);
+    }
+    if let Some(s) = &spec.fc {
+        return plain(fc_source::persistent(name, spec, s, read_only)?);
+    }
     match (spec.volume_mode.as_deref(), &spec.local) {
         (Some("Block"), Some(s)) => return plain(Source::LocalDevice { path: PathBuf::from(&s.path), read_only }),
         (None | Some("Filesystem"), _) => {}

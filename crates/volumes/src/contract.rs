@@ -16,7 +16,9 @@ use k8s_openapi::api::{
 pub use crate::{
     csi_source::{CsiSource, FsGroupPolicy, PodOf},
     drivers::{DriverError, Drivers, SecretRef, TokenWish},
+    fc_source::{FcDisk, FcSource},
     flex_source::FlexVolume,
+    iscsi_source::IscsiSource,
     machine::{Cancel, Machine},
     plugins::{
         flocker::{FlockerVolume, Named},
@@ -55,6 +57,10 @@ pub enum Source {
         /// Directories for overlayfs, top-most first.
         layers: Vec<PathBuf>,
     },
+    /// A LUN of an iSCSI target.
+    Iscsi(Box<IscsiSource>),
+    /// A disk of a Fibre Channel fabric.
+    Fc(Box<FcSource>),
     /// A volume of a CSI driver.
     Csi(Box<CsiSource>),
     /// `flexVolume`: a volume of a program on the node.

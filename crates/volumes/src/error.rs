@@ -112,6 +112,15 @@ pub enum VolumeError {
         #[source]
         errno: Option<io::Error>,
     },
+    /// A disk of somebody else that cannot be had; `why` names the field that it is about, and includes the way out.
+    #[error("volume {volume:?}: {why}")]
+    Disk {
+        /// Name of the persistent volume, or the pod's name for its own.
+        volume: String,
+        why: String,
+        #[source]
+        cause: Option<io::Error>,
+    },
     /// `why` includes the way out.
     #[error("{} cannot be grown: {why}", path.display())]
     Growth {
@@ -199,9 +208,12 @@ impl VolumeError {
             Self::Mount { .. } | Self::Unmount { .. } | Self::Files { .. } | Self::Cancelled => soon,
             // Someone may make the file or fix the path on the node, which nothing announces.
             Self::HostPathType { .. } | Self::LocalPath { .. } | Self::SubPath { .. } | Self::Reclaim { .. } => soon,
-            Self::Device { .. } | Self::Growth { .. } | Self::Csi { .. } | Self::Flex { .. } | Self::Flocker { .. } => {
-                soon
-            }
+            Self::Device { .. }
+            | Self::Disk { .. }
+            | Self::Growth { .. }
+            | Self::Csi { .. }
+            | Self::Flex { .. }
+            | Self::Flocker { .. } => soon,
             Self::Gluster { waits: false, .. } | Self::GitRepo { .. } | Self::Nfs { .. } => soon,
             Self::Gluster { .. }
             | Self::NotFound { .. }
@@ -262,6 +274,7 @@ impl VolumeError {
             | Self::HostPathType { .. }
             | Self::LocalPath { .. }
             | Self::Device { .. }
+            | Self::Disk { .. }
             | Self::GitRepo { .. }
             | Self::Reclaim { .. }
             | Self::Unsupported { .. }

@@ -16,8 +16,9 @@ use crate::{
     contract::{FlockerVolume, HostPathType, Inputs, Medium, Need, NfsSource, Resolved, Source},
     csi_source,
     error::VolumeError,
-    flex_source,
+    fc_source, flex_source,
     huge_pages::{self, HUGE_PAGES, HUGE_PAGES_OF},
+    iscsi_source,
     payload::{self, DEFAULT_MODE, Selection},
     plugins::{git_repo, glusterfs},
 };
@@ -110,6 +111,10 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
     } else if volume.ephemeral.is_some() {
         let name = ephemeral_claim(pod, volume);
         claim::resolve(pod, &ClaimUse { volume: &volume.name, claim: &name, read_only: false, ephemeral: true }, inputs)
+    } else if let Some(s) = &volume.iscsi {
+        plain(iscsi_source::inline(pod, &volume.name, s)?)
+    } else if let Some(s) = &volume.fc {
+        plain(fc_source::inline(&volume.name, s)?)
     } else if let Some(s) = &volume.csi {
         csi_source::inline(pod, &volume.name, s, inputs)
     } else if let Some(s) = &volume.nfs {

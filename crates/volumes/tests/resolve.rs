@@ -101,6 +101,8 @@ fn show(result: &Result<Resolved, VolumeError>) -> String {
         Source::Nfs(s) => format!("nfs {}:{} {}", s.server, s.path, s.mount_options.join(",")),
         Source::Flex(s) => format!("flex {} {}", s.driver, s.name),
         Source::Image { id, .. } => format!("image {id}"),
+        Source::Iscsi(s) => format!("{} LUN {} at {} by {:?}", s.iqn, s.lun, s.portals.join(","), s.secret),
+        Source::Fc(s) => format!("{:?}", s.disk),
         Source::Csi(s) => {
             let kind =
                 [(s.ephemeral, " ephemeral"), (s.block, " block"), (s.attaches, " attached"), (s.pod_info, " info")];
@@ -602,6 +604,8 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
     let least = |field: &str| match field {
         "cephfs" => json!({"secretRef": {"name": "s"}}),
         "azureFile" => json!({"secretNamespace": "ns"}),
+        "iscsi" => json!({"targetPortal": "10.0.0.1", "iqn": "iqn.2026-11.test:t", "lun": 1}),
+        "fc" => json!({"wwids": ["3600508b4"]}),
         _ => json!({}),
     };
     let taken: Vec<String> = fields::<Volume>(&["name"])
@@ -619,12 +623,14 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         "downwardAPI",
         "emptyDir",
         "ephemeral",
+        "fc",
         "flexVolume",
         "flocker",
         "gcePersistentDisk",
         "gitRepo",
         "glusterfs",
         "hostPath",
+        "iscsi",
         "nfs",
         "persistentVolumeClaim",
         "portworxVolume",
@@ -658,8 +664,8 @@ fn every_source_of_the_api_is_taken_by_one_plugin_or_refused_by_name() {
         .collect();
     let clouds = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "gcePersistentDisk"];
     let others = ["portworxVolume", "rbd", "vsphereVolume"];
-    let mut supported =
-        [&clouds[..], &others, &["csi", "flexVolume", "flocker", "glusterfs", "hostPath", "local", "nfs"]].concat();
+    let here = ["csi", "fc", "flexVolume", "flocker", "glusterfs", "hostPath", "iscsi", "local", "nfs"];
+    let mut supported = [&clouds[..], &others, &here].concat();
     supported.sort_unstable();
     assert_eq!(taken, supported);
 }

@@ -3,7 +3,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -83,7 +83,13 @@ pub(super) struct Kernel {
     pub(super) paused: bool,
     /// Roots of filesystems that are on no device, by kind and source.
     pub(super) exports: BTreeMap<(String, String), u64>,
-    pub(super) programs: Option<Programs>,
+    pub(super) programs: Vec<Programs>,
+    /// What happens when a file of the kernel's is written to.
+    pub(super) settings: Option<Settings>,
+    /// Loop devices that have a file.
+    pub(super) loops: BTreeMap<PathBuf, Loop>,
+    /// What is in files that were behind loop devices, by their names.
+    pub(super) loop_content: BTreeMap<PathBuf, Disk>,
     /// Those that live: directory and name of their records, by its inode.
     pub(super) attendants: BTreeMap<(u64, OsString), (Place, OsString)>,
     /// Whether filesystems have quotas of directories, and which there are, by inode.
@@ -103,6 +109,27 @@ impl std::fmt::Debug for Programs {
     }
 }
 
+/// What settings do.
+#[derive(Clone)]
+pub(super) struct Settings(pub(super) Arc<Set>);
+
+type Set = dyn Fn(&Path, &[u8]) + Send + Sync;
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Settings")
+    }
+}
+
+/// A loop device.
+#[derive(Debug, Clone)]
+pub(super) struct Loop {
+    /// The inode of its file.
+    pub(super) file: u64,
+    pub(super) name: PathBuf,
+    pub(super) read_only: bool,
+}
+
 /// The first mount's root.
 pub(super) const ROOT: Place = Place { mount: 1, inode: 1 };
 
@@ -119,7 +146,10 @@ impl Kernel {
             fired: false,
             paused: false,
             exports: BTreeMap::new(),
-            programs: None,
+            programs: Vec::new(),
+            settings: None,
+            loops: BTreeMap::new(),
+            loop_content: BTreeMap::new(),
             attendants: BTreeMap::new(),
             has_quotas: false,
             quotas: BTreeMap::new(),
@@ -264,6 +294,19 @@ impl Kernel {
         }
         self.dir(dir)?.insert(name.to_owned(), id);
         Ok(())
+    }
+
+    /// A directory, made with its parents if need be.
+    pub(super) fn make_dirs(&mut self, path: &Path) -> Result<Place, Errno> {
+        let mut at = ROOT;
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            if self.child(at, name).is_err() {
+                self.add(at, name, Body::Dir(BTreeMap::new()), 0o755)?;
+            }
+            at = self.child(at, name)?;
+        }
+        Ok(at)
     }
 
     pub(super) fn remove(&mut self, dir: Place, name: &OsStr, directory: bool) -> Result<(), Errno> {

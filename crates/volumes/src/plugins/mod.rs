@@ -2,8 +2,10 @@
 //!
 //! A plugin's directory holds `data`, what containers see, where the volume lives there, and `ready`, a mark that set-up
 //! was finished once: what the pod then does to its volume is not undone when the node starts again.
+mod block;
 pub(crate) mod csi;
 mod empty_dir;
+mod fc;
 mod files;
 mod flex;
 pub(crate) mod flocker;
@@ -11,8 +13,10 @@ pub(crate) mod git_repo;
 pub(crate) mod glusterfs;
 mod host_path;
 pub(crate) mod image;
+mod iscsi;
 mod local;
 pub(crate) mod nfs;
+mod scsi;
 mod writer;
 
 pub(crate) use files::Files;
@@ -44,6 +48,8 @@ pub static PLUGINS: &[&dyn VolumePlugin] = &[
     &git_repo::GitRepo,
     &glusterfs::Glusterfs,
     &nfs::Nfs,
+    &iscsi::Iscsi,
+    &fc::Fc,
 ];
 
 /// The plugin that makes a source into a volume.

@@ -24,7 +24,7 @@ use crate::{
     contract::{FlexVolume, Growth, Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
     place::{PRIVATE, ensure_path, failed, if_found, remove_empty, remove_point},
-    plugins::{DATA, is_marked, local, mark, mismatch, own, tear_down_dir},
+    plugins::{DATA, block::FORMATTING, is_marked, local, mark, mismatch, own, tear_down_dir},
 };
 
 pub(super) struct Flex;
@@ -338,7 +338,7 @@ fn remove_shared(at: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
     }
     remove_point(&at.join(DATA), sys)?;
     let top = sys.open(at).map_err(failed("open", at))?;
-    if_found(sys.remove_file(&top, OsStr::new(local::FORMATTING))).map_err(failed("remove", at))?;
+    if_found(sys.remove_file(&top, OsStr::new(FORMATTING))).map_err(failed("remove", at))?;
     drop(top);
     // What a driver has left in there is not ours to remove.
     remove_point(at, sys)

@@ -1,0 +1,353 @@
+//! `iscsi` volumes against a real target, by whatever initiator this machine has.
+mod common;
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use common::{Instance, text, told, until};
+
+const IQN: &str = "iqn.2026-11.test.holdfast:disks";
+const USER: &str = "who-may-read-it";
+const SECRET: &str = "twelve-letters-or-more";
+
+/// A target with two LUNs of 64 MiB on a port of its own. Dropping it ends it.
+struct Target {
+    dir: tempfile::TempDir,
+    port: u16,
+    /// Of the socket by which it is told what to do.
+    control: String,
+    child: Option<Child>,
+}
+
+impl Target {
+    fn start() -> Self {
+        // Of the numbers that ports have, its control takes the lower half.
+        let port = free_port();
+        let dir = tempfile::Builder::new().prefix("holdfast-test-").tempdir().expect("a directory");
+        let mut target = Self { dir, port, control: (port / 2).to_string(), child: None };
+        target.up();
+        target
+    }
+
+    fn up(&mut self) {
+        let log = fs::File::create(self.dir.path().join("log")).expect("a log");
+        let child = Command::new("tgtd")
+            .args(["-f", "-C", &self.control, "--iscsi", &format!("portal=127.0.0.1:{}", self.port)])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start tgtd, of Debian's package tgt");
+        self.child = Some(child);
+        until("the target listens", || {
+            let ended = self.child.as_mut().and_then(|c| c.try_wait().expect("look at tgtd"));
+            assert!(ended.is_none(), "tgtd ended: {:?}", fs::read_to_string(self.dir.path().join("log")));
+            self.try_tell(&["--op", "show", "--mode", "target"]).then_some(())
+        });
+        self.tell(&["--op", "new", "--mode", "account", "--user", USER, "--password", SECRET]);
+        self.tell(&["--op", "new", "--mode", "target", "--tid", "1", "-T", IQN]);
+        self.tell(&["--op", "bind", "--mode", "account", "--tid", "1", "--user", USER]);
+        for lun in ["1", "2"] {
+            let disk = self.dir.path().join(format!("disk-{lun}"));
+            if !disk.exists() {
+                fs::File::create(&disk).and_then(|f| f.set_len(64 << 20)).expect("a disk");
+            }
+            let disk = disk.to_string_lossy().into_owned();
+            self.tell(&["--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", lun, "-b", &disk]);
+        }
+        self.tell(&["--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL"]);
+    }
+
+    fn try_tell(&self, arguments: &[&str]) -> bool {
+        let told = Command::new("tgtadm").args(["-C", &self.control, "--lld", "iscsi"]).args(arguments).output();
+        told.expect("run tgtadm").status.success()
+    }
+
+    #[track_caller]
+    fn tell(&self, arguments: &[&str]) {
+        assert!(
+            self.try_tell(arguments),
+            "tgtadm {arguments:?}: {:?}",
+            fs::read_to_string(self.dir.path().join("log"))
+        );
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// A pod's own volume, or what a persistent volume has.
+    fn volume(&self, lun: u32, more: &str) -> String {
+        format!(
+            "iscsi: {{targetPortal: '127.0.0.1:{}', iqn: '{IQN}', lun: {lun}, chapAuthSession: true, secretRef: {{name: chap}}{more}}}",
+            self.port
+        )
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.kill();
+        for file in [format!("socket.{}", self.control), format!("socket.{}.lock", self.control)] {
+            let _ = fs::remove_file(Path::new("/var/run/tgtd").join(file));
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
+}
+
+fn apply(instance: &Instance, manifest: &str) {
+    let applied = instance.kubectl_with(&["apply", "-f", "-"], manifest);
+    assert!(applied.status.success(), "{}", text(&applied.stderr));
+}
+
+fn chap(name: &str, user: &str, password: &str) -> String {
+    format!(
+        "
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: {name}}}
+type: kubernetes.io/iscsi-chap
+stringData: {{node.session.auth.username: {user}, node.session.auth.password: {password}}}
+"
+    )
+}
+
+/// A bound pair.
+fn pair(name: &str, mode: &str, volume: &str) -> String {
+    format!(
+        "
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {name}}}
+spec:
+  capacity: {{storage: 64Mi}}
+  accessModes: [ReadWriteOnce]
+  volumeMode: {mode}
+  storageClassName: ''
+  claimRef: {{namespace: default, name: {name}}}
+  {volume}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}}}
+spec:
+  accessModes: [ReadWriteOnce]
+  volumeMode: {mode}
+  storageClassName: ''
+  volumeName: {name}
+  resources: {{requests: {{storage: 64Mi}}}}
+"
+    )
+}
+
+fn pod(name: &str, uses: &str, volume: &str) -> String {
+    format!(
+        "
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  securityContext: {{fsGroup: 4711}}
+  containers:
+  - name: c
+    image: nginx:alpine
+    {uses}
+  volumes: [{{name: v, {volume}}}]
+"
+    )
+}
+
+fn claim(name: &str) -> String {
+    format!("persistentVolumeClaim: {{claimName: {name}}}")
+}
+
+const MOUNTED: &str = "volumeMounts: [{name: v, mountPath: /v}]";
+const INSIDE: &str = "volumeMounts: [{name: v, mountPath: /v, subPath: sub/dir}]";
+const DEVICE: &str = "volumeDevices: [{name: v, devicePath: /dev/data}]";
+
+fn ready(instance: &Instance, pods: &[&str]) {
+    for pod in pods {
+        instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
+    }
+}
+
+fn sh(instance: &Instance, pod: &str, script: &str) -> String {
+    instance.kubectl(&["exec", pod, "--", "sh", "-c", script])
+}
+
+fn delete(instance: &Instance, pods: &[&str]) {
+    let args = [&["delete", "pod", "--timeout=30s"], pods].concat();
+    instance.kubectl(&args);
+}
+
+/// Mounts, loop devices and processes that the node has for LUNs.
+fn traces(instance: &Instance) -> Vec<String> {
+    let data = instance.data_dir();
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let mut found: Vec<String> =
+        table.lines().filter(|l| l.contains(&data) && l.contains("iscsi")).map(String::from).collect();
+    for entry in fs::read_dir("/sys/block").expect("devices").flatten() {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        if file.starts_with(&data) && file.contains("iscsi") {
+            found.push(file);
+        }
+    }
+    found.extend(servers(&data).into_iter().map(|pid| format!("process {pid}")));
+    found
+}
+
+/// Processes that work in a LUN's directory.
+fn servers(data: &str) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").expect("processes").flatten();
+    let pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        cwd.to_string_lossy().starts_with(&format!("{data}/kubelet/plugins/kubernetes.io/iscsi"))
+    })
+    .collect()
+}
+
+#[test]
+fn luns_live_with_their_pods() {
+    // It goes last: what is not unmounted yet waits for it.
+    let mut target = Target::start();
+    let mut instance = Instance::start();
+    let all = [
+        chap("chap", USER, SECRET),
+        pair("files", "Filesystem", &target.volume(1, ", fsType: ext4")),
+        pair("block", "Block", &target.volume(2, "")),
+        pod("one", MOUNTED, &claim("files")),
+        pod("two", INSIDE, &claim("files")),
+        pod("raw", DEVICE, &claim("block")),
+        pod("own", MOUNTED, &target.volume(1, "")),
+    ];
+    apply(&instance, &all.concat());
+    ready(&instance, &["one", "two", "raw", "own"]);
+    sh(&instance, "one", "echo kept >/v/f; sync");
+    assert_eq!(sh(&instance, "own", "cat /v/f; stat -c %g /v"), "kept\n4711\n", "one disk, one filesystem");
+    sh(&instance, "two", "echo below >/v/f");
+    assert_eq!(sh(&instance, "one", "cat /v/sub/dir/f"), "below\n");
+    sh(&instance, "raw", "printf device | dd of=/dev/data conv=notrunc,fsync 2>/dev/null");
+    assert_eq!(sh(&instance, "raw", "blockdev --getsize64 /dev/data").trim(), (64 << 20).to_string());
+
+    // Nobody on the machine can read the secret off a process.
+    let data = instance.data_dir();
+    for pid in servers(&data) {
+        for file in ["cmdline", "environ"] {
+            let told = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let told = String::from_utf8_lossy(&told).into_owned();
+            assert!(!told.contains(SECRET) && !told.contains(USER), "{told}");
+        }
+    }
+    let grep = Command::new("grep").args(["-rl", SECRET, &format!("{data}/kubelet")]).output().expect("run grep");
+    assert_eq!(text(&grep.stdout), "", "files with the secret");
+
+    // Volumes outlive the daemon, and their target.
+    instance.end("KILL");
+    instance.up();
+    sh(&instance, "one", "echo again >>/v/f");
+    target.kill();
+    let mut writing = Command::new(common::kubectl());
+    writing.args(["--kubeconfig", &instance.kubeconfig(), "exec", "one", "--", "sh", "-c"]);
+    let mut writing =
+        writing.arg("echo late >>/v/f; sync /v/f; cat /v/f").stdout(Stdio::piped()).spawn().expect("exec");
+    target.up();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut writing.stdout.take().expect("piped"), &mut said).expect("read");
+    assert!(writing.wait().expect("wait").success());
+    assert_eq!(said, "kept\nagain\nlate\n");
+
+    delete(&instance, &["one", "two", "raw", "own"]);
+    assert_eq!(traces(&instance), [""; 0]);
+    let read_only =
+        [pod("reads", MOUNTED, &target.volume(1, ", readOnly: true")), pod("raw-reads", DEVICE, &claim("block"))];
+    apply(&instance, &read_only.concat());
+    ready(&instance, &["reads", "raw-reads"]);
+    assert_eq!(
+        sh(&instance, "reads", "cat /v/f; touch /v/new 2>/dev/null || echo refused"),
+        "kept\nagain\nlate\nrefused\n"
+    );
+    assert_eq!(sh(&instance, "raw-reads", "head -c 6 /dev/data"), "device");
+    // Its end is the end of a daemon that comes back without having seen it begin.
+    instance.end("KILL");
+    instance.up();
+    delete(&instance, &["reads", "raw-reads"]);
+    assert_eq!(traces(&instance), [""; 0]);
+}
+
+#[test]
+fn what_is_wrong_is_said_and_goes_when_it_is_mended() {
+    let target = Target::start();
+    let instance = Instance::start();
+    let closed = free_port();
+    apply(&instance, &[chap("chap", USER, SECRET), pod("first", MOUNTED, &target.volume(1, ""))].concat());
+    ready(&instance, &["first"]);
+    sh(&instance, "first", "echo kept >/v/f");
+    delete(&instance, &["first"]);
+    // As upstream's, the scheduler lets several pods have disks of one target only if all just read.
+    let right = target.volume(1, ", readOnly: true");
+    let with = |from: &str, to: &str| {
+        assert!(right.contains(from), "{from}");
+        right.replace(from, to)
+    };
+    let port = format!(":{}'", target.port);
+    let all = [
+        chap("wrong", USER, "some-other-secret"),
+        "---\n{apiVersion: v1, kind: Secret, metadata: {name: half}, stringData: {node.session.auth.username: u}}"
+            .into(),
+        pod("portal", MOUNTED, &with(&port, &format!(":{closed}'"))),
+        pod("text", MOUNTED, &with(&port, ":a b'")),
+        pod("iqn", MOUNTED, &with(":disks", ":none")),
+        pod("lun", MOUNTED, &with("lun: 1", "lun: 9")),
+        pod("login", MOUNTED, &with("name: chap", "name: wrong")),
+        pod("open", MOUNTED, &with("chapAuthSession: true, ", "")),
+        pod("absent", MOUNTED, &with("name: chap", "name: later")),
+        pod("half", MOUNTED, &with("name: chap", "name: half")),
+    ];
+    apply(&instance, &all.concat());
+    let iqn = format!("target {IQN:?}");
+    told(
+        &instance,
+        "portal",
+        &format!("portal 127.0.0.1:{closed} (iscsi.targetPortal, iscsi.portals) cannot be reached: Connection refused"),
+    );
+    told(&instance, "text", "iscsi.targetPortal \"127.0.0.1:a b\" cannot be used");
+    told(&instance, "iqn", "has no target \"iqn.2026-11.test.holdfast:none\" for this node (iscsi.iqn)");
+    told(&instance, "lun", "has no LUN 9 for this node (iscsi.lun)");
+    told(
+        &instance,
+        "login",
+        &format!("{iqn} at 127.0.0.1:{} refuses user or password of secret default/wrong", target.port),
+    );
+    told(&instance, "open", "wants CHAP (iscsi.chapAuthSession, iscsi.secretRef)");
+    told(&instance, "absent", "couldn't get secret default/later error: secrets \"later\" not found");
+    told(
+        &instance,
+        "half",
+        "secret default/half has no key node.session.auth.password, which iscsi.chapAuthSession needs",
+    );
+    delete(&instance, &["portal", "text", "iqn", "open", "half"]);
+
+    apply(&instance, &[chap("wrong", USER, SECRET), chap("later", USER, SECRET)].concat());
+    let disk = target.dir.path().join("disk-1").to_string_lossy().into_owned();
+    target.tell(&["--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "9", "-b", &disk]);
+    ready(&instance, &["login", "absent", "lun"]);
+    for pod in ["login", "absent", "lun"] {
+        assert_eq!(sh(&instance, pod, "cat /v/f"), "kept\n");
+    }
+    delete(&instance, &["login", "absent", "lun"]);
+    assert_eq!(traces(&instance), [""; 0]);
+}
