@@ -22,6 +22,8 @@ pub const ATTENDANT: &str = "holdfast-nfs";
 const THREADS: usize = 16;
 /// How far the kernel reads ahead, in KiB; its default is made for disks that are near.
 const READ_AHEAD_KIB: &str = "1024";
+/// Among those that the kernel kills when memory runs out, it comes after nearly all.
+const OUT_OF_MEMORY_LAST: &str = "-900";
 
 /// The arguments of an attendant: the connection to the kernel (a descriptor of `/dev/fuse` that it inherits), and where
 /// the mount is. The export comes on its standard input, as [`Export`] in JSON.
@@ -60,6 +62,8 @@ fn serve(connection: RawFd, at: &Path) -> io::Result<()> {
     let session = fuser::Session::from_fd(Face(Arc::clone(&mounted)), connection, config.acl, config)?;
     // It was not set before: nothing else runs yet.
     let _ = mounted.notifier.set(session.notifier());
+    // Its end would take the files of all the pod's programs along, and what they may still have to write. Best effort.
+    let _ = fs::write("/proc/self/oom_score_adj", OUT_OF_MEMORY_LAST);
     read_ahead(at);
     session.run()
 }

@@ -147,6 +147,12 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
         "kubectl get pods -A -o wide --field-selector spec.nodeName=",
     ),
     (
+        &[": nfs "],
+        "nfs-server",
+        "the server that the volume names does not answer, does not export the path to this node, or speaks another version",
+        "# what the message asks for: start the server, export the path to the node, or correct server, path or mountOptions",
+    ),
+    (
         &["wrong fs type", "bad superblock", "bad option", "unknown filesystem", "mount.nfs", "mount.cifs"],
         "mount-helper",
         "the program that mounts this file system is missing on the node, or the volume is not formatted as said",

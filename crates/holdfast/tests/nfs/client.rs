@@ -209,19 +209,24 @@ fn nothing_that_was_synced_is_lost_with_the_server() {
     let mut server = Server::up();
     let m = Mounted::new(&server, "");
     let data = pattern(6 << 20, 3);
-    let mut file = File::create(m.join("f")).expect("make");
-    file.write_all(&data[..3 << 20]).expect("write");
+    let (first, second) = data.split_at(3 << 20);
+    // In another process: starting a program from this one would sync its open files.
+    let target = format!("of={}", m.join("f").display());
+    let mut writer = Command::new("dd");
+    writer.args([&target, "bs=64k", "iflag=fullblock", "conv=fsync"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut writer = writer.spawn().expect("run dd");
+    let mut input = writer.stdin.take().expect("piped");
+    input.write_all(first).expect("feed dd");
+    let there = server.export().join("f");
+    until("the first half is on the server", || (fs::metadata(&there).ok()?.len() == first.len() as u64).then_some(()));
     server.kill();
     // As a crash of its machine would: what was not put on its disk is gone.
-    File::create(server.export().join("f")).expect("cut it on the server");
-    let writer = std::thread::spawn(move || {
-        file.write_all(&data[3 << 20..]).expect("write while the server is away");
-        file.sync_all().expect("fsync");
-        data
-    });
+    File::create(&there).expect("cut it on the server");
     server.start();
-    let data = writer.join().expect("the writer waits until the server is back");
-    assert!(fs::read(server.export().join("f")).expect("read on the server") == data);
+    input.write_all(second).expect("feed dd");
+    drop(input);
+    assert!(writer.wait().expect("wait for dd").success(), "fsync fails");
+    assert!(fs::read(&there).expect("read on the server") == data);
 }
 
 #[test]
@@ -236,7 +241,10 @@ fn who_is_killed_does_not_wait_for_the_server() {
         dd.args(["if=/dev/zero", "bs=1M", "count=1"]).stdout(open).stderr(Stdio::null());
         dd.spawn().expect("run dd")
     };
-    let stuck = || fs::read_to_string(format!("/proc/{}/stat", reader.id())).expect("stat").contains(") D ");
+    let stuck = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", reader.id())).expect("stat");
+        stat.contains("(dd) S ") || stat.contains("(dd) D ")
+    };
     until("it waits for the server", || stuck().then_some(()));
     reader.kill().expect("kill");
     reader.wait().expect("it ends");

@@ -1,6 +1,8 @@
 //! The same from a pod's side: manifests in, files and events out.
 use std::{fs, os::unix::fs::MetadataExt, time::Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{
     common::{Instance, text, told, until},
     server::{Server, attendants, mounts},
@@ -103,11 +105,7 @@ fn pods_share_an_export_and_outlive_the_daemon_and_the_server() {
     assert_eq!(numbers, Vec::from_iter(1..=numbers.len()), "a line is lost, or there twice");
     // An attendant that was killed is found out, and its volume mounted again, with the next start of its pod.
     for pid in attendants(&instance.dir.path().join("data")) {
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process"),
-            rustix::process::Signal::KILL,
-        )
-        .expect("kill the attendant");
+        kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::KILL).expect("kill the attendant");
     }
     instance.kubectl(&["delete", "pod", "--all", "--timeout=30s"]);
     is_clean(&instance);

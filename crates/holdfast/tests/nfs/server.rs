@@ -4,8 +4,11 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::SystemTime,
 };
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::common::until;
 
@@ -28,18 +31,23 @@ fn run(program: &str, args: &[&str]) {
     assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-fn signal(pid: &str, signal: &str) {
-    let _ = Command::new("kill").args([signal, "--", pid]).stderr(Stdio::null()).status();
+/// Sends a signal to a server with all its processes. Not by a program: starting one closes copies of all descriptors, which
+/// syncs what was written to them.
+fn signal(group: &Child, signal: Signal) {
+    let group = Pid::from_raw(group.id().cast_signed()).expect("a process");
+    kill_process_group(group, signal).expect("signal the server");
 }
 
 impl Server {
     /// The network and the directory; nothing listens yet.
     pub fn down() -> Self {
-        let id = std::process::id();
-        // Of the range for benchmarks, four addresses for each process of the tests.
-        let net = 0xc612_0000 | ((id % 0x7fff) << 2);
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let (process, nth) = (std::process::id(), SERVERS.fetch_add(1, Ordering::Relaxed));
+        let id = format!("{process}-{nth}");
+        // Of the range for benchmarks, four addresses for each server of the tests.
+        let net = 0xc612_0000 | (((process * 16 + nth) % 0x7fff) << 2);
         let (host, addr) = (Ipv4Addr::from(net | 1), Ipv4Addr::from(net | 2));
-        let (namespace, outer, inner) = (format!("hfnfs{id}"), format!("hfn{id}"), format!("hfm{id}"));
+        let (namespace, outer, inner) = (format!("hfnfs{id}"), format!("hn{id}"), format!("hm{id}"));
         let dir = tempfile::Builder::new().prefix("holdfast-nfs-").tempdir().expect("temporary directory");
         for name in ["export", "records"] {
             std::fs::create_dir(dir.path().join(name)).expect("make a directory");
@@ -101,15 +109,14 @@ impl Server {
     /// Kills it: what it has not put on its disk is lost to it.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            signal(&format!("-{}", child.id()), "-KILL");
+            signal(&child, Signal::KILL);
             child.wait().expect("wait for the server");
         }
     }
 
     /// Lets it answer nothing, or again.
     pub fn hang(&self, hang: bool) {
-        let pid = self.child.as_ref().expect("it runs").id();
-        signal(&format!("-{pid}"), if hang { "-STOP" } else { "-CONT" });
+        signal(self.child.as_ref().expect("it runs"), if hang { Signal::STOP } else { Signal::CONT });
     }
 }
 

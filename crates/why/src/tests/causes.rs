@@ -365,6 +365,11 @@ fn what_the_node_says() {
             "mount-timeout",
         ),
         ("MountVolume.SetUp failed for volume \"data\" : object \"ns\"/\"x\" not registered", "node-cache"),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : nfs s:/x cannot be mounted: the server has no such directory to \
+             export; correct the volume's nfs.path, or export it: No such file or directory (os error 2)",
+            "nfs-server",
+        ),
         ("MountVolume.SetUp failed for volume \"data\" : mount.nfs: access denied by server", "mount-helper"),
         (
             "MountVolume.NewMounter initialization failed for volume \"data\" : path \"/x\" does not exist",
