@@ -137,7 +137,7 @@ fn many_names_and_large_files_arrive_whole() {
     assert_eq!(names.len(), 3000);
     // Odd sizes at odd places, so that pieces never fit.
     let data = pattern((5 << 20) + 4321, 7);
-    let mut file =
+    let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(m.join("big")).expect("open");
     for (n, piece) in data.chunks(1_234_567).enumerate() {
         file.write_all_at(piece, (n * 1_234_567) as u64).expect("write");
