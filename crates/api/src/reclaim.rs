@@ -56,6 +56,10 @@ fn deletion(volume: &PersistentVolume, spec: &PersistentVolumeSpec) -> Result<Re
     if (!provisioner.is_empty() && !in_tree) || (provisioner.is_empty() && spec.csi.is_some()) {
         return Ok(Reclaim::Elsewhere);
     }
+    // Flocker's plugin deleted datasets, whoever had made them.
+    if spec.flocker.is_some() {
+        return Ok(Reclaim::Delete);
+    }
     if in_tree && provisioner != HOST_PATH_PLUGIN {
         return Err(format!("no volume plugin matched name: {provisioner}"));
     }
@@ -139,6 +143,7 @@ mod tests {
             ("Delete", host("/tmpfoo/x"), json!({}), not_tmp("/tmpfoo/x")),
             ("Delete", host("/srv/tmp/x"), json!({}), not_tmp("/srv/tmp/x")),
             ("Delete", csi, json!({}), Elsewhere),
+            ("Delete", json!({"flocker": {"datasetUUID": "u"}}), made_by("kubernetes.io/flocker"), Delete),
             (
                 "Delete",
                 json!({"nfs": {"server": "s", "path": "/"}}),

@@ -40,7 +40,7 @@ fn claimed(name: &str, id: &str) -> String {
     let spec = "accessModes: [ReadWriteOnce], storageClassName: \"\"";
     format!(
         "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {name}}}\n\
-         spec: {{{spec}, capacity: {{storage: 1Gi}}, flocker: {{datasetUUID: {id}}}}}\n---\n\
+         spec: {{{spec}, capacity: {{storage: 1Gi}}, persistentVolumeReclaimPolicy: Delete, flocker: {{datasetUUID: {id}}}}}\n---\n\
          apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\n\
          spec: {{{spec}, volumeName: {name}, resources: {{requests: {{storage: 1Gi}}}}}}\n---\n"
     )
@@ -132,6 +132,11 @@ fn datasets_come_to_the_node_and_stay_when_pods_go() {
     assert_eq!(mounted_below(instance.dir.path()), [""; 0]);
     let kept = fs::read_to_string(dir.path().join("flocker").join(&id).join("deep/f"));
     assert_eq!(kept.expect("it is still mounted"), "hi\n");
+    // The claim's volume says that its data goes with it.
+    service.up();
+    instance.kubectl(&["delete", "pvc", "db", "--timeout=30s"]);
+    until("the volume is gone", || instance.kubectl(&["get", "pv", "-o", "name"]).is_empty().then_some(()));
+    assert!(fake.asked().contains(&format!("DELETE /v1/configuration/datasets/{id}")));
     drop(service);
     assert_eq!(Arc::strong_count(&fake), 1, "the service has ended");
 }

@@ -7,9 +7,12 @@ use std::{
     sync::Arc,
 };
 
+use flocker::Control;
 use sys::{FakeSys, Sys, Tmpfs};
 use testkit::flocker::FakeFlocker;
-use volumes::{Cancel, FlockerVolume, Named, Ownership, PodVolumes, Ready, Resolved, Settings, Source, VolumeError};
+use volumes::{
+    Cancel, FlockerVolume, Named, Ownership, PodVolumes, Ready, Reclaiming, Resolved, Settings, Source, VolumeError,
+};
 
 struct World {
     sys: Arc<FakeSys>,
@@ -99,6 +102,20 @@ fn one_that_does_not_exist_is_made_if_that_is_wished() {
     w.volumes().tear_down("p").unwrap();
     // Nobody makes one of a UUID.
     w.refused(Named::Uuid("d5a2".into()), "datasetUUID='d5a2' can not be found");
+}
+
+#[test]
+fn a_released_one_is_deleted_if_its_volume_says_so() {
+    let w = World::new(true, "/flocker");
+    let (id, other) = (w.service.add("db"), w.service.add("other"));
+    let source = |dataset| Source::Flocker(FlockerVolume { dataset, read_only: false });
+    for _ in 0..2 {
+        w.volumes().reclaim(&source(Named::Uuid(id.clone())), Reclaiming::Delete).unwrap();
+    }
+    assert!(w.volumes().reclaim(&source(Named::Uuid(other.clone())), Reclaiming::Recycle).is_err());
+    let all = w.service.datasets(&|| false).unwrap();
+    let left: Vec<&str> = all.iter().filter(|d| !d.deleted).map(|d| d.dataset_id.as_str()).collect();
+    assert_eq!(left, [other]);
 }
 
 #[test]

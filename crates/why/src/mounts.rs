@@ -171,6 +171,18 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
         "# give the pods the same seLinuxOptions, or set seLinuxChangePolicy: Recursive",
     ),
     (
+        &["this node has no program", "this node has no GlusterFS client"],
+        "mount-helper",
+        "the program that mounts this volume is missing on the node",
+        "# install it on the node; the pod goes on by itself",
+    ),
+    (
+        &["Transport endpoint is not connected", "no server answered", "cannot be asked", "Connection refused"],
+        "storage-unreachable",
+        "the servers of the storage do not answer this node",
+        "# see that they run, and that this node reaches the addresses that the volume, or its Endpoints object, names",
+    ),
+    (
         &["no such file or directory", "does not exist", "No such file"],
         "path-missing",
         "the path does not exist on the node",

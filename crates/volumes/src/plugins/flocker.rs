@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::FlockerVolumeSource;
 use sys::{Bind, Handle, Propagation, Reach, ReadOnly};
 
 use crate::{
-    contract::{Machine, Ownership, Ready, Source, VolumePlugin},
+    contract::{Machine, Ownership, Ready, Reclaiming, Source, VolumePlugin},
     error::VolumeError,
     place::{PRIVATE, ensure_dir, failed},
     plugins::{DATA, is_marked, mark, mismatch, own, ready, tear_down_dir},
@@ -84,6 +84,16 @@ impl VolumePlugin for Flocker {
     fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
         tear_down_dir(dir, on.sys)
     }
+
+    fn reclaim(&self, source: &Source, how: Reclaiming, on: &Machine<'_>) -> Result<(), VolumeError> {
+        let Source::Flocker(source) = source else { return Err(mismatch(self)) };
+        match how {
+            Reclaiming::Delete => Asked { source, on }.delete(),
+            Reclaiming::Recycle => {
+                Err(VolumeError::Unsupported { kind: format!("{} with reclaim policy {how:?}", self.name()) })
+            }
+        }
+    }
 }
 
 /// What the control service is asked for one volume.
@@ -137,23 +147,32 @@ impl Asked<'_> {
         )))
     }
 
-    /// The dataset's UUID, and the node that it is to be on.
-    fn dataset(&self, node: &str) -> Result<(String, Option<String>), VolumeError> {
-        let label = match &self.source.dataset {
+    /// What the events about this dataset begin with.
+    fn label(&self) -> String {
+        match &self.source.dataset {
             Named::Uuid(id) => format!("the volume with datasetUUID='{id}' can not be found using flocker"),
             Named::Name(name) => {
                 format!("the datasetUUID for volume with datasetName='{name}' can not be found using flocker")
             }
-        };
-        let all = self.on.flocker.datasets(&self.cancelled()).map_err(refused(&label))?;
-        let wanted = |d: &&flocker::Dataset| match &self.source.dataset {
+        }
+    }
+
+    /// The dataset as it is to be, if there is one.
+    fn find(&self) -> Result<Option<flocker::Dataset>, VolumeError> {
+        let all = self.on.flocker.datasets(&self.cancelled()).map_err(refused(self.label()))?;
+        let wanted = |d: &flocker::Dataset| match &self.source.dataset {
             Named::Uuid(id) => d.dataset_id == *id,
             Named::Name(name) => d.name() == Some(name),
         };
-        let found = all.iter().filter(|d| !d.deleted).find(wanted);
-        if let Some(found) = found {
-            return Ok((found.dataset_id.clone(), found.primary.clone()));
+        Ok(all.into_iter().find(|d| !d.deleted && wanted(d)))
+    }
+
+    /// The dataset's UUID, and the node that it is to be on. It is made if that is wished.
+    fn dataset(&self, node: &str) -> Result<(String, Option<String>), VolumeError> {
+        if let Some(found) = self.find()? {
+            return Ok((found.dataset_id, found.primary));
         }
+        let label = self.label();
         match (&self.source.dataset, self.on.settings.flocker_create_bytes) {
             (Named::Name(name), Some(maximum_bytes)) => {
                 let new = NewDataset { name: name.clone(), primary: node.to_owned(), maximum_bytes };
@@ -167,6 +186,13 @@ impl Asked<'_> {
             ))),
             (Named::Uuid(_), _) => Err(wrong(format!("{label}: there is no such dataset; correct the volume"))),
         }
+    }
+
+    /// Has the dataset deleted, with all that is in it.
+    fn delete(&self) -> Result<(), VolumeError> {
+        let Some(found) = self.find()? else { return Ok(()) };
+        let why = format!("the dataset {} cannot be deleted", found.dataset_id);
+        self.on.flocker.delete(&found.dataset_id, &self.cancelled()).map_err(refused(why))
     }
 
     /// Waits until the dataset is here, and says where.

@@ -271,18 +271,20 @@ impl Client<'_> {
 
     /// Whether somebody serves what is mounted: the client mounts before it has found the volume's bricks.
     fn answers(&self, begun: Instant) -> Result<(), VolumeError> {
-        let (sys, path) = (self.on.sys, self.dir.join(DATA));
+        let sys = self.on.sys;
         let (tell, told) = channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let found = sys.open_at(self.top, Path::new(DATA), Reach::Plain).and_then(|at| sys.stat(&at));
                 // Nobody may listen any more.
-                drop(tell.send(found.map(drop)));
+                drop(tell.send(found.map(|stat| stat.mount_root)));
             });
             loop {
                 let given_up = match told.recv_timeout(LOOK) {
-                    Ok(Ok(())) => return Ok(()),
-                    Ok(Err(error)) => self.refused(&format!("{} cannot be read: {error}", path.display())),
+                    Ok(Ok(true)) => return Ok(()),
+                    // It mounts before it knows whether there is such a volume, and takes that back.
+                    Ok(Ok(false)) => self.refused("the client gave up"),
+                    Ok(Err(error)) => self.refused(&format!("no server, or no brick of the volume, answers: {error}")),
                     Err(RecvTimeoutError::Disconnected) => self.refused("its first look broke off"),
                     Err(RecvTimeoutError::Timeout) if self.on.cancel.is_cancelled() => VolumeError::Cancelled,
                     Err(RecvTimeoutError::Timeout) if begun.elapsed() >= WAIT => {

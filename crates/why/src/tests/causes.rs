@@ -376,6 +376,15 @@ fn what_the_node_says() {
             "path-missing",
         ),
         ("MountVolume.SetUp failed for volume \"data\" : conflicting SELinux labels of volume", "selinux-conflict"),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : mount failed: no server, or no brick of the volume, answers: \
+             Transport endpoint is not connected (os error 107)",
+            "storage-unreachable",
+        ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : no volume plugin matched: this node has no program /f/d for driver",
+            "mount-helper",
+        ),
         ("MountVolume.SetUp failed for volume \"data\" : oops", "mount-failed"),
     ] {
         let mut vague = event("Pod", "web", "FailedMount", summary);
