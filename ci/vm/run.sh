@@ -83,7 +83,7 @@ life() {
   # What the last case may take comes on top; a machine that still says nothing then hangs.
   "${machine[@]}" -append "$words hf.seconds=$((limit - SECONDS)) hf.cases=$1" </dev/null >"$work/report" 2>&1 &
   qemu=$!
-  timeout "$((limit + 150 - SECONDS))" tail -n +1 -f --pid=$qemu "$work/report" &
+  timeout "$((limit + 210 - SECONDS))" tail -n +1 -f --pid=$qemu "$work/report" &
   # Unlike a command in the foreground, this is interrupted by signals.
   wait $! || echo "vm: the machine hangs"
   kill -KILL $qemu 2>/dev/null || true
@@ -98,7 +98,7 @@ life() {
 
 # In the order of what is to be known most. After `reboot` the machine loses its power.
 cases=("$@")
-[ ${#cases[@]} -gt 0 ] || cases=(cgroup quota reboot quota-xfs scratch growth lvm)
+[ ${#cases[@]} -gt 0 ] || cases=(cgroup quota reboot quota-xfs scratch nfs growth lvm)
 echo "vm: $(cat "$cache/kernel"), ${accel%%,*}: ${cases[*]}"
 list=,$(IFS=,; echo "${cases[*]}")
 case "$list," in

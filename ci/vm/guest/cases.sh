@@ -13,7 +13,7 @@ for name in "$@"; do
     continue
   fi
   begin=$SECONDS log=/run/${name//\//-}.log
-  if timeout -k 5 120 bash ${verbose:+-x} "/holdfast/cases/$name.sh" >"$log" 2>&1; then
+  if timeout -k 5 180 bash ${verbose:+-x} "/holdfast/cases/$name.sh" >"$log" 2>&1; then
     echo "ok      $name ($((SECONDS - begin)) s)"
     [ -z "$verbose" ] || sed 's/^/    /' "$log"
   else

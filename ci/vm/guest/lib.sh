@@ -1,5 +1,7 @@
 # What cases share. A case fails with its first failing command.
 set -euo pipefail
+# With `bash -x`, seconds since the case began.
+PS4='+ ${SECONDS} s: '
 trap 'report $LINENO' ERR
 report() {
   trap - ERR
