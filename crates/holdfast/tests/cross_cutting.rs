@@ -255,7 +255,8 @@ fn groups_own_volumes(instance: &Instance) {
     ready(instance, "g3");
     assert_eq!(fs::metadata(&odd).expect("metadata").gid(), 2001);
     // All of it is that group's: another is shown it as its own, and nothing changes on the disk.
-    apply(instance, &pod("g4", "", mount, &spec(2004, "OnRootMismatch")));
+    let mapped = "annotations: {holdfast.dev/map-fs-group: \"true\"}";
+    apply(instance, &pod("g4", mapped, mount, &spec(2004, "OnRootMismatch")));
     ready(instance, "g4");
     let look =
         "stat -c '%g %a' /v /v/d19/99 | tr '\\n' ' '; echo new > /v/d3/new && cat /v/d3/3; stat -c %u:%g /v/d3/new";
@@ -297,6 +298,11 @@ fn secrets_stay_in_memory(instance: &Instance) {
         [fs::read(p.path().join("cmdline")).unwrap_or_default(), fs::read(p.path().join("environ")).unwrap_or_default()]
     });
     assert!(arguments.into_iter().all(|a| !text(&a).contains(canary)), "a process was given a secret");
+    // What containers are told, secrets of their environment too, only the node reads.
+    let containers = fs::read_dir(Path::new(&instance.data_dir()).join("runtime/containers")).expect("containers");
+    let records: Vec<_> = containers.flatten().map(|c| c.path().join("launch.json")).filter(|p| p.exists()).collect();
+    let modes = records.iter().map(|p| fs::metadata(p).map(|m| m.permissions().mode() & 0o777).unwrap_or(0o600));
+    assert!(!records.is_empty() && modes.into_iter().all(|mode| mode == 0o600));
     let data = instance.data_dir();
     let found = Command::new("grep")
         .args(["-rl", "--exclude-dir=store", "--exclude-dir=layers", "--devices=skip", canary])

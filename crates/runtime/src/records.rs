@@ -1,8 +1,11 @@
 //! The files of the runtime's directory, and how they are written so that a crash leaves the old or the new content.
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -27,7 +30,9 @@ pub(crate) const SHIM_LOG: &str = "shim.log";
 pub(crate) fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let context = |e: io::Error| io::Error::new(e.kind(), format!("write {}: {e}", path.display()));
-    let mut file = File::create(&temporary).map_err(context)?;
+    // A container's environment may have secrets.
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    let mut file = opened.map_err(context)?;
     file.write_all(&serde_json::to_vec(value)?).map_err(context)?;
     if durable {
         file.sync_data().map_err(context)?;

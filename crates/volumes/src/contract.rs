@@ -136,6 +136,8 @@ pub struct Ownership {
     pub fs_group: Option<u32>,
     /// `fsGroupChangePolicy: OnRootMismatch`.
     pub on_root_mismatch: bool,
+    /// With it, a volume that was given to another group whole need only be shown as this one's, rights as they are.
+    pub mapped: bool,
     /// Counts the files that were given to the group, while that goes on.
     pub given: Arc<AtomicU64>,
 }

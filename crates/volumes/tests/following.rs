@@ -81,7 +81,7 @@ fn another_group_is_shown_a_volume_that_was_given_whole() {
     let resolved = Resolved { source, read_only: false, mount_options: Vec::new() };
     let group_of = |path: &str| fake.stat(&fake.open(Path::new(path)).unwrap()).unwrap().gid;
     let set_up = |pod: &str, gid, on_root_mismatch| {
-        let own = Ownership { fs_group: Some(gid), on_root_mismatch, ..Ownership::default() };
+        let own = Ownership { fs_group: Some(gid), on_root_mismatch, mapped: true, ..Ownership::default() };
         volumes.set_up(pod, "v", &resolved, &own).unwrap().group_map
     };
     assert_eq!(set_up("a", 10, true), None);
@@ -95,6 +95,10 @@ fn another_group_is_shown_a_volume_that_was_given_whole() {
     assert_eq!(set_up("d", 30, false), None);
     assert_eq!(group_of("/disk/deep/file"), 30);
     assert_eq!(set_up("e", 20, true), Some(GroupMap { from: 30, to: 20 }));
+    // Nor does one that does not ask for this.
+    let own = Ownership { fs_group: Some(20), on_root_mismatch: true, ..Ownership::default() };
+    assert_eq!(volumes.set_up("g", "v", &resolved, &own).unwrap().group_map, None);
+    assert_eq!(group_of("/disk/deep/file"), 20);
     // Somebody else's group at the top: what was noted does not count.
     fake.set_owner(&fake.open(Path::new("/disk")).unwrap(), None, Some(7)).unwrap();
     assert_eq!(set_up("f", 40, true), None);

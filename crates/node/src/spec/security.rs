@@ -81,13 +81,18 @@ pub fn pod_label(pod: &Pod) -> String {
 
 /// The ownership that the pod wants on its volumes.
 pub fn ownership(pod: &Pod) -> Ownership {
+    let annotations = pod.metadata.annotations.as_ref();
     let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     Ownership {
         fs_group: context.and_then(|c| c.fs_group).and_then(|g| u32::try_from(g).ok()),
         on_root_mismatch: context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch"),
+        mapped: annotations.and_then(|a| a.get(MAP_FS_GROUP)).is_some_and(|v| v == "true"),
         ..Ownership::default()
     }
 }
+
+/// A pod's annotation: with `OnRootMismatch`, volumes that were given to another group whole are shown as the pod's.
+const MAP_FS_GROUP: &str = "holdfast.dev/map-fs-group";
 
 #[cfg(test)]
 mod tests {

@@ -129,9 +129,9 @@ fn own(sys: &dyn Sys, top: &Handle, path: &Path, own: &Ownership, read_only: boo
 }
 
 /// As which group the containers of a pod can see a volume, all of which was given to another group before, so that nothing
-/// has to be changed. For pods that do not want each file looked at.
+/// has to be changed. For pods that ask for it: rights that files have got since are not mended.
 fn shown_group(sys: &dyn Sys, top: &Handle, path: &Path, own: &Ownership) -> Result<Option<GroupMap>, VolumeError> {
-    let Some(to) = own.fs_group.filter(|_| own.on_root_mismatch) else { return Ok(None) };
+    let Some(to) = own.fs_group.filter(|_| own.on_root_mismatch && own.mapped) else { return Ok(None) };
     let Some(from) = sys.given_to(top).map_err(failed("read", path))? else { return Ok(None) };
     let stat = sys.stat(top).map_err(failed("read", path))?;
     Ok((from != to && belongs(&stat, from, false)).then_some(GroupMap { from, to }))

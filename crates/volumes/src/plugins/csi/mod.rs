@@ -163,7 +163,7 @@ fn set_up(source: &CsiSource, owner: &Ownership, dir: &Path, on: &Machine<'_>) -
 
 /// With the group that containers see it as, where that is not its own.
 fn seen(ready: Ready, source: &CsiSource, owner: &Ownership, on: &Machine<'_>) -> Result<Ready, VolumeError> {
-    if ready.device || !source.takes_group() || owner.fs_group.is_none() || !owner.on_root_mismatch {
+    if ready.device || !source.takes_group() || !owner.mapped {
         return Ok(ready);
     }
     let data = on.sys.open(&ready.host_path).map_err(failed("open", &ready.host_path))?;
