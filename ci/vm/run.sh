@@ -98,7 +98,7 @@ life() {
 
 # In the order of what is to be known most. After `reboot` the machine loses its power.
 cases=("$@")
-[ ${#cases[@]} -gt 0 ] || cases=(cgroup quota reboot quota-xfs scratch nfs growth lvm)
+[ ${#cases[@]} -gt 0 ] || cases=(cgroup quota reboot nfs iscsi quota-xfs scratch growth lvm)
 echo "vm: $(cat "$cache/kernel"), ${accel%%,*}: ${cases[*]}"
 list=,$(IFS=,; echo "${cases[*]}")
 case "$list," in
