@@ -147,9 +147,10 @@ pub(crate) fn detach(device: &Path) -> io::Result<()> {
     for _ in 0..DETACH_LOOKS {
         match loop_status(device) {
             Ok(None) => return Ok(()),
+            Ok(Some(_)) => {}
             // It has a file yet, whose filesystem does not answer any more.
             Err(e) if matches!(e.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOTCONN | Errno::IO)) => {}
-            other => drop(other?),
+            Err(e) => return Err(e),
         }
         std::thread::sleep(DETACH_WAIT);
     }

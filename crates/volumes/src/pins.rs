@@ -51,7 +51,7 @@ impl PodVolumes {
         sub_path: Option<&str>,
     ) -> Result<PathBuf, VolumeError> {
         // Slave: later mounts of the node show up, and unmounting here can never unmount anything there.
-        self.mount_path_of(pod_uid, container, index, ready, sub_path, Propagation::Slave)
+        self.mount_path_of((pod_uid, container, index), ready, sub_path, Propagation::Slave)
     }
 
     /// As [`PodVolumes::mount_path`] for a container whose mounts in there are to reach the host: the volume is on a shared
@@ -67,14 +67,12 @@ impl PodVolumes {
         ready: &Ready,
         sub_path: Option<&str>,
     ) -> Result<PathBuf, VolumeError> {
-        self.mount_path_of(pod_uid, container, index, ready, sub_path, Propagation::Inherit)
+        self.mount_path_of((pod_uid, container, index), ready, sub_path, Propagation::Inherit)
     }
 
     fn mount_path_of(
         &self,
-        pod_uid: &str,
-        container: &str,
-        index: usize,
+        place: (&str, &str, usize),
         ready: &Ready,
         sub_path: Option<&str>,
         propagation: Propagation,
@@ -83,8 +81,7 @@ impl PodVolumes {
         if inside.as_os_str().is_empty() {
             return Ok(ready.host_path.clone());
         }
-        let place = (pod_uid, container, index);
-        self.one_at_a_time(pod_uid, ready, || self.pin_sub_path(place, ready, &inside, propagation))
+        self.one_at_a_time(place.0, ready, || self.pin_sub_path(place, ready, &inside, propagation))
     }
 
     fn one_at_a_time<T>(&self, pod_uid: &str, ready: &Ready, act: impl FnOnce() -> T) -> T {

@@ -221,7 +221,8 @@ mod tests {
         let nodes = Nodes::new(fh(0));
         let node = nodes.remember(fh(1), &attr(2));
         let who = Credential::unix(0, 0, &[]);
-        (nodes.opened(&node), nodes.opened(&node));
+        nodes.opened(&node);
+        nodes.opened(&node);
         node.state.lock().hidden = Some(Hidden { dir: fh(0), name: ".nfs1".into(), who });
         assert!(nodes.closed(&node).is_none());
         assert_eq!(nodes.closed(&node).map(|h| h.name), Some(".nfs1".into()));

@@ -127,6 +127,8 @@ pass_on! { Sys:
         probe_device(device: &Handle) -> io::Result<Device>;
         mounts_below(dir: &Handle) -> io::Result<Vec<PathBuf>>;
         room(at: &Handle) -> io::Result<Space>;
+        given_to(at: &Handle) -> io::Result<Option<u32>>;
+        loop_of(file: &Handle) -> io::Result<Option<PathBuf>>;
         attendant(dir: &Handle, name: &OsStr) -> io::Result<Option<u32>>;
     }
     faulty {
@@ -152,6 +154,12 @@ pass_on! { Sys:
         run(program: &Program<'_>, bounds: &Bounds, cancelled: &dyn Fn() -> bool) -> io::Result<Ran>;
         start(program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()>;
         end(dir: &Handle, name: &OsStr) -> io::Result<()>;
+        write_setting(file: &Handle, data: &[u8]) -> io::Result<()>;
+        note_given(at: &Handle, gid: Option<u32>) -> io::Result<()>;
+        attach_loop(file: &Handle, access: Access) -> io::Result<PathBuf>;
+        refresh_loop(device: &Path) -> io::Result<()>;
+        detach_loop(device: &Path) -> io::Result<()>;
+        isolate(at: &Handle) -> io::Result<()>;
     }
 }
 

@@ -254,22 +254,4 @@ mod tests {
         assert!(is(&failed, Errno::IO), "{failed}");
         assert_ne!(fake.stat(&top).expect("stat").gid, 4242);
     }
-
-    /// How long a large tree takes: `cargo test -p sys --release -- --ignored --nocapture group_of_many`.
-    #[test]
-    #[ignore = "a measurement; HOLDFAST_FILES says of how many files, TMPDIR where"]
-    fn group_of_many_files() {
-        let files = std::env::var("HOLDFAST_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
-        for (what, shape) in
-            [("one directory", vec![(0, files)]), ("directories of 1000", vec![(0, 1000); files / 1000])]
-        {
-            let scratch = tree(&shape);
-            let top = RealSys.open(scratch.path()).expect("open");
-            for (pass, gid) in [("all change", 4242), ("none changes", 4242), ("group changes", 4243)] {
-                let start = std::time::Instant::now();
-                give_to_group(&RealSys, &top, gid, false, &AtomicU64::new(0)).expect("give");
-                println!("{files} files, {what}, {pass}: {:?}", start.elapsed());
-            }
-        }
-    }
 }

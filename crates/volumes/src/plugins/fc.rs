@@ -86,9 +86,10 @@ fn find(source: &FcSource, sys: &dyn Sys) -> Result<PathBuf, VolumeError> {
 /// Looks among the links that the device manager makes.
 fn look(source: &FcSource, sys: &dyn Sys) -> Result<Option<String>, VolumeError> {
     let mut single = None;
-    let (dir, wanted): (&Path, Vec<Box<dyn Fn(&str) -> bool>>) = match &source.disk {
+    type Test = Box<dyn Fn(&str) -> bool>;
+    let (dir, wanted): (&Path, Vec<Test>) = match &source.disk {
         FcDisk::Lun { ports, lun } => {
-            let is = |port: &String| -> Box<dyn Fn(&str) -> bool> {
+            let is = |port: &String| -> Test {
                 let tail = format!("fc-0x{port}-lun-{lun}");
                 Box::new(move |name| {
                     let before = name.to_lowercase();
@@ -99,7 +100,7 @@ fn look(source: &FcSource, sys: &dyn Sys) -> Result<Option<String>, VolumeError>
             (Path::new("/dev/disk/by-path"), ports.iter().map(is).collect())
         }
         FcDisk::Ids(ids) => {
-            let is = |id: &String| -> Box<dyn Fn(&str) -> bool> {
+            let is = |id: &String| -> Test {
                 let link = format!("scsi-{id}");
                 Box::new(move |name| name == link)
             };

@@ -82,13 +82,16 @@ fn mark(sys: &dyn Sys, top: &Handle, dir: &Path) -> Result<(), VolumeError> {
     }
 }
 
+/// Mounts a filesystem on a directory.
+type MountOn<'a> = dyn Fn(&Handle) -> io::Result<()> + 'a;
+
 /// Makes `data`, open to everybody as upstream's volumes are, with a filesystem of its own mounted there if asked.
 /// Returns it and whether it is new.
 fn data_dir(
     sys: &dyn Sys,
     top: &Handle,
     dir: &Path,
-    mount: Option<&dyn Fn(&Handle) -> io::Result<()>>,
+    mount: Option<&MountOn<'_>>,
 ) -> Result<(Handle, bool), VolumeError> {
     let (name, path) = (OsStr::new(DATA), dir.join(DATA));
     let data = ensure_dir(sys, top, name, 0o777).map_err(failed("create", &path))?;
