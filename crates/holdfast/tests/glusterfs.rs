@@ -224,6 +224,6 @@ fn pods_share_a_volume_of_a_server() {
     assert_eq!(sh(&instance, "late", "cat /d/deep/g"), "shared\n");
     instance.kubectl(&["delete", "pods", "--all", "--timeout=30s"]);
     assert_eq!(mounted_below(instance.dir.path()), [""; 0]);
-    assert_eq!(clients(instance.dir.path()), [PathBuf::new(); 0]);
+    assert!(clients(instance.dir.path()).is_empty());
     assert_eq!(fs::read_to_string(server.dir.path().join("brick/deep/g")).expect("kept"), "shared\n");
 }

@@ -1,7 +1,6 @@
 //! Volumes of images and artifacts: pulled as a container's image is, read-only, shared, and gone with the pod.
 mod common;
 #[path = "../../images/tests/common/mod.rs"]
-#[allow(dead_code, reason = "a part is used")]
 mod made;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,7 +1,7 @@
 //! Mounts an export as a pod's volume would be, uses it, and unmounts it: `mount_nfs SERVER PATH [OPTION...]`.
 //!
 //! For machines on which nothing else of this program runs. By which client, and with which version, is what it prints.
-use std::{error::Error, fs, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{error::Error, fs, path::Path, process::ExitCode, sync::Arc};
 
 use volumes::{NfsSource, Ownership, PodVolumes, Resolved, Source};
 
@@ -42,7 +42,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     used
 }
 
-fn use_it(at: &PathBuf) -> Result<(), Box<dyn Error>> {
+fn use_it(at: &Path) -> Result<(), Box<dyn Error>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let point = format!(" {} ", at.display());
     let line = table.lines().find(|l| l.contains(&point)).ok_or("it is not mounted")?;

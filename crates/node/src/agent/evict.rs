@@ -56,10 +56,7 @@ async fn over_limit(shared: &Arc<Shared>, view: &View) -> Option<String> {
             return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {text:?}. ", volume.name));
         }
     }
-    let whole = limits(spec).get(STORAGE).copied();
-    if whole.is_none() {
-        return None;
-    }
+    limits(spec).get(STORAGE)?;
     let (shared, looked) = (shared.clone(), view.clone());
     let measured = tokio::task::spawn_blocking(move || scratch::measure(&shared, &looked)).await;
     too_much(spec, &measured.ok()?.ok()?)
