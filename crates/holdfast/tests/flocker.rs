@@ -138,5 +138,6 @@ fn datasets_come_to_the_node_and_stay_when_pods_go() {
     until("the volume is gone", || instance.kubectl(&["get", "pv", "-o", "name"]).is_empty().then_some(()));
     assert!(fake.asked().contains(&format!("DELETE /v1/configuration/datasets/{id}")));
     drop(service);
-    assert_eq!(Arc::strong_count(&fake), 1, "the service has ended");
+    // A connection may be on its last words.
+    until("the service has ended", || (Arc::strong_count(&fake) == 1).then_some(()));
 }
