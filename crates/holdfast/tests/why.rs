@@ -951,18 +951,53 @@ fn two_pods(p: &Place, dir: &Path) {
     is_ready(p, "second");
 }
 
-/// Files enough to be given to a group for longer than it takes to be asked about.
-fn many_files(p: &Place) {
-    let dir = tempfile::Builder::new().prefix("holdfast-test-").tempdir_in("/dev/shm").unwrap();
-    let first = dir.path().join("first");
-    std::fs::write(&first, "").unwrap();
-    for i in 0..250 {
-        let below = dir.path().join(i.to_string());
-        std::fs::create_dir(&below).unwrap();
-        (0..1000).for_each(|j| std::fs::hard_link(&first, below.join(j.to_string())).unwrap());
+/// A filesystem in a file that takes no change while this is held: who changes one waits.
+struct Frozen {
+    dir: tempfile::TempDir,
+}
+
+impl Frozen {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("holdfast-test-").tempdir().unwrap();
+        let image = dir.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let frozen = Self { dir };
+        std::fs::create_dir(frozen.top()).unwrap();
+        frozen.tool("mkfs.ext4", &["-q", "-F", &image.to_string_lossy()]);
+        frozen.tool("mount", &["-o", "loop", &image.to_string_lossy(), &frozen.top().to_string_lossy()]);
+        std::fs::write(frozen.top().join("f"), "").unwrap();
+        frozen.tool("fsfreeze", &["--freeze", &frozen.top().to_string_lossy()]);
+        frozen
     }
+
+    fn top(&self) -> std::path::PathBuf {
+        self.dir.path().join("top")
+    }
+
+    fn tool(&self, program: &str, args: &[&str]) {
+        let ran = std::process::Command::new(program).args(args).output().unwrap();
+        assert!(ran.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+
+    fn thaw(&self) {
+        self.tool("fsfreeze", &["--unfreeze", &self.top().to_string_lossy()]);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Thawed already, unless the test failed.
+        for (program, args) in [("fsfreeze", &["--unfreeze"][..]), ("umount", &["--lazy"])] {
+            let _ = std::process::Command::new(program).args(args).arg(self.top()).output();
+        }
+    }
+}
+
+/// Files whose change of group takes as long as the test wants.
+fn slow_files(p: &Place) {
+    let frozen = Frozen::new();
     let here = p.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
-    let local = merged(on_node(&here), json!({"hostPath": null, "local": {"path": dir.path()}}));
+    let local = merged(on_node(&here), json!({"hostPath": null, "local": {"path": frozen.top()}}));
     let source = json!({"persistentVolumeClaim": {"claimName": "many"}});
     let group = json!({"securityContext": {"fsGroup": 2000}});
     p.apply(&[
@@ -971,6 +1006,7 @@ fn many_files(p: &Place) {
         with_volume("many", "sleep 999", source, group),
     ]);
     p.says("pod/many", "ownership-change", "waiting", &["Setting volume ownership", "files.", "OnRootMismatch"]);
+    frozen.thaw();
     is_ready(p, "many");
     p.kubectl(&["delete", "pod", "many"]);
 }
@@ -999,7 +1035,7 @@ fn causes_on_a_node() {
     let dir = tempfile::Builder::new().prefix("holdfast-test-").tempdir().unwrap();
     std::thread::scope(|scope| {
         let (place, dir) = (&place, dir.path());
-        scope.spawn(move || many_files(place));
+        scope.spawn(move || slow_files(place));
         scope.spawn(move || wrong_type(place, dir));
         scope.spawn(move || may_not_write(place, dir));
         scope.spawn(move || two_pods(place, dir));

@@ -550,7 +550,7 @@ fn errors_say_what_to_do_next() {
         assert_eq!(next(json!({"secret": {"secretName": name}})), Next::WaitForObject);
         assert_eq!(next(json!({"persistentVolumeClaim": {"claimName": name}})), Next::WaitForObject);
     }
-    assert_eq!(next(json!({"nfs": {"server": "s", "path": "/"}})), Next::GiveUp);
+    assert_eq!(next(json!({"hostPath": {"path": "/a/../b"}})), Next::GiveUp);
     let both = json!({"projected": {"sources": [{"configMap": {"name": "none"}}, {"secret": {"name": "none"}}]}});
     assert_eq!(next(both), Next::WaitForObject);
 }

@@ -25,6 +25,7 @@ use std::{
     ffi::OsStr,
     io::{self, ErrorKind},
     path::Path,
+    sync::atomic::Ordering,
 };
 
 use sys::{Handle, Reach, Stat, Sys, Tmpfs, Unmount, tree};
@@ -125,6 +126,8 @@ fn own(sys: &dyn Sys, top: &Handle, path: &Path, own: &Ownership, read_only: boo
         return Ok(());
     }
     let change = |errno| failed("change the group of", path)(errno);
+    // The top is one of them, and counts from the beginning: where the filesystem answers nothing, that is told too.
+    own.given.fetch_add(1, Ordering::Relaxed);
     // While it goes on, the tree is nobody's.
     sys.note_given(top, None).map_err(change)?;
     tree::give_to_group(sys, top, gid, read_only, &own.given).map_err(change)?;
