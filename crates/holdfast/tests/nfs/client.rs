@@ -222,6 +222,8 @@ fn nothing_that_was_synced_is_lost_with_the_server() {
     server.kill();
     // As a crash of its machine would: what was not put on its disk is gone.
     File::create(&there).expect("cut it on the server");
+    // This server's verifier, by which clients learn of a new life, is the second in which it starts.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     server.start();
     input.write_all(second).expect("feed dd");
     drop(input);
