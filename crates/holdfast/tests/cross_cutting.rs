@@ -9,12 +9,7 @@ use std::{
     process::Command,
 };
 
-use common::{Instance, text, told, until};
-
-fn apply(instance: &Instance, objects: &str) {
-    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-}
+use common::{Instance, apply, ready, text, told, until};
 
 /// A pod with one container `c`, which ends when `/tmp/end` is there: flow text for its metadata beside the name, its container and its spec.
 fn pod(name: &str, metadata: &str, container: &str, spec: &str) -> String {
@@ -22,10 +17,6 @@ fn pod(name: &str, metadata: &str, container: &str, spec: &str) -> String {
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, {metadata}}}\nspec:\n  terminationGracePeriodSeconds: 0\n{spec}\n  \
          containers:\n  - {{name: c, image: \"hfbox:1\", command: [sh, -c, \"until test -e /tmp/end; do sleep 0.1; done\"], {container}}}\n---\n"
     )
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
 
 fn sh(instance: &Instance, pod: &str, script: &str) -> String {

@@ -3,7 +3,7 @@ mod common;
 
 use std::{fs, path::PathBuf};
 
-use common::{Instance, text, told, until};
+use common::{Instance, apply, ready, text, told, until};
 
 /// A pod with one container `c`, and flow text for its mounts, its volumes, and the rest of its spec.
 fn pod(name: &str, command: &str, mounts: &str, volumes: &str, spec: &str) -> String {
@@ -12,15 +12,6 @@ fn pod(name: &str, command: &str, mounts: &str, volumes: &str, spec: &str) -> St
          containers:\n  - {{name: c, image: \"hfbox:1\", command: [sh, -c, \"{command}\"], volumeMounts: [{mounts}]}}\n  \
          volumes: [{volumes}]\n---\n"
     )
-}
-
-fn apply(instance: &Instance, objects: &str) {
-    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
 
 /// Runs a command in a pod: what it said, and whether it succeeded.

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use common::{Instance, text, told, until};
+use common::{Instance, apply, mounted_below, ready, sh, text, told, until};
 
 /// Directories and a log for drivers, which go with it.
 struct Vendor {
@@ -92,26 +92,6 @@ fn claimed(name: &str, driver: &str) -> String {
          apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\n\
          spec: {{{spec}, volumeName: {name}, resources: {{requests: {{storage: 1Gi}}}}}}\n---\n"
     )
-}
-
-fn apply(instance: &Instance, objects: &str) {
-    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
-}
-
-fn sh(instance: &Instance, pod: &str, script: &str) -> String {
-    let out = instance.kubectl_with(&["exec", pod, "--", "sh", "-c", script], "");
-    text(&out.stdout) + &text(&out.stderr)
-}
-
-fn mounted_below(dir: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.filter(|p| Path::new(p).starts_with(dir)).map(str::to_owned).collect()
 }
 
 fn start(vendor: &Vendor, more: &[&str]) -> Instance {

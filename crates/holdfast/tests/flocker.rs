@@ -1,14 +1,9 @@
 //! `flocker` volumes in real pods, from a control service that is served as Flocker's is.
 mod common;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, process::Command, sync::Arc};
 
-use common::{Instance, text, told, until};
+use common::{Instance, apply, mounted_below, ready, sh, told, until};
 use testkit::flocker::{FakeFlocker, FlockerService};
 
 /// A directory in which Flocker's agent mounts datasets.
@@ -44,26 +39,6 @@ fn claimed(name: &str, id: &str) -> String {
          apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\n\
          spec: {{{spec}, volumeName: {name}, resources: {{requests: {{storage: 1Gi}}}}}}\n---\n"
     )
-}
-
-fn apply(instance: &Instance, objects: &str) {
-    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
-}
-
-fn sh(instance: &Instance, pod: &str, script: &str) -> String {
-    let out = instance.kubectl_with(&["exec", pod, "--", "sh", "-c", script], "");
-    text(&out.stdout) + &text(&out.stderr)
-}
-
-fn mounted_below(dir: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.filter(|p| Path::new(p).starts_with(dir)).map(str::to_owned).collect()
 }
 
 /// The address that a node of this machine has.

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use common::{Instance, text, told, until};
+use common::{Instance, apply, mounted_below, ready, sh, text, told, until};
 
 fn run(program: &str, args: &[&str]) -> Output {
     Command::new(program).args(args).stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("run {program}: {e}"))
@@ -137,20 +137,6 @@ fn endpoints(name: &str, namespace: &str, address: &str) -> String {
     )
 }
 
-fn apply(instance: &Instance, objects: &str) {
-    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
-}
-
-fn sh(instance: &Instance, pod: &str, script: &str) -> String {
-    let out = instance.kubectl_with(&["exec", pod, "--", "sh", "-c", script], "");
-    text(&out.stdout) + &text(&out.stderr)
-}
-
 /// The clients whose volume is below a directory.
 fn clients(below: &Path) -> Vec<PathBuf> {
     let all = fs::read_dir("/proc").expect("read").filter_map(|entry| Some(entry.ok()?.path()));
@@ -161,12 +147,6 @@ fn clients(below: &Path) -> Vec<PathBuf> {
         line.contains("glusterfs\0--no-daemon") && line.contains(&words)
     };
     all.filter(ours).collect()
-}
-
-fn mounted_below(dir: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.filter(|p| Path::new(p).starts_with(dir)).map(str::to_owned).collect()
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod made;
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::Engine;
-use common::{Instance, text, told, until};
+use common::{Instance, ready, text, told, until};
 use made::{
     Made, dir, file, gzip, image, layer,
     registry::{Login, Registry},
@@ -29,10 +29,6 @@ fn apply(instance: &Instance, objects: &[Value]) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     let output = instance.kubectl_with(&["apply", "-f", "-"], &list.to_string());
     assert!(output.status.success(), "{}", text(&output.stderr));
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
 
 /// What a command in a pod says, good or bad.

@@ -6,7 +6,7 @@ mod made;
 use std::{fs, io::Read, path::Path, sync::Arc};
 
 use base64::Engine;
-use common::{Instance, text, until};
+use common::{Instance, ready, text, until};
 use made::{
     Entry, Made, dir, file, gzip, image, index, layer, oci_parts,
     registry::{Login, Registry},
@@ -76,10 +76,6 @@ fn apply(instance: &Instance, objects: &[Value]) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     let output = instance.kubectl_with(&["apply", "-f", "-"], &list.to_string());
     assert!(output.status.success(), "{}", text(&output.stderr));
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
 
 /// Part of a pod, as jsonpath says it.

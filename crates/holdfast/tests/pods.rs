@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Instance, kubectl, text, told, until};
+use common::{Instance, apply, kubectl, ready, text, told, until};
 
 /// A pod named `$1` with one container `c`: JSON or YAML flow text for the container, and for the rest of the pod's spec.
 fn pod(name: &str, container: &str, spec: &str) -> String {
@@ -18,15 +18,6 @@ fn pod(name: &str, container: &str, spec: &str) -> String {
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n{spec}\n  \
          containers:\n  - {{name: c, image: \"hfbox:1\", {container}}}\n---\n"
     )
-}
-
-fn apply(instance: &Instance, objects: &str) {
-    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
 
 fn field(instance: &Instance, name: &str, path: &str) -> String {

@@ -1,7 +1,7 @@
 //! Manifests of clouds on this machine: `up --stand-in`, `disk`, and in-tree names all the way to a mounted file.
 mod common;
 
-use common::{Instance, text, told, until};
+use common::{Instance, ready, text, told, until};
 
 fn apply(instance: &Instance, manifest: &str) {
     let applied = instance.kubectl_with(&["apply", "-f", "-"], manifest);
@@ -14,10 +14,6 @@ fn pod(name: &str, volume: &str) -> String {
          [{{name: c, image: 'hfbox:1', command: [sh, -c, 'echo kept >> /data/file; trap exit TERM; sleep 1000 & wait'], volumeMounts: \
          [{{name: d, mountPath: /data}}]}}]\n  volumes: [{{name: d, {volume}}}]\n"
     )
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
 
 fn disks(instance: &Instance) -> String {

@@ -6,12 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{Instance, root, text, told, until};
-
-fn apply(instance: &Instance, objects: &str) {
-    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
-    assert!(out.status.success(), "{}", text(&out.stderr));
-}
+use common::{Instance, apply, ready, root, text, told, until};
 
 /// A volume and a claim that gets it, both named `name`.
 fn claim(name: &str, size: &str, volume: &str) -> String {
@@ -32,10 +27,6 @@ fn pod(name: &str, claim: &str, node: &str) -> String {
          nodeName: {node}\n  containers:\n  - {{name: c, image: \"hfbox:1\", command: [sleep, \"999\"], \
          volumeMounts: [{{name: d, mountPath: /d}}]}}\n  volumes: [{{name: d, persistentVolumeClaim: {{claimName: {claim}}}}}]\n---\n"
     )
-}
-
-fn ready(instance: &Instance, name: &str) {
-    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
 
 fn field(instance: &Instance, object: &str, path: &str) -> String {

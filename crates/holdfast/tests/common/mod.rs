@@ -204,3 +204,27 @@ pub fn told(instance: &Instance, name: &str, words: &str) {
         all.contains(words).then_some(())
     });
 }
+
+/// Applies objects as text.
+pub fn apply(instance: &Instance, objects: &str) {
+    let out = instance.kubectl_with(&["apply", "-f", "-"], objects);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+}
+
+/// Waits until a pod is ready.
+pub fn ready(instance: &Instance, name: &str) {
+    instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
+}
+
+/// Runs a script in a pod: all that it says.
+pub fn sh(instance: &Instance, pod: &str, script: &str) -> String {
+    let out = instance.kubectl_with(&["exec", pod, "--", "sh", "-c", script], "");
+    text(&out.stdout) + &text(&out.stderr)
+}
+
+/// Mount points at and below a directory.
+pub fn mounted_below(dir: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("read");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|p| Path::new(p).starts_with(dir)).map(str::to_owned).collect()
+}
