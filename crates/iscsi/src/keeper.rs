@@ -2,7 +2,6 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    net::{TcpStream, ToSocketAddrs},
     os::{
         fd::AsFd,
         unix::{fs::FileExt, fs::OpenOptionsExt, net::UnixStream},
@@ -20,19 +19,20 @@ use rustix::{
 use serde_json::{Value, json};
 
 use crate::{
-    Cause, EXPORT, Outcome, REFRESH, Wish,
+    Cause, ENDING, EXPORT, Outcome, REFRESH, Wish,
     qmp::{Answer, Monitor},
+    relay::{Relay, reach},
     tell,
 };
 
-/// How long a portal may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(3);
 /// How long a target may take to answer one request; after that the session is begun anew, some times.
 const REQUEST_SECONDS: u64 = 15;
 /// How long the daemon may take for what it can do alone.
 const DAEMON: Duration = Duration::from_secs(10);
 /// Between two looks whether the target answers.
 const LOOK: Duration = Duration::from_secs(5);
+/// Between two looks at how long it has not answered.
+const KEEP: Duration = Duration::from_secs(1);
 /// The names that the daemon has for the things here.
 const NODE: &str = "lun";
 const AGAIN: &str = "again";
@@ -47,7 +47,9 @@ pub(crate) fn main(dir: &Path) -> io::Result<()> {
     std::env::set_current_dir(dir)?;
     let mut monitor = Monitor::new(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?));
     let wish: Wish = serde_json::from_str(&monitor.line()?)?;
-    let mut keeper = Keeper { monitor, wish, server };
+    // A single portal needs nobody in between.
+    let relay = if wish.portals.len() > 1 { Some(Relay::new(wish.portals.clone())?) } else { None };
+    let mut keeper = Keeper { monitor, wish, server, relay };
     let begun = keeper.begin();
     match begun {
         Ok(outcome @ Outcome::Serving { .. }) => {
@@ -74,6 +76,7 @@ struct Keeper {
     monitor: Monitor,
     wish: Wish,
     server: Pid,
+    relay: Option<Relay>,
 }
 
 impl Keeper {
@@ -92,8 +95,8 @@ impl Keeper {
             }
         }
         let mut causes = Vec::new();
-        for portal in self.wish.portals.clone() {
-            let Err(cause) = self.connect(&portal, NODE)? else { return self.serve(portal) };
+        for (at, portal) in self.wish.portals.clone().into_iter().enumerate() {
+            let Err(cause) = self.connect(at, NODE)? else { return self.serve(portal) };
             if let Cause::Other(why) = &cause
                 && why.contains("nknown driver")
             {
@@ -105,15 +108,17 @@ impl Keeper {
         Ok(Outcome::Refused { causes })
     }
 
-    /// Lets the daemon log in at a portal.
-    fn connect(&mut self, portal: &str, node: &str) -> io::Result<Result<(), Cause>> {
+    /// Lets the daemon log in at one of the portals.
+    fn connect(&mut self, at: usize, node: &str) -> io::Result<Result<(), Cause>> {
+        let wish = &self.wish;
+        let portal = &wish.portals[at];
         // The daemon says of nobody why it does not reach him.
         if let Err(error) = reach(portal) {
             return Ok(Err(Cause::Portal(error.to_string())));
         }
-        let wish = &self.wish;
+        let way = self.relay.as_ref().map_or_else(|| portal.clone(), |relay| relay.address().to_string());
         let mut options = json!({
-            "driver": "iscsi", "node-name": node, "transport": "tcp", "portal": portal, "target": wish.target,
+            "driver": "iscsi", "node-name": node, "transport": "tcp", "portal": way, "target": wish.target,
             "lun": wish.lun, "initiator-name": wish.initiator, "timeout": REQUEST_SECONDS,
             "auto-read-only": true, "discard": "unmap",
         });
@@ -123,9 +128,13 @@ impl Keeper {
         }
         // It answers by itself when a request has taken too long; there are a few.
         let limit = Duration::from_secs(3 * REQUEST_SECONDS);
-        Ok(match self.monitor.ask("blockdev-add", options, limit)? {
+        let only = |portal| self.relay.iter().for_each(|relay| relay.only(portal));
+        only(Some(at));
+        let answer = self.monitor.ask("blockdev-add", options, limit);
+        only(None);
+        Ok(match answer? {
             Answer::Done(_) => Ok(()),
-            Answer::Refused(why) => Err(cause(&why)),
+            Answer::Refused(why) => Err(cause(&why.replace(&way, portal))),
         })
     }
 
@@ -162,9 +171,14 @@ impl Keeper {
     fn keep(&mut self) -> io::Result<()> {
         let patience = Duration::from_secs(self.wish.patience_seconds);
         let asked = ask_on(patience)?;
+        // Who is ending does not want to wait, which may be said at any time.
+        let allowed = || match std::fs::read_to_string(ENDING).map(|seconds| seconds.trim().parse()) {
+            Ok(Ok(seconds)) => patience.min(Duration::from_secs(seconds)),
+            _ => patience,
+        };
         let wishes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&wishes, ".", inotify::WatchFlags::CREATE)?;
-        let look = LOOK.min(patience);
+        let look = KEEP.min(patience);
         let wait = Timespec { tv_sec: look.as_secs().try_into().unwrap_or(1), tv_nsec: look.subsec_nanos().into() };
         let monitor = self.monitor.descriptor()?;
         loop {
@@ -183,7 +197,7 @@ impl Keeper {
                 self.refresh()?;
             }
             let since = *asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if since.is_some_and(|since| since.elapsed() > patience) {
+            if since.is_some_and(|since| since.elapsed() > allowed()) {
                 return tell(&Outcome::Lost);
             }
         }
@@ -195,8 +209,8 @@ impl Keeper {
             return Ok(());
         }
         // The daemon keeps the size that it saw at log-in: a second log-in sees the new one.
-        for portal in self.wish.portals.clone() {
-            if self.connect(&portal, AGAIN)?.is_err() {
+        for at in 0..self.wish.portals.len() {
+            if self.connect(at, AGAIN)?.is_err() {
                 continue;
             }
             let bytes = self.bytes(AGAIN)?;
@@ -207,17 +221,6 @@ impl Keeper {
         }
         std::fs::remove_file(REFRESH)
     }
-}
-
-fn reach(portal: &str) -> io::Result<()> {
-    let mut last = io::Error::other("its address is not known");
-    for address in portal.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// What the daemon's words for a refusal mean.

@@ -5,11 +5,15 @@
 //! has not answered for so long that nobody should wait any more, as the kernel's initiator does: what reads or writes the
 //! LUN would wait for ever otherwise, and could not even be killed. The keeper dies with the server.
 //!
+//! Of several portals one is used at a time. When it is lost, the session goes on at another one: the keeper stands between
+//! the server, which knows one address only, and the portals.
+//!
 //! Secrets come through the standard input and go to the server over QMP: no argument, environment or file ever has them.
 //!
 //! Absent on purpose: Kubernetes' words, the block device made of the file, what is on the LUN.
 mod keeper;
 mod qmp;
+mod relay;
 mod server;
 
 use std::{ffi::OsStr, io, path::Path, process::ExitCode};
@@ -26,11 +30,14 @@ pub const EXPORT: &str = "export";
 pub const STATUS: &str = "status.json";
 /// In the directory of a LUN: make this file, and the LUN's size is read anew; it goes when that is done.
 pub const REFRESH: &str = "refresh";
+/// In the directory of a LUN: for how many seconds its target may be silent from now on. It shortens
+/// [`Wish::patience_seconds`] as long as it is there.
+pub const ENDING: &str = "ending";
 
 /// What the server reads from its standard input, in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {
-    /// `address:port`, tried in turn.
+    /// `address:port`, tried in turn, also when the one in use is lost.
     pub portals: Vec<String>,
     pub target: String,
     pub lun: u32,
