@@ -48,6 +48,8 @@ pub fn grower(volume: &PersistentVolume) -> Grower {
     match spec {
         Some(spec) if spec.csi.is_some() || in_tree::plugin_of_volume(spec).is_some() => Grower::Driver,
         Some(spec) if (spec.local.is_some() || spec.flex_volume.is_some()) && has_files => Grower::Node,
+        // A raw one too: its node has to ask for the size anew. Upstream grows neither.
+        Some(spec) if spec.iscsi.is_some() || spec.fc.is_some() => Grower::Node,
         _ => Grower::Elsewhere,
     }
 }
@@ -334,6 +336,15 @@ mod tests {
             ("1Gi", at("1Gi", None, None), Step::Complete),
         ] {
             assert_eq!(step(&claim(wants, status.clone()), &csi), next, "wants {wants}, {status}");
+        }
+        let lun = json!({ "iscsi": { "targetPortal": "p", "iqn": "i", "lun": 1 } });
+        let raw_disk = json!({ "fc": { "wwids": ["1"] }, "volumeMode": "Block" });
+        for disk in [lun, raw_disk] {
+            let (small, large) = (volume("1Gi", disk.clone()), volume("2Gi", disk));
+            let claim = claim("2Gi", at("1Gi", None, None));
+            assert_eq!(step(&claim, &small), Step::External, "somebody has to enlarge the disk");
+            assert_eq!(step(&claim, &large), Step::Ask { has: Text("1Gi".into()) });
+            assert_eq!(node_step(&claim, &large), node("2Gi", 2, false, false));
         }
         let mut stranger = claim("2Gi", at("1Gi", None, None));
         stranger.metadata.uid = Some("other".into());

@@ -3,12 +3,16 @@ mod common;
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{Shutdown, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use common::{Instance, text, told, until};
+use common::{Instance, apply, root, sh, text, told, until};
 
 const IQN: &str = "iqn.2026-11.test.holdfast:disks";
 const USER: &str = "who-may-read-it";
@@ -100,13 +104,57 @@ impl Drop for Target {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
+/// Another portal of a target: it passes everything on.
+struct Portal {
+    port: u16,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+    closed: Arc<AtomicBool>,
 }
 
-fn apply(instance: &Instance, manifest: &str) {
-    let applied = instance.kubectl_with(&["apply", "-f", "-"], manifest);
-    assert!(applied.status.success(), "{}", text(&applied.stderr));
+impl Portal {
+    fn before(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let portal = Self { port, streams: Arc::default(), closed: Arc::default() };
+        let (streams, closed) = (portal.streams.clone(), portal.closed.clone());
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                if closed.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let copy = |stream: &TcpStream| stream.try_clone().expect("a copy");
+                    let (mut from, mut to) = (copy(from), copy(to));
+                    streams.lock().expect("streams").push(copy(&from));
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        portal
+    }
+
+    /// How many connections it has had.
+    fn used(&self) -> usize {
+        self.streams.lock().expect("streams").len() / 2
+    }
+
+    /// Answers nobody any more.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        until("the portal is closed", || TcpStream::connect(("127.0.0.1", self.port)).err());
+        for stream in self.streams.lock().expect("streams").iter() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 fn chap(name: &str, user: &str, password: &str) -> String {
@@ -182,10 +230,6 @@ fn ready(instance: &Instance, pods: &[&str]) {
     for pod in pods {
         instance.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
     }
-}
-
-fn sh(instance: &Instance, pod: &str, script: &str) -> String {
-    instance.kubectl(&["exec", pod, "--", "sh", "-c", script])
 }
 
 fn delete(instance: &Instance, pods: &[&str]) {
@@ -349,5 +393,67 @@ fn what_is_wrong_is_said_and_goes_when_it_is_mended() {
         assert_eq!(sh(&instance, pod, "cat /v/f"), "kept\n");
     }
     delete(&instance, &["login", "absent", "lun"]);
+    assert_eq!(traces(&instance), [""; 0]);
+}
+
+#[test]
+fn a_claim_outlives_its_portal_grows_and_ends_without_its_target() {
+    let mut target = Target::start();
+    // One that grows in use for whoever may not use more than its share of the machine.
+    target.kill();
+    let disk = target.dir.path().join("disk-1");
+    let image = root().join("crates/volumes/tests/data/xfs-32m.img.gz");
+    let out = Command::new("gzip").arg("-dc").arg(image).output().expect("run gzip");
+    fs::write(&disk, out.stdout).expect("write a disk");
+    target.up();
+    let instance = Instance::start();
+    let front = Portal::before(target.port);
+    let volume = target.volume(1, &format!(", portals: ['127.0.0.1:{}']", target.port));
+    let volume = volume.replacen(&target.port.to_string(), &front.port.to_string(), 1);
+    let class = "
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: grows}
+provisioner: kubernetes.io/no-provisioner
+allowVolumeExpansion: true
+";
+    let pair = pair("grown", "Filesystem", &volume).replace("''", "grows").replace("64Mi", "32Mi");
+    let all = [chap("chap", USER, SECRET), class.into(), pair, pod("one", MOUNTED, &claim("grown"))];
+    apply(&instance, &all.concat());
+    ready(&instance, &["one"]);
+    assert!(front.used() > 0, "the first portal is the first");
+    sh(&instance, "one", "echo kept >/v/f; sync /v/f");
+    front.close();
+    sh(&instance, "one", "echo elsewhere >>/v/f; sync /v/f");
+
+    // Enlarged at the target, and then asked for.
+    target.kill();
+    fs::File::options().write(true).open(&disk).and_then(|f| f.set_len(64 << 20)).expect("enlarge a disk");
+    target.up();
+    for (object, field) in [("pv/grown", "capacity"), ("pvc/grown", "resources\":{\"requests")] {
+        let close = if field == "capacity" { "}}}" } else { "}}}}" };
+        let patch = format!("{{\"spec\":{{\"{field}\":{{\"storage\":\"64Mi\"{close}");
+        instance.kubectl(&["patch", object, "-p", &patch]);
+    }
+    until("the claim has grown", || {
+        let has = instance.kubectl(&["get", "pvc/grown", "-o", "jsonpath={.status.capacity.storage}"]);
+        (has == "64Mi").then_some(())
+    });
+    let room = sh(&instance, "one", "df -m /v | tail -n 1 | awk '{print $2}'");
+    assert!(room.trim().parse::<u64>().expect("a size") > 50, "{room}");
+
+    // It goes while somebody waits for it to take what was written.
+    target.kill();
+    sh(&instance, "one", "(dd if=/dev/zero of=/v/lost bs=1M count=4 conv=fsync 2>/dev/null) >/dev/null 2>&1 &");
+    delete(&instance, &["one"]);
+    assert_eq!(traces(&instance), [""; 0]);
+    apply(&instance, &pod("two", MOUNTED, &claim("grown")));
+    let said = format!("portal 127.0.0.1:{} (iscsi.targetPortal, iscsi.portals) cannot be reached", target.port);
+    told(&instance, "two", &said);
+    target.up();
+    ready(&instance, &["two"]);
+    assert_eq!(sh(&instance, "two", "cat /v/f"), "kept\nelsewhere\n");
+    delete(&instance, &["two"]);
     assert_eq!(traces(&instance), [""; 0]);
 }

@@ -211,6 +211,12 @@ pub trait VolumePlugin: Sync + Send {
     fn set_up(&self, source: &Source, own: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError>;
     /// Undoes `set_up` with nothing but the directory: the API object may be gone. Idempotent.
     fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError>;
+    /// The pod of the volume in `dir` is being ended and has this time for it: its processes may wait for somebody who does
+    /// not answer, and must not wait longer. Idempotent; the latest call counts. It must not wait for anybody.
+    fn ending(&self, dir: &Path, grace: Duration, on: &Machine<'_>) -> Result<(), VolumeError> {
+        let _ = (dir, grace, on);
+        Ok(())
+    }
     /// Whether undoing depends on somebody who may not answer for minutes.
     fn depends_on_others(&self) -> bool {
         false

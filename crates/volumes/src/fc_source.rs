@@ -1,5 +1,6 @@
 //! From an `fc` source, of a pod or of a persistent volume, to the disk that it means. Pure.
 use k8s_openapi::api::core::v1::{FCVolumeSource, PersistentVolumeSpec};
+use serde::{Deserialize, Serialize};
 
 use crate::{contract::Source, error::VolumeError};
 
@@ -18,7 +19,8 @@ pub struct FcSource {
 }
 
 /// How a disk is named.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FcDisk {
     /// A LUN of a target that has these ports.
     Lun { ports: Vec<String>, lun: u32 },

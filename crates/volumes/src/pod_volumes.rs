@@ -11,6 +11,7 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use sys::{FileKind, Handle, Reach, Sys, Unmount, tree};
@@ -21,7 +22,7 @@ use crate::{
     error::VolumeError,
     machine::{Cancel, Machine, Shared},
     pins::SUB_PATHS,
-    place::{PRIVATE, ensure_below, ensure_path, failed, if_found, one_name},
+    place::{PRIVATE, directories, ensure_below, ensure_path, failed, if_found, one_name},
     plugins::{
         PLUGINS,
         csi::{self, AttachedVolume},
@@ -262,6 +263,23 @@ impl PodVolumes {
             }
         });
         failures.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Says that a pod is being ended and which time it has for that, before its processes are killed. Idempotent; the latest
+    /// call counts. It waits for nobody, and may overlap with every other call.
+    ///
+    /// # Errors
+    /// Who waits for somebody on behalf of the pod may go on waiting.
+    pub fn ending(&self, pod_uid: &str, grace: Duration) -> Result<(), VolumeError> {
+        let volumes = self.pods_dir.join(one_name(pod_uid)?).join(VOLUMES);
+        let mut failure = None;
+        for plugin in PLUGINS {
+            let path = volumes.join(plugin.name());
+            for volume in directories(&path, self.sys())? {
+                failure = failure.or(plugin.ending(&path.join(volume), grace, &self.machine()).err());
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// UIDs of pods that have something on disk: after a restart, those that no longer exist are torn down.

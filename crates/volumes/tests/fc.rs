@@ -5,10 +5,10 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
-use sys::{FakeSys, FileKind, RealSys};
+use sys::{FakeSys, FileKind, Ran, RealSys};
 use testkit::{LoopDevice, in_mount_namespace, plugin_suite::fc};
 use volumes::{FcDisk, FcSource, Growth, Ownership, PodVolumes, Ready, Resolved, Source, VolumeError};
 
@@ -85,6 +85,9 @@ fn the_kernel_is_asked_to_look_again() {
         let fake = kernel.upgrade().unwrap();
         if path.ends_with("host5/scan") && !fake.has("/dev/sdf") {
             disk(&fake, "sdf");
+            for file in ["delete", "rescan"] {
+                fake.with_content(format!("/sys/block/sdf/device/{file}"), b"");
+            }
             fake.with_link("/dev/disk/by-path/fc-0x50060e801049cfd1-lun-3", "../../sdf");
         }
     });
@@ -95,9 +98,104 @@ fn the_kernel_is_asked_to_look_again() {
     assert!(grow().unwrap_err().to_string().contains("which is less than"));
     fake.with_disk("/dev/sdf", 2 * MIB, false);
     assert_eq!(grow().unwrap(), Growth::Done);
+    assert_eq!(fake.content("/sys/block/sdf/device/rescan"), b"1", "the size is asked for anew");
     volumes.tear_down("p").unwrap();
-    assert!(fake.has("/dev/sdf"), "the machine keeps its disk");
+    assert_eq!(fake.content("/sys/block/sdf/device/delete"), b"1");
     assert!(fake.leftovers("/pods").is_empty());
+}
+
+/// Two paths to one disk, and another disk. Returns what programs were run, which end with this status.
+fn with_paths(fake: &Arc<FakeSys>, status: i32) -> Arc<Mutex<Vec<String>>> {
+    let programs = Arc::new(Mutex::new(Vec::new()));
+    for (number, name) in ["sda", "sdb", "sdc"].into_iter().enumerate() {
+        disk(fake, name);
+        fake.with_link(format!("/dev/disk/by-path/fc-0x{}000-lun-0", number + 1), &format!("../../{name}"));
+        fake.with_content(format!("/sys/block/{name}/device/delete"), b"");
+        fake.with_content(format!("/sys/block/{name}/dev"), format!("8:{}\n", number * 16).as_bytes());
+    }
+    for path in ["sda", "sdb"] {
+        fake.with_dir(Path::new("/sys/block/dm-7/slaves").join(path));
+    }
+    disk(fake, "dm-7");
+    fake.with_content("/sys/block/dm-7/dev", b"253:7\n");
+    fake.with_link("/dev/disk/by-id/scsi-36005", "../../sda");
+    for program in ["multipath", "blockdev"] {
+        fake.with_content(Path::new("/sbin").join(program), b"");
+    }
+    let log = programs.clone();
+    fake.with_programs(move |program| {
+        let arguments: Vec<_> = program.arguments.iter().map(|a| a.to_string_lossy()).collect();
+        let name = program.path.file_name().unwrap().to_string_lossy();
+        log.lock().unwrap().push(format!("{name} {}", arguments.join(" ")));
+        Ok(Ran { status: Some(status), ..Ran::default() })
+    });
+    programs
+}
+
+fn is_removed(fake: &FakeSys, disk: &str) -> bool {
+    fake.content(format!("/sys/block/{disk}/device/delete")) == b"1"
+}
+
+#[test]
+fn a_disk_goes_from_the_machine_with_the_last_pod_that_has_it() {
+    let fake = Arc::new(FakeSys::default());
+    let programs = with_paths(&fake, 0);
+    let volumes = PodVolumes::new("/pods".into(), fake.clone());
+    let lun = |port: &str| FcSource { disk: FcDisk::Lun { ports: vec![port.into()], lun: 0 }, ..fc() };
+    assert_eq!(set_up(&volumes, "raw", &raw(lun("1000").disk)).unwrap().host_path, Path::new("/dev/dm-7"));
+    // The same disk by another of its names, and another disk.
+    set_up(&volumes, "named", &FcSource { disk: FcDisk::Ids(vec!["36005".into()]), ..fc() }).unwrap();
+    set_up(&volumes, "other", &lun("3000")).unwrap();
+    volumes.tear_down("raw").unwrap();
+    assert!(!is_removed(&fake, "sda") && programs.lock().unwrap().is_empty(), "{programs:?}");
+    // By a process that has just started.
+    let volumes = PodVolumes::new("/pods".into(), fake.clone());
+    volumes.tear_down("named").unwrap();
+    assert!(is_removed(&fake, "sda") && is_removed(&fake, "sdb") && !is_removed(&fake, "sdc"));
+    let done = ["multipath -f /dev/dm-7", "blockdev --flushbufs /dev/sda", "blockdev --flushbufs /dev/sdb"];
+    assert_eq!(*programs.lock().unwrap(), done);
+    volumes.tear_down("other").unwrap();
+    assert!(is_removed(&fake, "sdc") && fake.leftovers("/pods").is_empty());
+}
+
+#[test]
+fn a_disk_that_somebody_else_has_stays() {
+    type Use<'a> = (&'a str, &'a dyn Fn(&FakeSys));
+    let has: [Use<'_>; 6] = [
+        ("mounted", &|fake| {
+            let mounts = b"29 1 8:32 / /data rw shared:1 - ext4 /dev/sdc rw\n";
+            fake.with_content("/proc/self/mountinfo", mounts);
+        }),
+        ("a part is mounted", &|fake| {
+            fake.with_content("/sys/block/sdc/sdc1/dev", b"8:33");
+            fake.with_content("/proc/self/mountinfo", b"29 1 8:33 / /data rw shared:1 - ext4 /dev/sdc1 rw\n");
+        }),
+        ("by a filesystem with a number of its own", &|fake| {
+            fake.with_content("/proc/self/mountinfo", b"29 1 0:44 / /data rw shared:1 - btrfs /dev/sdc rw\n");
+        }),
+        ("of a logical volume", &|fake| fake.with_dir("/sys/block/sdc/holders/dm-9")),
+        ("memory", &|fake| fake.with_content("/proc/swaps", b"Filename Type\n/dev/sdc partition 1 0 -2\n")),
+        ("nobody", &|fake| {
+            fake.with_content("/proc/self/mountinfo", b"29 1 8:3 / /data rw shared:1 - ext4 /dev/sdc9 rw\n");
+        }),
+    ];
+    for (what, prepare) in has {
+        let fake = Arc::new(FakeSys::default());
+        with_paths(&fake, 0);
+        prepare(&fake);
+        let volumes = PodVolumes::new("/pods".into(), fake.clone());
+        set_up(&volumes, "p", &raw(FcDisk::Lun { ports: vec!["3000".into()], lun: 0 })).unwrap();
+        volumes.tear_down("p").unwrap();
+        assert_eq!(is_removed(&fake, "sdc"), what == "nobody", "{what}");
+        assert!(fake.leftovers("/pods").is_empty());
+    }
+    // What multipathd does not give up keeps its paths.
+    let fake = Arc::new(FakeSys::default());
+    with_paths(&fake, 1);
+    let volumes = PodVolumes::new("/pods".into(), fake.clone());
+    set_up(&volumes, "p", &raw(FcDisk::Ids(vec!["36005".into()]))).unwrap();
+    volumes.tear_down("p").unwrap();
+    assert!(!is_removed(&fake, "sda") && !is_removed(&fake, "sdb"));
 }
 
 /// A name in `/dev/disk/by-path`; it goes with this.

@@ -1,7 +1,7 @@
 //! LUNs on a fake kernel, by both initiators: had once by a machine, given up with the last pod, and what is wrong is said.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use sys::{FakeSys, Sys, When};
 use testkit::{FakeDriver, FakeTarget, plugin_suite::lun};
@@ -125,6 +125,19 @@ fn what_is_wrong_is_said_with_its_field() {
         says(&with("chap"), "more than one line");
         w.drivers.have_secret("chap", pairs("me", "another"));
         says(&with("chap"), "refuses user or password");
+        if !by_kernel {
+            for (key, discovery) in
+                [("node.session.auth.password_in", false), ("discovery.sendtargets.auth.username_in", true)]
+            {
+                let mut words = pairs("me", "the secret");
+                words.extend(["username", "password"].map(|k| (format!("discovery.sendtargets.auth.{k}"), "x".into())));
+                words.insert(key.into(), "target".into());
+                w.drivers.have_secret("chap", words);
+                let said =
+                    format!("secret ns/chap has {key}: that the target proves who it is needs the kernel's initiator");
+                says(&IscsiSource { chap_discovery: discovery, ..with("chap") }, &said);
+            }
+        }
         w.drivers.have_secret("chap", pairs("me", "the secret"));
         set_up(&volumes, "p", &with("chap")).unwrap();
         volumes.tear_down("p").unwrap();
@@ -185,6 +198,33 @@ fn an_initiator_name_is_another_machine_to_the_target() {
     set_up(&w.volumes(), "p", &source).unwrap();
     assert!(w.target.log().join("\n").ends_with("as iqn.2026-11.test:me"));
     w.volumes().tear_down("p").unwrap();
+}
+
+#[test]
+fn a_silent_target_is_given_up_sooner_when_all_its_pods_end() {
+    let w = World::new(false);
+    let volumes = w.volumes();
+    for pod in ["one", "two"] {
+        set_up(&volumes, pod, &lun(1)).unwrap();
+    }
+    let stage = w.sys.tree("/kubelet/plugins/kubernetes.io/iscsi").into_iter().find(|p| p.ends_with(iscsi::EXPORT));
+    let said = stage.unwrap().with_file_name(iscsi::ENDING);
+    let ending = |pod: &str, seconds| volumes.ending(pod, Duration::from_secs(seconds)).unwrap();
+    ending("one", 40);
+    assert!(!w.sys.has(&said), "the other pod waits for it");
+    ending("two", 40);
+    assert_eq!(w.sys.content(&said), b"40");
+    ending("two", 0);
+    assert_eq!(w.sys.content(&said), b"5", "in more of a hurry, but not in none");
+    set_up(&volumes, "three", &lun(1)).unwrap();
+    assert!(!w.sys.has(&said), "this one waits for it");
+    for pod in ["one", "two"] {
+        volumes.tear_down(pod).unwrap();
+        assert!(!w.sys.has(&said));
+    }
+    volumes.tear_down("three").unwrap();
+    volumes.ending("three", Duration::ZERO).unwrap();
+    w.is_clean();
 }
 
 #[test]

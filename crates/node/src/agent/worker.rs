@@ -345,8 +345,11 @@ impl Worker {
         let status = status::make(&facts, &first);
         facts.saved = status == self.written && !self.writing;
         let decision = if facts.saved { decide(&facts) } else { first };
-        if decision.end.is_some() {
+        if let Some(end) = &decision.end {
             self.ending.cancel();
+            if self.memory.end.as_ref().is_none_or(|before| before.grace != end.grace) {
+                self.tell_volumes(end.grace);
+            }
         }
         self.memory.end = decision.end.clone();
         self.status = status;
@@ -359,6 +362,16 @@ impl Worker {
         let (pod, status) = (self.pod.clone(), self.status.clone());
         self.view.send_replace(View { pod, status, sandbox, volumes, driven });
         decision
+    }
+
+    /// What waits for somebody on behalf of the pod need not wait longer than the pod.
+    fn tell_volumes(&self, grace: Duration) {
+        let (volumes, uid) = (self.shared.volumes.clone(), identity(&self.pod).2.to_owned());
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = volumes.ending(&uid, grace) {
+                tracing::debug!(error = chain(&error), uid, "could not tell volumes that their pod ends");
+            }
+        }));
     }
 
     /// Writes the status if it changed; one write at a time.
@@ -449,6 +462,7 @@ impl Worker {
                 if self.memory.end.is_none() {
                     let cause = Cause::Failed { reason, message };
                     self.memory.end = Some(End { cause, since: self.shared.clock.now(), grace: Duration::ZERO });
+                    self.tell_volumes(Duration::ZERO);
                 }
             }
         }

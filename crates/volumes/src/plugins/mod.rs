@@ -16,6 +16,7 @@ pub(crate) mod image;
 mod iscsi;
 mod local;
 pub(crate) mod nfs;
+mod record;
 mod scsi;
 mod writer;
 

@@ -76,18 +76,20 @@ impl Words {
         keys.iter().filter_map(|key| Some((*key, self.get(key)?)))
     }
 
-    /// For a session without the kernel.
+    /// For a session without the kernel, where no target proves who it is: who asks for that is refused.
     pub(super) fn session(&self, source: &IscsiSource) -> Result<Option<Chap>, VolumeError> {
-        if !source.chap_session {
-            return Ok(None);
-        }
-        if self.pairs(&SESSION[2..]).next().is_some() {
+        let asked = [(source.chap_session, &SESSION), (source.chap_discovery, &DISCOVERY)];
+        let mut proofs = asked.iter().filter(|(asked, _)| *asked).flat_map(|(_, keys)| self.pairs(&keys[2..]));
+        if let Some((key, _)) = proofs.next() {
             let why = format!(
-                "secret {} has {}: that the target proves who it is needs the kernel's initiator; load the module iscsi_tcp and \
-                 install open-iscsi on this node, or take the key away",
-                self.secret, SESSION[2]
+                "secret {} has {key}: that the target proves who it is needs the kernel's initiator; load the module \
+                 iscsi_tcp and install open-iscsi on this node, or take the key away",
+                self.secret
             );
             return Err(trouble(&source.name, why));
+        }
+        if !source.chap_session {
+            return Ok(None);
         }
         let text = |key| self.get(key).unwrap_or_default().to_owned();
         Ok(Some(Chap { user: text(SESSION[0]), secret: text(SESSION[1]) }))

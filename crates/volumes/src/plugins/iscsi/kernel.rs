@@ -13,14 +13,17 @@ use sys::{Bounds, Program, Ran, Sys};
 use super::{
     alone,
     chap::{self, Words},
-    stage::{Mechanism, Stage, StageRecord, replace},
+    stage::{Mechanism, Stage, StageRecord},
     trouble,
 };
 use crate::{
     contract::{IscsiSource, Machine},
     error::VolumeError,
     place::failed,
-    plugins::scsi::{forget, multipath_of, names, program, set, text},
+    plugins::{
+        record::replace,
+        scsi::{flush_joined, forget, is_joined, multipath_of, names, program, rescan_sizes, set, text},
+    },
 };
 
 const TRANSPORT: &str = "/sys/class/iscsi_transport";
@@ -383,10 +386,9 @@ pub(super) fn detach(record: &StageRecord, stage: &Stage, on: &Machine<'_>) -> R
         let sys = on.sys;
         let disks = disks(record, sys)?;
         for disk in &disks {
-            if let (Some(device), Some(multipath)) = (multipath_of(sys, disk)?, program(sys, "multipath")) {
-                let arguments: [OsString; 2] = ["-f".into(), Path::new("/dev").join(device).into()];
+            if let Some(device) = multipath_of(sys, disk)? {
                 // What multipathd does not let go of, logging out takes away.
-                let _ = sys.run(&Program::new(&multipath, &arguments), &BOUNDS, &|| false);
+                flush_joined(sys, &device);
             }
         }
         disks.iter().try_for_each(|disk| forget(sys, disk))?;
@@ -415,16 +417,8 @@ pub(super) fn detach(record: &StageRecord, stage: &Stage, on: &Machine<'_>) -> R
 pub(super) fn refresh(record: &StageRecord, on: &Machine<'_>) -> Result<Option<PathBuf>, VolumeError> {
     let sys = on.sys;
     let disks = disks(record, sys)?;
-    for disk in &disks {
-        set(sys, &Path::new("/sys/block").join(disk).join("device/rescan"), "1")?;
-    }
     let device = joined(record, &disks, 1, on)?;
-    if let (Some(device), Some(multipathd)) = (&device, program(sys, "multipathd"))
-        && device.file_name().is_some_and(|n| n.to_string_lossy().starts_with("dm-"))
-    {
-        let arguments: [OsString; 3] = ["resize".into(), "map".into(), device.file_name().unwrap_or_default().into()];
-        // Where it fails, the device is seen to be too small.
-        let _ = sys.run(&Program::new(&multipathd, &arguments), &BOUNDS, &|| false);
-    }
+    let joined = device.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
+    rescan_sizes(sys, &disks, joined.filter(|name| is_joined(name)).as_deref())?;
     Ok(device)
 }

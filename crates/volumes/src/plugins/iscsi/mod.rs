@@ -12,19 +12,20 @@ mod kernel;
 mod served;
 mod stage;
 
-use std::path::{Path, PathBuf};
-
-use sys::{Reach, Unmount, tree};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use self::stage::{Mechanism, Record, Stage};
 use crate::{
     contract::{Growth, IscsiSource, Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
-    place::{failed, if_found},
+    place::failed,
     plugins::{
         block::BlockDevice,
         mismatch,
-        scsi::{DiskUse, set_up_disk},
+        scsi::{DiskUse, set_up_disk, unmount},
         tear_down_dir,
     },
 };
@@ -68,14 +69,25 @@ impl VolumePlugin for Iscsi {
             return tear_down_dir(dir, on.sys);
         };
         let stage = Stage::recorded(&record, on);
+        // Who was told that the pod ends has said how long; else there is no pod any more that could wait.
+        if !record.ends(dir, on)? {
+            served::hurry(&stage, None, on)?;
+        }
         on.shared.alone(&stage.key(), || {
-            unmount(dir, on)?;
+            unmount(dir, on.sys)?;
             if !record.has_others(dir, on)? {
                 detach(&stage, on)?;
             }
             // The record goes last: it is what a later try begins with.
             tear_down_dir(dir, on.sys)
         })
+    }
+
+    fn ending(&self, dir: &Path, grace: Duration, on: &Machine<'_>) -> Result<(), VolumeError> {
+        match Record::read(dir, on.sys)? {
+            Some(record) if !record.ends(dir, on)? => served::hurry(&Stage::recorded(&record, on), Some(grace), on),
+            _ => Ok(()),
+        }
     }
 
     fn expand(&self, source: &Source, dir: &Path, bytes: u64, on: &Machine<'_>) -> Result<Growth, VolumeError> {
@@ -138,16 +150,4 @@ fn detach(stage: &Stage, on: &Machine<'_>) -> Result<(), VolumeError> {
         Some((Mechanism::Served, _)) | None => served::end(stage, on)?,
     }
     stage.remove(on.sys)
-}
-
-/// Takes the volume from the pod, and leaves its record.
-fn unmount(dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
-    let sys = on.sys;
-    let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
-    let Some(top) = if_found(sys.open(above)).map_err(failed("open", above))? else { return Ok(()) };
-    if if_found(sys.open_at(&top, Path::new(name), Reach::Plain)).map_err(failed("open", dir))?.is_none() {
-        return Ok(());
-    }
-    tree::unmount_all(sys, &top, name, &|_| Unmount::Strict)
-        .map_err(|(point, errno)| VolumeError::Unmount { target: above.join(point), errno })
 }

@@ -23,7 +23,7 @@ use crate::{
     csi_source::digest,
     error::VolumeError,
     place::{failed, if_found},
-    plugins::scsi::text,
+    plugins::{record::replace, scsi::text},
 };
 
 /// The record of the process in the LUN's directory.
@@ -35,6 +35,9 @@ const LOOK: Duration = Duration::from_millis(25);
 const PER_PORTAL: Duration = Duration::from_secs(60);
 /// How long a target may be silent: what the kernel's initiator allows (`replacement_timeout`).
 const PATIENCE_SECONDS: u64 = 120;
+/// The same while the last pod that uses the LUN ends: at least, and where nobody says how much time it has.
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);
+const LAST_PATIENCE: Duration = Duration::from_secs(30);
 /// How long reading a LUN's size anew may take.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -86,6 +89,9 @@ fn step(
     match (lives, outcome) {
         (true, Some(Outcome::Serving { read_only, .. })) => {
             let access = if read_only { Access::Read } else { Access::Write };
+            // Of pods that are ending; this one is not.
+            if_found(sys.remove_file(&top, OsStr::new(iscsi::ENDING)))
+                .map_err(failed("remove", stage.dir.join(iscsi::ENDING)))?;
             return device(&top, stage, access, source, on).map(Step::There);
         }
         (true, None) => {
@@ -227,10 +233,27 @@ pub(super) fn end(stage: &Stage, on: &Machine<'_>) -> Result<(), VolumeError> {
     }
     sys.end(&top, OsStr::new(SERVER)).map_err(failed("end the server of", &stage.dir))?;
     stage.unmount(sys)?;
-    for file in [iscsi::STATUS, iscsi::REFRESH] {
+    for file in [iscsi::STATUS, iscsi::REFRESH, iscsi::ENDING] {
         if_found(sys.remove_file(&top, OsStr::new(file))).map_err(failed("remove", stage.dir.join(file)))?;
     }
     Ok(())
+}
+
+/// Lets a target that is silent be given up soon: all pods that use the LUN are ending. `grace`: the time that they have;
+/// `None`: they are gone, and whoever knew their time has said it, or nobody did.
+///
+/// Processes that wait for the target cannot be killed, nor can the filesystem be unmounted.
+pub(super) fn hurry(stage: &Stage, grace: Option<Duration>, on: &Machine<'_>) -> Result<(), VolumeError> {
+    let sys = on.sys;
+    let path = stage.dir.join(iscsi::ENDING);
+    if !stage.read(sys)?.is_some_and(|record| record.mechanism == Mechanism::Served) {
+        return Ok(());
+    }
+    if grace.is_none() && if_found(sys.open(&path)).map_err(failed("open", &path))?.is_some() {
+        return Ok(());
+    }
+    let seconds = grace.unwrap_or(LAST_PATIENCE).max(LEAST_PATIENCE).as_secs();
+    replace(&stage.dir, iscsi::ENDING, seconds.to_string().as_bytes(), sys)
 }
 
 /// Lets the device have the size that its LUN has now. `None`: there is no device.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use sys::{Handle, Sys, Unmount, tree};
 
 use super::NAME;
@@ -14,11 +14,17 @@ use crate::{
     csi_source::digest,
     error::VolumeError,
     place::{PRIVATE, ensure_path, failed, if_found},
-    plugins::scsi::names,
+    plugins::{
+        record::{read, write},
+        scsi::names,
+    },
 };
 
 const VOLUME: &str = "volume.json";
 const STAGE: &str = "stage.json";
+
+/// In a volume's directory: its pod is being ended.
+const ENDING: &str = "ending";
 
 /// By what a machine has a LUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,49 +136,32 @@ impl Record {
         write(dir, VOLUME, self, sys)
     }
 
+    /// Marks that the pod of the volume in `dir` is being ended. Whether the LUN has a volume whose pod is not.
+    pub(super) fn ends(&self, dir: &Path, on: &Machine<'_>) -> Result<bool, VolumeError> {
+        let top = on.sys.open(dir).map_err(failed("open", dir))?;
+        match on.sys.write_new(&top, OsStr::new(ENDING), b"", 0o600) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            made => made.map_err(failed("create", dir.join(ENDING)))?,
+        }
+        self.is_of_another(dir, &|other| on.sys.open(&other.join(ENDING)).is_err(), on)
+    }
+
     /// Whether another volume of a pod than that in `dir` is this LUN, or may be.
     pub(super) fn has_others(&self, dir: &Path, on: &Machine<'_>) -> Result<bool, VolumeError> {
+        self.is_of_another(dir, &|_| true, on)
+    }
+
+    fn is_of_another(&self, dir: &Path, counts: &dyn Fn(&Path) -> bool, on: &Machine<'_>) -> Result<bool, VolumeError> {
         for pod in names(on.sys, on.pods)? {
             let volumes = on.pods.join(pod).join("volumes").join(NAME);
             for volume in names(on.sys, &volumes)? {
                 let other = volumes.join(volume);
-                if other != dir && Self::read(&other, on.sys)?.is_some_and(|r| r.stage == self.stage) {
+                let same = other != dir && Self::read(&other, on.sys)?.is_some_and(|r| r.stage == self.stage);
+                if same && counts(&other) {
                     return Ok(true);
                 }
             }
         }
         Ok(false)
     }
-}
-
-/// Reads a record. One that was cut off by a power failure counts as none: nothing is mounted after that.
-fn read<T: DeserializeOwned>(dir: &Path, name: &str, sys: &dyn Sys) -> Result<Option<T>, VolumeError> {
-    let path = dir.join(name);
-    let data = match sys.open(&path) {
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        file => file.and_then(|file| sys.read_file(&file)).map_err(failed("read", &path))?,
-    };
-    Ok(serde_json::from_slice(&data).ok())
-}
-
-/// Writes a record at once, or leaves the one that says the same.
-fn write<T>(dir: &Path, name: &str, record: &T, sys: &dyn Sys) -> Result<(), VolumeError>
-where
-    T: Serialize + DeserializeOwned + PartialEq,
-{
-    if read::<T>(dir, name, sys)?.is_some_and(|old| old == *record) {
-        return Ok(());
-    }
-    let path = dir.join(name);
-    let data = serde_json::to_vec(record).map_err(|e| failed("write", &path)(e.into()))?;
-    replace(dir, name, &data, sys)
-}
-
-/// Gives a file this content at once.
-pub(super) fn replace(dir: &Path, name: &str, data: &[u8], sys: &dyn Sys) -> Result<(), VolumeError> {
-    let (path, part) = (dir.join(name), format!("{name}.part"));
-    let top = sys.open(dir).map_err(failed("open", dir))?;
-    if_found(sys.remove_file(&top, OsStr::new(&part))).map_err(failed("write", &path))?;
-    sys.write_new(&top, OsStr::new(&part), data, 0o600).map_err(failed("write", &path))?;
-    sys.rename(&top, OsStr::new(&part), OsStr::new(name)).map_err(failed("write", &path))
 }
