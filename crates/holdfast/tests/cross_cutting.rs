@@ -137,14 +137,19 @@ fn mounts_in_sub_paths_reach_the_host(instance: &Instance) {
     ready(instance, "both-ways");
     sh(instance, "both-ways", "mount -t tmpfs none /h/inner && echo kept > /h/inner/file");
     assert_eq!(fs::read_to_string(top.join("part/inner/file")).expect("read"), "kept\n");
+    // Upon the part itself, too.
+    sh(instance, "both-ways", "mount -t tmpfs none /h && echo kept > /h/file");
     delete(instance, &["both-ways"]);
     until("the pod's directory is gone", || {
         let pods = Path::new(&instance.data_dir()).join("kubelet/pods");
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mount table");
         (!mounts.lines().any(|l| l.contains(&*pods.to_string_lossy()) && l.contains("volume-subpaths"))).then_some(())
     });
+    let whole = fs::read_to_string(top.join("part/file"));
+    run(&["umount", &format!("{path}/part")]);
     let kept = fs::read_to_string(top.join("part/inner/file"));
     run(&["umount", "-R", &path]);
+    assert_eq!(whole.expect("taking the pin away has unmounted what was upon it"), "kept\n");
     assert_eq!(kept.expect("taking the pin away has unmounted it"), "kept\n");
 }
 

@@ -134,10 +134,13 @@ impl Pool {
     pub fn unpublish(&self, id: &Id, at: &Path) -> Result<(), PoolError> {
         let _turn = self.turn(id)?;
         self.unmount(at)?;
-        if self.volume(id).is_some() {
+        if let Some(volume) = self.volume(id) {
             let mut all = self.published(id)?;
             let before = all.len();
             all.retain(|other| other.at != at);
+            if all.is_empty() && volume.backend != Backend::Image {
+                self.unmount_inside(&self.data(id))?;
+            }
             if all.len() != before {
                 self.set_published(id, &all)?;
             }

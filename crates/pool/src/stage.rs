@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sys::{Access, DeviceContent, DeviceMount, Handle, Space, Sys, Unmount};
+use sys::{Access, DeviceContent, DeviceMount, Handle, Space, Sys, Unmount, tree};
 
 use crate::{
     Backend, Content, Id, Limit, Pool, Volume,
@@ -276,11 +276,22 @@ impl Pool {
 
     pub(crate) fn unmount(&self, at: &Path) -> Result<(), PoolError> {
         let (above, name) = parts(at)?;
+        self.unmount_inside(at)?;
         while is_mounted(self.sys(), at)? {
             let above_dir = self.sys().open(above).map_err(failed("open", above))?;
             self.sys().unmount(&above_dir, name, Unmount::Strict).map_err(failed("unmount", at))?;
         }
         Ok(())
+    }
+
+    /// Unmounts what those who used a volume have left mounted in it.
+    pub(crate) fn unmount_inside(&self, at: &Path) -> Result<(), PoolError> {
+        let (above, name) = parts(at)?;
+        match self.sys().open(above) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            opened => tree::unmount_inside(self.sys(), &opened.map_err(failed("open", above))?, name)
+                .map_err(|(_, errno)| failed("unmount what is in", at)(errno)),
+        }
     }
 
     /// Makes what a mount is to cover, unless it is there.

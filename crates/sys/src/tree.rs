@@ -224,11 +224,22 @@ pub fn unmount_all(
     name: &OsStr,
     how: &dyn Fn(&Path) -> crate::Unmount,
 ) -> Result<(), (std::path::PathBuf, io::Error)> {
+    unmount_those(sys, dir, name, &|point| point.starts_with(name), how)
+}
+
+/// Unmounts all mounts below `dir` that are `meant`, in an order that allows it.
+fn unmount_those(
+    sys: &dyn Sys,
+    dir: &Handle,
+    name: &OsStr,
+    meant: &dyn Fn(&Path) -> bool,
+    how: &dyn Fn(&Path) -> crate::Unmount,
+) -> Result<(), (std::path::PathBuf, io::Error)> {
     let here = || Path::new(name).to_path_buf();
     // Each round asks anew: unmounting may propagate, and stacked mounts surface one by one.
     for _ in 0..1024 {
         let points = sys.mounts_below(dir).map_err(|e| (here(), e))?;
-        let Some(point) = points.into_iter().find(|p| p.starts_with(name)) else { return Ok(()) };
+        let Some(point) = points.into_iter().find(|p| meant(p)) else { return Ok(()) };
         let fail = |e| (point.clone(), e);
         let (above, last) = (point.parent().unwrap_or(Path::new("")), point.file_name().unwrap_or(name));
         let above = sys.open_at(dir, above, Reach::Plain).map_err(fail)?;
@@ -239,6 +250,37 @@ pub fn unmount_all(
         }
     }
     Err((here(), Errno::BUSY.into()))
+}
+
+/// Keeps what is mounted and unmounted at and below `name` in `dir` from showing up elsewhere.
+///
+/// # Errors
+/// The path that it could not be done for, with the kernel's error.
+pub fn isolate_all(sys: &dyn Sys, dir: &Handle, name: &OsStr) -> Result<(), (std::path::PathBuf, io::Error)> {
+    let points = sys.mounts_below(dir).map_err(|e| (Path::new(name).to_path_buf(), e))?;
+    for point in points.into_iter().filter(|p| p.starts_with(name)) {
+        // One that is gone meanwhile shows up nowhere.
+        if let Ok(at) = sys.open_at(dir, &point, Reach::Plain) {
+            sys.isolate(&at).map_err(|e| (point, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts everything below `name` in `dir`, but not what is mounted there itself: whoever is to unmount that would find it
+/// busy. What came here from elsewhere stays mounted where it came from.
+///
+/// # Errors
+/// The path that could not be unmounted, with the kernel's error.
+pub fn unmount_inside(sys: &dyn Sys, dir: &Handle, name: &OsStr) -> Result<(), (std::path::PathBuf, io::Error)> {
+    let inside = |point: &Path| point.starts_with(name) && point != Path::new(name);
+    let points = sys.mounts_below(dir).map_err(|e| (Path::new(name).to_path_buf(), e))?;
+    // Mostly there is nothing, and then nobody is asked who may not answer.
+    if !points.iter().any(|point| inside(point)) {
+        return Ok(());
+    }
+    isolate_all(sys, dir, name)?;
+    unmount_those(sys, dir, name, &inside, &|_| crate::Unmount::Strict)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     PLUGINS, PodVolumes,
     contract::{Ready, VolumePlugin},
     error::VolumeError,
-    place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name},
+    place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name, unmounting},
     plugins::Files,
     sub_path::{self, Failure},
 };
@@ -195,7 +195,8 @@ impl PodVolumes {
         let wanted = sys.stat(found).map_err(look)?;
         if let Some(old) = if_found(sys.open_at(dir, Path::new(name), Reach::Plain)).map_err(look)? {
             let old = sys.stat(&old).map_err(look)?;
-            if old.mount_root && old.id() == wanted.id() {
+            // One that was shared was isolated since.
+            if old.mount_root && old.id() == wanted.id() && bind.propagation != Propagation::Inherit {
                 return Ok(());
             }
             // What an earlier container had under this number, or a call that was cut off has left.
@@ -212,19 +213,24 @@ impl PodVolumes {
     }
 
     pub(crate) fn unpin(&self, dir: &Handle, name: &OsStr, path: &Path) -> Result<(), VolumeError> {
-        // Unmounting what came through to a shared pin would unmount it where it was made.
-        for point in self.sys().mounts_below(dir).map_err(failed("read", path))? {
-            if point.starts_with(name)
-                && let Ok(at) = self.sys().open_at(dir, &point, Reach::Plain)
-            {
-                let isolated = self.sys().isolate(&at);
-                isolated.map_err(|errno| VolumeError::Unmount { target: path.into(), errno })?;
-            }
-        }
+        tree::isolate_all(self.sys(), dir, name).map_err(unmounting(path))?;
         // Lazy is harmless: a pin only shows data that lives elsewhere.
-        tree::unmount_all(self.sys(), dir, name, &|_| Unmount::Lazy)
-            .map_err(|(_, errno)| VolumeError::Unmount { target: path.into(), errno })?;
+        tree::unmount_all(self.sys(), dir, name, &|_| Unmount::Lazy).map_err(unmounting(path))?;
         tree::remove(self.sys(), dir, name).map_err(failed("remove", path))
+    }
+
+    /// Takes a path of [`PodVolumes::shared_mount_path`] out of what it shares, once a container has been made with it: what the
+    /// container mounts goes to the volume and not there, so that it stays when the pin goes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn keep_apart(&self, path: &Path) -> Result<(), VolumeError> {
+        let inside = path.strip_prefix(self.pods_dir()).ok().and_then(|inside| inside.iter().nth(1));
+        if inside != Some(OsStr::new(SUB_PATHS)) {
+            return Ok(());
+        }
+        let pin = self.sys().open(path).and_then(|at| self.sys().isolate(&at));
+        pin.map_err(|errno| VolumeError::Mount { target: path.into(), errno })
     }
 
     /// Undoes the sub-path pins of one container. Idempotent.
@@ -246,5 +252,5 @@ impl PodVolumes {
 /// How what was found is bound.
 fn bind(ready: &Ready, propagation: Propagation) -> Bind {
     let read_only = if ready.read_only { ReadOnly::Top } else { ReadOnly::No };
-    Bind { recursive: false, read_only, propagation }
+    Bind { read_only, propagation, ..Bind::default() }
 }

@@ -97,6 +97,18 @@ fn above<'a>(path: &'a Path, sys: &dyn Sys) -> Result<Option<(Handle, &'a OsStr)
     Ok(if_found(sys.open(above)).map_err(failed("open", above))?.map(|dir| (dir, name)))
 }
 
+/// Unmounts what containers left mounted inside a volume: whoever is to unmount the volume would find it busy.
+pub(crate) fn unmount_inside(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
+    let Some((dir, name)) = above(path, sys)? else { return Ok(()) };
+    tree::unmount_inside(sys, &dir, name).map_err(unmounting(path))
+}
+
+/// Turns a mount that stays into an error that names the volume's path.
+pub(crate) fn unmounting(path: &Path) -> impl FnOnce((PathBuf, io::Error)) -> VolumeError {
+    let target = path.to_path_buf();
+    move |(_, errno)| VolumeError::Unmount { target, errno }
+}
+
 /// Unmounts and removes a file or an empty directory. One that is not empty is left: it may hold what a pod has written,
 /// and whose driver only said that it took it away.
 pub(crate) fn remove_point(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
@@ -115,8 +127,7 @@ pub(crate) fn remove_tree(path: &Path, sys: &dyn Sys) -> Result<(), VolumeError>
 }
 
 fn unmount_point(path: &Path, dir: &Handle, name: &OsStr, sys: &dyn Sys) -> Result<(), VolumeError> {
-    let fail = |(_, errno)| VolumeError::Unmount { target: path.to_path_buf(), errno };
-    tree::unmount_all(sys, dir, name, &|_| Unmount::Strict).map_err(fail)
+    tree::unmount_all(sys, dir, name, &|_| Unmount::Strict).map_err(unmounting(path))
 }
 
 /// Removes a directory that nothing is in any more.

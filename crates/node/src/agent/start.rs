@@ -131,6 +131,7 @@ impl Start {
             }
         };
         drop(making);
+        self.keep_pins_apart(&spec).await;
         self.tell(false, "Created", "Container created".into());
         if let Err(error) = self.shared.runtime.start(&id).await {
             let failed = self.refuse("RunContainerError", chain(&error), watching);
@@ -146,6 +147,26 @@ impl Start {
         }
         self.post_start(&id).await?;
         Ok(id)
+    }
+
+    /// What the container mounts in parts of volumes reaches the volumes, and is to stay there when the pins go.
+    async fn keep_pins_apart(&self, spec: &ContainerSpec) {
+        let both_ways = spec.mounts.iter().filter(|mount| mount.propagation == Propagation::Bidirectional);
+        let paths: Vec<PathBuf> = both_ways.map(|mount| mount.host_path.clone()).collect();
+        if paths.is_empty() {
+            return;
+        }
+        let volumes = self.shared.volumes.clone();
+        let job = tokio::task::spawn_blocking(move || {
+            for path in paths {
+                if let Err(error) = volumes.keep_apart(&path) {
+                    tracing::warn!(error = chain(&error), "mounts of a container may go from its volume when it goes");
+                }
+            }
+        });
+        if let Err(error) = job.await {
+            tracing::error!(%error, "setting mounts of sub-paths apart broke off; this is a bug");
+        }
     }
 
     fn create_failure(&self, error: &RuntimeError) -> (&'static str, String) {

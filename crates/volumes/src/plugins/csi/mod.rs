@@ -25,7 +25,7 @@ use self::{
 use crate::{
     contract::{CsiSource, Growth, Machine, Ownership, Ready, Source, Stats, VolumePlugin},
     error::VolumeError,
-    place::{failed, if_found},
+    place::{failed, if_found, unmount_inside},
     plugins::{is_marked, mark, mismatch, own, shown_group, tear_down_dir},
 };
 
@@ -180,6 +180,7 @@ fn is_mounted(sys: &dyn Sys, path: &Path) -> bool {
 fn tear_down(record: &Record, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
     let places = Places::recorded(record, dir, on);
     let unpublish = Call::of_record(record, Operation::Unpublish, on)?;
+    unmount_inside(&places.target, on.sys)?;
     unpublish.unpublish(&places)?;
     places.remove_target(on.sys)?;
     if !record.ephemeral && !has_others(record, dir, on)? {
@@ -192,6 +193,7 @@ fn unstage(record: &Record, places: &Places, on: &Machine<'_>) -> Result<(), Vol
     on.shared.set_staged(&places.stage, false);
     let call = Call::of_record(record, Operation::Unstage, on)?;
     if record.stages || call.facts.can_here(NodeRpcType::StageUnstageVolume) {
+        unmount_inside(&places.stage, on.sys)?;
         call.unstage(places)?;
     }
     places.remove_stage(on.sys)

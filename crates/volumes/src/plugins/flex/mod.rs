@@ -23,7 +23,7 @@ use self::{
 use crate::{
     contract::{FlexVolume, Growth, Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
-    place::{PRIVATE, ensure_path, failed, if_found, remove_empty, remove_point},
+    place::{PRIVATE, ensure_path, failed, if_found, remove_empty, remove_point, unmount_inside},
     plugins::{DATA, block::FORMATTING, is_marked, local, mark, mismatch, own, tear_down_dir},
 };
 
@@ -302,6 +302,7 @@ fn tear_down(record: &Record, dir: &Path, on: &Machine<'_>) -> Result<(), Volume
     };
     let target = record.target(dir);
     if exists(&target, sys)? {
+        unmount_inside(&target, sys)?;
         if let Some(driver) = &driver {
             optional(driver.call("unmount", &[&target.to_string_lossy()])).map_err(during(TEAR_DOWN, volume))?;
         }
@@ -315,6 +316,7 @@ fn tear_down(record: &Record, dir: &Path, on: &Machine<'_>) -> Result<(), Volume
     {
         let at = record.shared(dir, on);
         if is_mounted(&at, sys)? {
+            unmount_inside(&at, sys)?;
             let answer = optional(driver.call("unmountdevice", &[&at.to_string_lossy()]));
             answer.map_err(during(UNMOUNT_DEVICE, volume))?;
         }
