@@ -202,29 +202,31 @@ fn explained(error: io::Error, context: &OwnedFd) -> io::Error {
     io::Error::new(kind, said.join("; "))
 }
 
+/// What an option says about a mount itself; `None`: it is for the filesystem.
+pub(crate) fn attribute(option: &str) -> Option<MountAttrFlags> {
+    Some(match option {
+        "ro" => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
+        "nodev" => MountAttrFlags::MOUNT_ATTR_NODEV,
+        "noexec" => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        "noatime" => MountAttrFlags::MOUNT_ATTR_NOATIME,
+        "nodiratime" => MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+        "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        "defaults" | "rw" | "suid" | "dev" | "exec" | "relatime" => MountAttrFlags::empty(),
+        _ => return None,
+    })
+}
+
 fn mount_in(fs: BorrowedFd<'_>, at: &Handle, mount: &FsWanted<'_>) -> io::Result<()> {
     fsconfig_set_string(fs, "source", mount.source)?;
     let mut attributes = MountAttrFlags::empty();
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.read_only);
     for option in mount.options {
-        let attribute = match option.as_str() {
-            "ro" => MountAttrFlags::MOUNT_ATTR_RDONLY,
-            "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
-            "nodev" => MountAttrFlags::MOUNT_ATTR_NODEV,
-            "noexec" => MountAttrFlags::MOUNT_ATTR_NOEXEC,
-            "noatime" => MountAttrFlags::MOUNT_ATTR_NOATIME,
-            "nodiratime" => MountAttrFlags::MOUNT_ATTR_NODIRATIME,
-            "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-            "defaults" | "rw" | "suid" | "dev" | "exec" | "relatime" => MountAttrFlags::empty(),
-            own => {
-                match own.split_once('=') {
-                    Some((key, value)) => fsconfig_set_string(fs, key, value)?,
-                    None => fsconfig_set_flag(fs, own)?,
-                }
-                continue;
-            }
-        };
-        attributes |= attribute;
+        match (attribute(option), option.split_once('=')) {
+            (Some(attribute), _) => attributes |= attribute,
+            (None, Some((key, value))) => fsconfig_set_string(fs, key, value)?,
+            (None, None) => fsconfig_set_flag(fs, option.as_str())?,
+        }
     }
     if mount.all_read_only {
         fsconfig_set_flag(fs, "ro")?;

@@ -33,12 +33,16 @@ pub struct Space {
 
 impl Space {
     pub(crate) fn of(stat: &StatVfs) -> Self {
+        // Whoever serves a filesystem may say anything.
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        // All ones: inodes are neither bounded nor counted (hugetlbfs).
+        let counted = |inodes: u64| if inodes == u64::MAX { 0 } else { inodes };
         Self {
-            total_bytes: stat.f_blocks * stat.f_frsize,
-            used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
-            free_bytes: stat.f_bavail * stat.f_frsize,
-            inodes: stat.f_files,
-            free_inodes: stat.f_ffree,
+            total_bytes: bytes(stat.f_blocks),
+            used_bytes: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+            free_bytes: bytes(stat.f_bavail),
+            inodes: counted(stat.f_files),
+            free_inodes: counted(stat.f_ffree),
         }
     }
 }

@@ -433,7 +433,8 @@ impl Sys for FakeSys {
                 Propagation::Inherit => from.propagation,
                 asked => asked,
             };
-            let read_only = from.read_only || bind.read_only != ReadOnly::No;
+            let option = bind.options.set & nix::libc::MOUNT_ATTR_RDONLY != 0;
+            let read_only = from.read_only || option || bind.read_only != ReadOnly::No;
             k.attach(Mount { root: source.inode, at: None, read_only, propagation, tmpfs: None }, target)?;
             let made = k.last_id;
             for (_, mount) in below.iter().filter(|_| bind.recursive) {

@@ -136,6 +136,28 @@ pub struct Bind {
     pub recursive: bool,
     pub read_only: ReadOnly,
     pub propagation: Propagation,
+    pub options: MountOptions,
+}
+
+/// What `mount -o` can say about a mount itself, whatever filesystem it shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MountOptions {
+    /// `MOUNT_ATTR_*` of the kernel.
+    pub(crate) set: u64,
+}
+
+impl MountOptions {
+    /// What words say, as after `mount -o`, one each.
+    ///
+    /// # Errors
+    /// The first word that is for a filesystem to understand.
+    pub fn of(words: &[String]) -> Result<Self, &str> {
+        let mut set = 0;
+        for word in words {
+            set |= block::attribute(word).ok_or(word.as_str())?.bits();
+        }
+        Ok(Self { set: set.into() })
+    }
 }
 
 /// Which mounts of a bind refuse writes.

@@ -305,8 +305,10 @@ impl Sys for RealSys {
         }
         let tree = open_tree(fd(source)?, "", flags)?;
         // Set while nobody can see the mount yet.
-        if bind.read_only != ReadOnly::No {
-            set_attr(tree.as_fd(), bind.read_only == ReadOnly::Recursive, nix::libc::MOUNT_ATTR_RDONLY, 0)?;
+        let read_only = if bind.read_only == ReadOnly::No { 0 } else { nix::libc::MOUNT_ATTR_RDONLY };
+        let set = bind.options.set | read_only;
+        if set != 0 {
+            set_attr(tree.as_fd(), bind.read_only == ReadOnly::Recursive, set, 0)?;
         }
         let propagation = match bind.propagation {
             Propagation::Inherit => 0,
@@ -377,7 +379,10 @@ fn set_mode(at: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
 /// `mount_setattr` on an open mount, which no safe wrapper offers yet.
 #[allow(unsafe_code)]
 pub(crate) fn set_attr(mount: BorrowedFd<'_>, recursive: bool, set: u64, propagation: u64) -> io::Result<()> {
-    let attr = nix::libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
+    // When times of access are noted is one choice of several: the kernel wants the old one taken away.
+    let times = nix::libc::MOUNT_ATTR__ATIME;
+    let attr_clr = if set & times == 0 { 0 } else { times };
+    let attr = nix::libc::mount_attr { attr_set: set, attr_clr, propagation, userns_fd: 0 };
     let mut flags = nix::libc::AT_EMPTY_PATH;
     if recursive {
         flags |= nix::libc::AT_RECURSIVE;

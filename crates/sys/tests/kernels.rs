@@ -94,7 +94,7 @@ fn mounts_hide_show_and_go() {
         assert_eq!(errno(sys.open_at(&base, Path::new("t"), Reach::Child)), Some(CROSSES));
 
         let target = dir(sys, &top.join("b"));
-        let bind = Bind { recursive: false, read_only: ReadOnly::Top, propagation: Propagation::Slave };
+        let bind = Bind { read_only: ReadOnly::Top, propagation: Propagation::Slave, ..Bind::default() };
         sys.bind(&inside, &target, &bind).unwrap();
         let bound = sys.open(&top.join("b")).unwrap();
         assert_eq!(sys.read_file(&sys.open(&top.join("b/f")).unwrap()).unwrap(), b"x");
@@ -138,7 +138,7 @@ fn recursive_binds_bring_what_is_below_and_their_rights() {
             ("top", true, ReadOnly::Top, refused, Ok(())),
             ("all", true, ReadOnly::Recursive, refused, refused),
         ] {
-            let bind = Bind { recursive, read_only, propagation: Propagation::Private };
+            let bind = Bind { recursive, read_only, propagation: Propagation::Private, ..Bind::default() };
             sys.bind(&sys.open(&top.join("src")).unwrap(), &dir(sys, &top.join(to)), &bind).unwrap();
             assert_eq!(write(to, to), top_says, "{to}");
             assert_eq!(write(&format!("{to}/m"), to), below_says, "{to}/m");

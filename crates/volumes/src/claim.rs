@@ -1,6 +1,7 @@
 //! From a claim to what its bound volume is made of.
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
+use api::types::volume::BETA_MOUNT_OPTIONS;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, Pod};
 use serde_json::Value;
 
@@ -64,6 +65,7 @@ pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<R
         }
         None => return Err(VolumeError::NotRead { kind: "persistentvolume", name }),
     };
+    let volume = &*with_mount_options(volume);
     let spec = volume.spec.as_ref().ok_or_else(|| fail(format!("found PV object {name} without a spec")))?;
     let Some(reference) = &spec.claim_ref else {
         let why = "but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim";
@@ -90,6 +92,16 @@ pub(crate) fn resolve(pod: &Pod, wanted: &ClaimUse, inputs: &Inputs) -> Result<R
         return resolved;
     }
     made_of(volume, spec, read_only)
+}
+
+/// A volume with the mount options that are in force: before they had a field, an annotation said them, and it still
+/// goes before that. The API lets only types have it that it once was for.
+fn with_mount_options(volume: &PersistentVolume) -> Cow<'_, PersistentVolume> {
+    let noted = volume.metadata.annotations.as_ref().and_then(|a| a.get(BETA_MOUNT_OPTIONS));
+    let (Some(noted), Some(spec)) = (noted, &volume.spec) else { return Cow::Borrowed(volume) };
+    let words = noted.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let spec = PersistentVolumeSpec { mount_options: Some(words.map(str::to_owned).collect()), ..spec.clone() };
+    Cow::Owned(PersistentVolume { spec: Some(spec), ..volume.clone() })
 }
 
 /// Containers mount a filesystem and are given a device, and not the other way round.

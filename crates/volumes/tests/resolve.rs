@@ -408,6 +408,13 @@ fn claims_lead_to_their_volume_only_when_both_agree() {
         use_c(),
         "ro nfs s:/x soft,ro",
     );
+    let noted = |inputs: &mut Inputs| {
+        with_volume(json!({"nfs": {"server": "s", "path": "/x"}, "mountOptions": ["soft"], "hostPath": null}))(inputs);
+        let volume = inputs.volumes.get_mut("pv").unwrap().as_mut().unwrap();
+        let note = ("volume.beta.kubernetes.io/mount-options".to_owned(), "hard, vers=3".to_owned());
+        volume.metadata.annotations = Some(BTreeMap::from([note]));
+    };
+    check("nfs with the old annotation", &noted, use_c(), "nfs s:/x hard,vers=3");
     let options = with_volume(json!({"hostPath": {"path": "/d"}, "mountOptions": ["noatime"]}));
     let mut inputs = inputs();
     options(&mut inputs);

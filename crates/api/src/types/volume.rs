@@ -16,8 +16,8 @@ use crate::field::{Errors, Path};
 use crate::quantity::canonical_map;
 use crate::typed::Rules;
 
-/// Annotation that had the mount options before the field did.
-const BETA_MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+/// An annotation with mount options, separated by commas, of the time before `mountOptions`.
+pub const BETA_MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 
 /// Fields of the spec that are not the volume's source.
 pub const NOT_SOURCES: &[&str] = &[

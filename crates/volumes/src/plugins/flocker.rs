@@ -68,7 +68,7 @@ impl VolumePlugin for Flocker {
         if !sys.stat(&data).map_err(failed("read", &path))?.mount_root {
             let dataset = Asked { source, on }.here()?;
             let read_only = if source.read_only { ReadOnly::Top } else { ReadOnly::No };
-            let bind = Bind { recursive: false, read_only, propagation: Propagation::Slave };
+            let bind = Bind { read_only, propagation: Propagation::Slave, ..Bind::default() };
             sys.bind(&dataset, &data, &bind).map_err(|errno| VolumeError::Mount { target: path.clone(), errno })?;
         }
         if !is_marked(sys, &top, dir)? {

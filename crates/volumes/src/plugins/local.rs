@@ -1,14 +1,14 @@
 //! `local` persistent volumes: a directory of the node that an administrator has made, or a block device.
 //!
 //! The filesystem of a device is mounted once per pod, in the volume's directory: the kernel lets all such mounts share it.
-use std::{io::ErrorKind, path::Path};
+use std::{ffi::OsStr, io::ErrorKind, path::Path};
 
-use sys::{FileKind, Handle, Sys};
+use sys::{Bind, FileKind, Handle, MountOptions, Sys, tree};
 
 use crate::{
     contract::{Growth, Machine, Ownership, Ready, Source, VolumePlugin},
     error::VolumeError,
-    place::failed,
+    place::{PRIVATE, ensure_dir, failed, if_found, unmounting},
     plugins::{DATA, block::BlockDevice, is_marked, mark, mismatch, own, ready, shown_group, tear_down_dir},
 };
 
@@ -37,10 +37,11 @@ impl VolumePlugin for Local {
         let volume = open(path, sys)?;
         let top = sys.open(dir).map_err(failed("open", dir))?;
         let (volume, path) = match volume {
-            Place::Directory(_) if !mount_options.is_empty() => {
-                return Err(VolumeError::MountOptions { options: mount_options.join(",") });
+            Place::Directory(volume) if mount_options.is_empty() => (volume, path.clone()),
+            Place::Directory(volume) => {
+                show(&volume, (&top, dir), mount_options, sys)?;
+                (volume, dir.join(DATA))
             }
-            Place::Directory(volume) => (volume, path.clone()),
             Place::Device(device) => {
                 let device = BlockDevice { device: &device, path, sys };
                 let wanted = (fs_type.as_deref(), *read_only, mount_options.as_slice());
@@ -58,6 +59,10 @@ impl VolumePlugin for Local {
     }
 
     fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
+        // What others mounted in the directory itself stays theirs.
+        if let Some(top) = if_found(on.sys.open(dir)).map_err(failed("open", dir))? {
+            tree::isolate_all(on.sys, &top, OsStr::new(DATA)).map_err(unmounting(&dir.join(DATA)))?;
+        }
         tear_down_dir(dir, on.sys)
     }
 
@@ -75,6 +80,24 @@ impl VolumePlugin for Local {
             Place::Device(device) => BlockDevice { device: &device, path, sys }.grow(dir, bytes),
         }
     }
+}
+
+/// Shows a directory by a mount of its own on `data` in the volume's directory, with mount options, unless it is there.
+fn show(
+    volume: &Handle,
+    (top, dir): (&Handle, &Path),
+    mount_options: &[String],
+    sys: &dyn Sys,
+) -> Result<(), VolumeError> {
+    let path = dir.join(DATA);
+    let options =
+        MountOptions::of(mount_options).map_err(|word| VolumeError::MountOptions { options: word.to_owned() })?;
+    let data = ensure_dir(sys, top, OsStr::new(DATA), PRIVATE).map_err(failed("create", &path))?;
+    if sys.stat(&data).map_err(failed("read", &path))?.mount_root {
+        return Ok(());
+    }
+    let bind = Bind { recursive: true, options, ..Bind::default() };
+    sys.bind(volume, &data, &bind).map_err(|errno| VolumeError::Mount { target: path, errno })
 }
 
 /// Mounts a device, formatted if it is empty, on `data` in the directory `dir`, which is open as `top`, unless it is there.
