@@ -314,13 +314,17 @@ impl PodVolumes {
     }
 
     /// How full a volume is that is set up, whatever made it. What has no filesystem of its own and was made here is counted
-    /// file by file; of all else the figures are its filesystem's.
+    /// file by file; of all else the figures are its filesystem's. A device has a size and nothing else.
     ///
     /// # Errors
     /// As [`PodVolumes::usage_bytes`].
     pub fn measure(&self, ready: &Ready) -> Result<Stats, VolumeError> {
         let path = &ready.host_path;
         let top = self.sys().open(path).map_err(failed("open", path))?;
+        if ready.device {
+            let device = self.sys().probe_device(&top).map_err(failed("measure", path))?;
+            return Ok(Stats { total_bytes: device.bytes, ..Stats::default() });
+        }
         let room = self.sys().room(&top).map_err(failed("measure", path))?;
         let stats = Stats {
             total_bytes: room.total_bytes,

@@ -147,7 +147,7 @@ fn sources(workers: &Workers) -> BTreeMap<Key, Asked> {
             continue;
         }
         let uid = identity(&view.pod).2.to_owned();
-        for (name, ready) in view.volumes.iter().filter(|(name, ready)| counts(&view.pod, name, ready)) {
+        for (name, ready) in view.volumes.iter().filter(|(name, _)| counts(&view.pod, name)) {
             all.insert((uid.clone(), name.clone()), Asked::Filesystem(ready.clone()));
         }
         // What a driver says of its volumes counts more than what their filesystem does.
@@ -160,9 +160,9 @@ fn sources(workers: &Workers) -> BTreeMap<Key, Asked> {
 }
 
 /// Whether a volume has figures: a path of the node has none of its own, unless it is somebody's claim.
-fn counts(pod: &Pod, name: &str, ready: &Ready) -> bool {
+fn counts(pod: &Pod, name: &str) -> bool {
     let volume = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).find(|v| v.name == name);
-    !ready.device && volume.is_some_and(|v| v.host_path.is_none())
+    volume.is_some_and(|v| v.host_path.is_none())
 }
 
 fn learn(shared: &Shared, workers: &Workers, key: Key, stats: Option<Stats>) {
