@@ -8,6 +8,7 @@ use std::{
         unix::fs::{MetadataExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -401,6 +402,7 @@ fn the_process_can_write_nowhere_else_and_become_nobody_else() {
     let server = GitServer::silent();
     let volume = tempfile::tempdir_in(world.scratch.path()).unwrap().keep();
     chown(&volume, Some(NOBODY), Some(NOBODY)).unwrap();
+    let others = Mounted::on(tempfile::tempdir_in(world.scratch.path()).unwrap().keep());
     world.environment.push(("MARK".into(), volume.clone().into()));
     let mark = format!("MARK={}", volume.display());
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -442,9 +444,27 @@ fn the_process_can_write_nowhere_else_and_become_nobody_else() {
         let options: Vec<&str> = fields[5].split(',').collect();
         assert!(options.contains(&"noexec") && options.contains(&"nosuid"), "{mount}");
         assert!(options.contains(&"ro") || fields[4] == "/mnt", "{mount}");
+        // Else nobody could take it out of use as long as this process runs.
+        assert_ne!(fields[4], others.0.to_str().unwrap(), "{mount}");
     }
     assert!(!command.contains("canary"), "{command}");
     assert!(process_with(&format!("MARK={}", volume.display())).is_none(), "it outlives who cancelled it");
+}
+
+/// A filesystem of somebody else.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(at: PathBuf) -> Self {
+        assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&at).status().unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }
 
 /// The process with this in its environment.

@@ -5,14 +5,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::contract::{Device, Mount, Resources, Seccomp, User};
 
+/// Of the container's root, the layer that takes writes.
+pub(crate) const UPPER: &str = "upper";
+/// What overlayfs needs beside it.
+pub(crate) const WORK: &str = "work";
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Launch {
     /// Read-only layers, top-most first.
     pub lower: Vec<PathBuf>,
-    pub upper: PathBuf,
-    pub work: PathBuf,
-    /// Empty host directory where the root is mounted, in the container's own mount namespace only.
-    pub target: PathBuf,
+    /// Directory that has [`UPPER`] and [`WORK`].
+    pub writable: PathBuf,
     pub read_only_root: bool,
     pub net: Option<PathBuf>,
     pub ipc: Option<PathBuf>,

@@ -7,6 +7,7 @@
 //! - R3: removing a sandbox leaves no process, mount, netns, veth, cgroup or directory of it.
 //!
 //! Absent on purpose: Kubernetes types, restart policy, probes, images' pull policy.
+mod bare;
 mod caps;
 mod cgroup;
 pub mod contract;

@@ -23,6 +23,14 @@ pub(crate) fn points_below(text: &[u8], top: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|f| f.2).collect()
 }
 
+/// All mount points, those that something is mounted on before what is.
+pub(crate) fn points(text: &[u8]) -> Vec<PathBuf> {
+    let mut all = points_below(text, Path::new("/"));
+    all.reverse();
+    all.dedup();
+    all.into_iter().map(|below| Path::new("/").join(below)).collect()
+}
+
 /// Whether the filesystem of that device is mounted and takes no writes, whichever of its mounts they come to.
 pub(crate) fn filesystem_is_read_only(text: &[u8], device: u64) -> bool {
     let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
@@ -61,6 +69,7 @@ fn finds_escaped_and_stacked_points_deepest_first() {
     assert_eq!(points_below(text, Path::new("/p")), paths);
     assert_eq!(points_below(text, Path::new("/")).len(), 6);
     assert!(points_below(text, Path::new("/p/a")).is_empty());
+    assert_eq!(points(text), ["/", "/p", "/pq", "/p/a b", "/p/a b/c\\d"].map(PathBuf::from));
 }
 
 #[test]

@@ -39,6 +39,12 @@ impl Node {
         command.arg("--kubeconfig").arg(self.daemon.kubeconfig()).args(args).env("HOME", &self.daemon.dir);
         command
     }
+
+    fn apply(&self, objects: &str) -> Result<Child> {
+        let mut apply = self.kubectl(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        apply.stdin.take().ok_or("no input")?.write_all(objects.as_bytes())?;
+        Ok(apply)
+    }
 }
 
 impl Drop for Node {
@@ -131,6 +137,12 @@ impl Bench {
         let fresh = (0..RUNS).map(|_| self.claims(&daemon, 1)).collect::<Result<Vec<_>>>()?;
         row("one claim and its pod, `kubectl apply` to Running on a volume made for it", &fresh);
         row("100 claims and their pods, the same", &[self.claims(&daemon, 100)?]);
+        for (kind, shown) in
+            [("emptyDir", "`emptyDir`"), ("configMap", "`configMap`"), ("claim", "claims without a class")]
+        {
+            let times = (0..RUNS).map(|_| self.together(&daemon, 100, kind)).collect::<Result<Vec<_>>>()?;
+            row(&format!("100 volumes in one pod, {shown}: `kubectl apply` of the pod to Running"), &times);
+        }
         println!("| whole daemon after the labs | {:.1} MiB RSS | | 1 |", daemon.daemon.rss_kib()? as f64 / 1024.0);
         Ok(())
     }
@@ -164,22 +176,47 @@ impl Bench {
     fn claims(&self, daemon: &Node, count: usize) -> Result<Duration> {
         let objects: String = (0..count)
             .map(|i| {
-                format!(
-                    "---\n{{\"apiVersion\":\"v1\",\"kind\":\"PersistentVolumeClaim\",\"metadata\":{{\"name\":\"d{i}\"}},\"spec\":{{\
-                     \"accessModes\":[\"ReadWriteOnce\"],\"resources\":{{\"requests\":{{\"storage\":\"64Mi\"}}}}}}}}\n---\n\
-                     {{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{{\"name\":\"d{i}\"}},\"spec\":{{\
-                     \"terminationGracePeriodSeconds\":0,\"volumes\":[{{\"name\":\"v\",\"persistentVolumeClaim\":{{\"claimName\":\"d{i}\"}}}}],\
-                     \"containers\":[{{\"name\":\"c\",\"image\":\"luksa/fortune\",\"imagePullPolicy\":\"IfNotPresent\",\
-                     \"command\":[\"sleep\",\"1000\"],\"volumeMounts\":[{{\"name\":\"v\",\"mountPath\":\"/v\"}}]}}]}}}}\n"
-                )
+                let name = format!("d{i}");
+                let volumes = [("v".to_owned(), format!("\"persistentVolumeClaim\":{{\"claimName\":\"{name}\"}}"))];
+                claim(&name) + &pod(&name, &volumes)
             })
             .collect();
+        self.until_running(daemon, &objects, count)
+    }
+
+    /// Times one pod with this many volumes of a kind, from apply until it runs. Deletes it.
+    fn together(&self, daemon: &Node, count: usize, kind: &str) -> Result<Duration> {
+        let names = (0..count).map(|i| format!("v{i}"));
+        let volumes: Vec<_> = match kind {
+            "emptyDir" => names.map(|n| (n, "\"emptyDir\":{}".to_owned())).collect(),
+            "configMap" => names.map(|n| (n.clone(), format!("\"configMap\":{{\"name\":\"{n}\"}}"))).collect(),
+            _ => names.map(|n| (n.clone(), format!("\"persistentVolumeClaim\":{{\"claimName\":\"{n}\"}}"))).collect(),
+        };
+        let mut objects = String::new();
+        for (name, _) in &volumes {
+            match kind {
+                "emptyDir" => {}
+                "configMap" => {
+                    objects += &format!(
+                        "---\n{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"{name}\"}},\"data\":{{\"a\":\"b\"}}}}\n"
+                    )
+                }
+                _ => objects += &claim(name),
+            }
+        }
+        // What the pod needs is there before: it is the volumes that are timed.
+        if !objects.is_empty() {
+            daemon.apply(&objects)?.wait()?;
+        }
+        self.until_running(daemon, &pod("many", &volumes), 1)
+    }
+
+    fn until_running(&self, daemon: &Node, objects: &str, count: usize) -> Result<Duration> {
         let shown = "jsonpath={.metadata.name} {.status.containerStatuses[*].state.running.startedAt}{\"\\n\"}";
         let watch = Lines::of(daemon.kubectl(&["get", "pods", "--watch-only", "-o", shown]))?;
         std::thread::sleep(Duration::from_millis(500));
         let started = Instant::now();
-        let mut apply = daemon.kubectl(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        apply.stdin.take().ok_or("no input")?.write_all(objects.as_bytes())?;
+        let mut apply = daemon.apply(objects)?;
         let mut running = std::collections::BTreeSet::new();
         let mut last = started;
         while running.len() < count {
@@ -198,10 +235,7 @@ impl Bench {
             {\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"live\"},\"spec\":{\"terminationGracePeriodSeconds\":0,\
             \"volumes\":[{\"name\":\"v\",\"configMap\":{\"name\":\"m\"}}],\"containers\":[{\"name\":\"c\",\"image\":\"luksa/fortune\",\
             \"imagePullPolicy\":\"IfNotPresent\",\"command\":[\"sleep\",\"1000\"],\"volumeMounts\":[{\"name\":\"v\",\"mountPath\":\"/v\"}]}]}}";
-        let mut apply = daemon.kubectl(&["apply", "-f", "-"]);
-        let mut child = apply.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        child.stdin.take().ok_or("no input")?.write_all(objects.as_bytes())?;
-        child.wait()?;
+        daemon.apply(objects)?.wait()?;
         daemon
             .kubectl(&["wait", "--for=condition=Ready", "pod/live", "--timeout=60s"])
             .stdout(Stdio::null())
@@ -226,6 +260,27 @@ impl Bench {
         daemon.kubectl(&["delete", "pod/live", "configmap/m"]).stdout(Stdio::null()).status()?;
         Ok(changed)
     }
+}
+
+fn claim(name: &str) -> String {
+    format!(
+        "---\n{{\"apiVersion\":\"v1\",\"kind\":\"PersistentVolumeClaim\",\"metadata\":{{\"name\":\"{name}\"}},\"spec\":{{\
+         \"accessModes\":[\"ReadWriteOnce\"],\"resources\":{{\"requests\":{{\"storage\":\"64Mi\"}}}}}}}}\n"
+    )
+}
+
+/// A pod that mounts volumes, each given by its name and source.
+fn pod(name: &str, volumes: &[(String, String)]) -> String {
+    let mounts: Vec<_> =
+        volumes.iter().map(|(v, _)| format!("{{\"name\":\"{v}\",\"mountPath\":\"/mnt/{v}\"}}")).collect();
+    let volumes: Vec<_> = volumes.iter().map(|(v, source)| format!("{{\"name\":\"{v}\",{source}}}")).collect();
+    format!(
+        "---\n{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{{\"name\":\"{name}\"}},\"spec\":{{\
+         \"terminationGracePeriodSeconds\":0,\"volumes\":[{}],\"containers\":[{{\"name\":\"c\",\"image\":\"luksa/fortune\",\
+         \"imagePullPolicy\":\"IfNotPresent\",\"command\":[\"sleep\",\"1000\"],\"volumeMounts\":[{}]}}]}}}}\n",
+        volumes.join(","),
+        mounts.join(",")
+    )
 }
 
 fn fetch(port: u16) -> Result<String> {

@@ -2,7 +2,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::DirBuilderExt,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{
     contract::{ContainerId, ContainerSpec, ContainerState, PodUid, RuntimeError},
-    launch::{PidNamespace, ProcessRef},
+    launch::{PidNamespace, ProcessRef, UPPER, WORK},
     records,
     shim::Mode,
-    wire::{Failure, Reply, Request},
+    wire::{self, Failure, Reply, Request},
 };
 
 /// How long a killed container may take to end before that is an error.
@@ -130,11 +130,12 @@ impl Inner {
         records::write(&dir.join(records::CONTAINER), record, false).map_err(failed)?;
         records::write(&dir.join(records::LAUNCH), launch, false).map_err(failed)?;
         builder.mode(0o755);
-        for part in ["upper", "work", "rootfs"] {
+        for part in [UPPER, WORK] {
             builder.create(dir.join(part)).map_err(failed)?;
         }
         let errors = File::create(dir.join(records::SHIM_LOG)).map_err(failed)?;
         let (socket, mut child) = client::spawn(&self.exe, Mode::Container, Some(dir), Some(errors)).map_err(failed)?;
+        wire::send(&socket, &(), &[self.bare.as_fd()]).map_err(failed)?;
         let mut connection = ShimConnection::over(socket).map_err(failed)?;
         let reply = connection.reply().await.map_err(failed)?;
         // What was started only forked the shim and has ended.

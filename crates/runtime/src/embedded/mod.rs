@@ -31,11 +31,13 @@ use self::{
     state::{SandboxRecord, is_container_id, is_plain_name, names},
 };
 use crate::{
+    bare::Bare,
     cgroup::Cgroups,
     contract::{
         ContainerId, ContainerSpec, ExecOutput, ExecSpec, ImageInfo, ImageLayers, Mount, PodUid, RegistryAuth,
         Resources, Runtime, RuntimeError, RuntimeEvent, SandboxSpec, SandboxStatus, Session, Usage,
     },
+    launch::UPPER,
     records,
 };
 
@@ -64,6 +66,7 @@ struct Inner {
     cgroup_root: String,
     exe: PathBuf,
     cgroups: Cgroups,
+    bare: Bare,
     boot: String,
     events: broadcast::Sender<RuntimeEvent>,
     /// One lock per pod: sandboxes change under the writing side, containers are made under the reading side.
@@ -83,6 +86,7 @@ impl Embedded {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(&dir).map_err(io_error(format!("make {}", dir.display())))?;
         }
+        let bare = Bare::make(&options.dir).map_err(io_error("make a mount namespace for containers to begin with"))?;
         let inner = Arc::new(Inner {
             boot: records::boot_id(&options.dir).map_err(io_error("read this boot's ID"))?,
             dir: options.dir,
@@ -90,6 +94,7 @@ impl Embedded {
             network: options.network,
             cgroup_root: options.cgroup_root,
             exe: options.self_exe,
+            bare,
             cgroups: Cgroups::detect().map_err(io_error("find out about cgroups"))?,
             events: broadcast::channel(1024).0,
             locks: Mutex::default(),
@@ -319,7 +324,7 @@ impl Runtime for Embedded {
     }
 
     fn writable_layer(&self, id: &ContainerId) -> Option<PathBuf> {
-        Some(self.inner.container_dir(id).join(plan::WRITABLE))
+        Some(self.inner.container_dir(id).join(UPPER))
     }
 
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {

@@ -10,9 +10,6 @@ use crate::{
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// In a container's directory: what it writes to its root.
-pub(super) const WRITABLE: &str = "upper";
-
 /// Where a container's parts are on the host.
 pub(super) struct Places<'a> {
     /// The container's own directory.
@@ -44,9 +41,7 @@ pub(super) fn plan(
     let host_name = if sandbox.host_network { &places.host_name } else { &sandbox.hostname };
     Ok(Launch {
         lower: image.layers.clone(),
-        upper: places.container.join(WRITABLE),
-        work: places.container.join("work"),
-        target: places.container.join("rootfs"),
+        writable: places.container.to_owned(),
         read_only_root: spec.read_only_root,
         net: pinned(!sandbox.host_network, "net"),
         ipc: pinned(!sandbox.host_ipc, "ipc"),

@@ -2,6 +2,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::fd::AsFd,
     path::Path,
     sync::Arc,
 };
@@ -107,18 +108,17 @@ impl Inner {
         Ok(ips)
     }
 
-    async fn hold_pid_namespace(&self, uid: &PodUid, dir: &Path) -> Result<ProcessRef, RuntimeError> {
-        let place = dir.join("hold");
-        fs::create_dir_all(&place).map_err(io_error(format!("make {}", place.display())))?;
+    async fn hold_pid_namespace(self: &Arc<Self>, uid: &PodUid, dir: &Path) -> Result<ProcessRef, RuntimeError> {
         let action = || format!("make the shared process namespace of pod {}", uid.0);
         let errors = File::create(dir.join(records::SHIM_LOG)).map_err(io_error(action()))?;
         let (socket, mut child) =
-            client::spawn(&self.exe, Mode::Hold, Some(&place), Some(errors)).map_err(io_error(action()))?;
+            client::spawn(&self.exe, Mode::Hold, None, Some(errors)).map_err(io_error(action()))?;
         // A leaf of its own: version 2 hands controllers down only from groups without processes.
         let group = format!("{}/hold", self.pod_group(uid));
         self.cgroups.create(&group, &Resources::default()).map_err(io_error(action()))?;
+        let inner = self.clone();
         let dialogue = move || {
-            wire::send(&socket, &group, &[])?;
+            wire::send(&socket, &group, &[inner.bare.as_fd()])?;
             wire::recv::<HoldReply>(&socket)
         };
         let reply = tokio::task::spawn_blocking(dialogue).await;

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use process::{Stdio, become_program, drop_everything, open_terminal};
 
 use crate::{
+    bare::Bare,
     cgroup::Cgroups,
     kernel,
     launch::{Identity, Launch, PidNamespace},
@@ -47,12 +48,14 @@ pub(crate) struct Go;
 pub(crate) struct Prepared {
     cgroup_doors: Vec<File>,
     namespaces: Vec<(OwnedFd, CloneFlags)>,
+    bare: Bare,
+    layers: rootfs::Layers,
     sources: mounts::Sources,
 }
 
 impl Prepared {
     /// Opens all of it. Runs in the shim, in the host's mount namespace.
-    pub(crate) fn open(launch: &Launch, cgroups: &Cgroups) -> io::Result<Self> {
+    pub(crate) fn open(launch: &Launch, cgroups: &Cgroups, bare: Bare) -> io::Result<Self> {
         let mut namespaces = Vec::new();
         let wanted = [
             (&launch.net, CloneFlags::CLONE_NEWNET),
@@ -68,6 +71,8 @@ impl Prepared {
         Ok(Self {
             cgroup_doors: cgroups.doors(&launch.cgroup)?,
             namespaces,
+            bare,
+            layers: rootfs::Layers::open(launch)?,
             sources: mounts::Sources::open(launch, cgroups)?,
         })
     }
@@ -123,9 +128,9 @@ fn prepare(launch: &Launch, prepared: Prepared, stdio: Option<Stdio>) -> Result<
         nix::sched::setns(fd, flag).map_err(|e| why(&e.into(), "enter the pod's namespaces".to_owned()))?;
     }
     // After joining the cgroup, so that the new cgroup namespace's root is the container's own group.
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
-        .map_err(|e| why(&e.into(), "make mount and cgroup namespaces".to_owned()))?;
-    let root = rootfs::build(launch)?;
+    prepared.bare.enter_copy(CloneFlags::CLONE_NEWCGROUP)?;
+    drop(prepared.bare);
+    let root = rootfs::build(prepared.layers)?;
     mounts::populate(&root, launch, prepared.sources)?;
     let identity = crate::identity::resolve(
         &launch.user,

@@ -234,7 +234,7 @@ fn attach(root: &OwnedFd, path: &Path, mount: &OwnedFd) -> io::Result<()> {
     attach_at(&lookup::directory(root, path)?, mount)
 }
 
-fn attach_at(target: &OwnedFd, mount: &OwnedFd) -> io::Result<()> {
+pub(super) fn attach_at(target: &OwnedFd, mount: &OwnedFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
 }

@@ -18,6 +18,7 @@ use super::{
     serve::{Output, Shim},
 };
 use crate::{
+    bare::Bare,
     cgroup::Cgroups,
     devices,
     init::{self, ChildMessage, Prepared, Stdio},
@@ -30,6 +31,8 @@ use crate::{
 /// The shim of the container whose directory is `dir`.
 pub(super) fn main(dir: &Path) -> io::Result<()> {
     let parent = parent(dir)?;
+    let Some(((), fds)) = wire::recv(&parent)? else { return Ok(()) };
+    let bare = Bare::received(fds)?;
     super::detach()?;
     // The directory may be moved together with all data: from here on it is reached as the current one.
     std::env::set_current_dir(dir)?;
@@ -42,7 +45,7 @@ pub(super) fn main(dir: &Path) -> io::Result<()> {
         // Without it, stopping the daemon's service ends the containers; that is no reason not to run them.
         eprintln!("{error}");
     }
-    match create(dir, launch, cgroups.clone()) {
+    match create(dir, launch, cgroups.clone(), bare) {
         Ok(mut shim) => {
             shim.adopt(Client::new(parent)?, &Reply::Created);
             shim.serve()
@@ -70,12 +73,12 @@ struct Ends {
     stderr: Option<OwnedFd>,
 }
 
-fn create(dir: &Path, launch: Launch, cgroups: Cgroups) -> Result<Shim, (Failure, String)> {
+fn create(dir: &Path, launch: Launch, cgroups: Cgroups, bare: Bare) -> Result<Shim, (Failure, String)> {
     let group = launch.cgroup.clone();
-    try_create(dir, launch, cgroups).map_err(|failure| (failure, group))
+    try_create(dir, launch, cgroups, bare).map_err(|failure| (failure, group))
 }
 
-fn try_create(dir: &Path, launch: Launch, cgroups: Cgroups) -> Result<Shim, Failure> {
+fn try_create(dir: &Path, launch: Launch, cgroups: Cgroups, bare: Bare) -> Result<Shim, Failure> {
     crate::identity::check_not_root(&launch.user, &launch.image_user)?;
     let log = Log::open(&launch.log_path)
         .map_err(|e| Failure::Other(format!("open log {}: {e}", launch.log_path.display())))?;
@@ -83,7 +86,7 @@ fn try_create(dir: &Path, launch: Launch, cgroups: Cgroups) -> Result<Shim, Fail
     if !launch.privileged {
         cgroups.restrict_devices(&launch.cgroup, &device_rules(&launch)?)?;
     }
-    let prepared = Prepared::open(&launch, &cgroups)?;
+    let prepared = Prepared::open(&launch, &cgroups, bare)?;
     let listener = listen(dir)?;
     let (stdio, mut ends) = stdio(&launch)?;
     let (channel, theirs) = UnixStream::pair()?;

@@ -1,8 +1,5 @@
 //! Keeps the PID namespace that a pod's containers share: its first process, which collects orphans and sees nothing.
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::io::{self, Write};
 
 use nix::{
     sched::CloneFlags,
@@ -12,13 +9,10 @@ use nix::{
     },
     unistd::{ForkResult, Pid},
 };
-use rustix::{
-    fs::Mode,
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags},
-};
+use rustix::{fs::Mode, mount::UnmountFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::Cgroups, init, kernel, launch::ProcessRef, wire};
+use crate::{bare::Bare, cgroup::Cgroups, init, kernel, launch::ProcessRef, wire};
 
 /// What the daemon is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,10 +22,11 @@ pub(crate) enum HoldReply {
 }
 
 /// Makes the namespace and leaves its first process behind. Dies when that is done: `kill` on the process ends it all.
-pub(super) fn main(dir: &Path) -> io::Result<()> {
+pub(super) fn main() -> io::Result<()> {
     let parent = super::parent_socket()?;
     rustix::process::setsid()?;
-    let Some((group, _)) = wire::recv::<String>(&parent)? else { return Ok(()) };
+    let Some((group, fds)) = wire::recv::<String>(&parent)? else { return Ok(()) };
+    let bare = Bare::received(fds)?;
     let doors = Cgroups::detect()?.doors(&group)?;
     init::choose_pid_namespace(&crate::launch::PidNamespace::New)?;
     let (channel, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -40,7 +35,7 @@ pub(super) fn main(dir: &Path) -> io::Result<()> {
         ForkResult::Child => {
             drop(channel);
             let joined = doors.into_iter().try_for_each(|mut d| d.write_all(b"0"));
-            let ready = joined.and_then(|()| isolate(dir)).map_err(|e| e.to_string());
+            let ready = joined.and_then(|()| isolate(&bare)).map_err(|e| e.to_string());
             let failed = ready.is_err();
             if wire::send(&theirs, &ready.err(), &[]).is_err() || failed {
                 kernel::exit_now(1);
@@ -59,22 +54,10 @@ pub(super) fn main(dir: &Path) -> io::Result<()> {
 }
 
 /// Leaves the process nothing to be abused for: an empty root, no capabilities, no privileges.
-fn isolate(dir: &Path) -> io::Result<()> {
+fn isolate(bare: &Bare) -> io::Result<()> {
     nix::sys::prctl::set_name(c"pause")?;
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    // The directory is only the place; the mount exists in this namespace alone.
-    rustix::mount::mount(
-        "none",
-        dir,
-        "tmpfs",
-        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
-        Some(c"size=4k"),
-    )?;
-    rustix::process::chdir(dir)?;
-    rustix::process::pivot_root(".", ".")?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")?;
+    bare.enter_copy(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
+    rustix::mount::unmount("/proc", UnmountFlags::DETACH)?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     init::drop_everything()?;
     kernel::reset_signals();

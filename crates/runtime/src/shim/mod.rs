@@ -31,7 +31,7 @@ pub(crate) enum Mode {
     Container,
     /// Runs one command in a container.
     Exec,
-    /// Keeps a pod's shared PID namespace; `argv[2]` is the pod's directory.
+    /// Keeps a pod's shared PID namespace.
     Hold,
 }
 
@@ -63,7 +63,7 @@ pub fn maybe_run_shim() -> Option<ExitCode> {
     let result = match mode.to_str()? {
         "container" => container::main(&dir),
         "exec" => exec::main(),
-        "hold" => hold::main(&dir),
+        "hold" => hold::main(),
         _ => Err(io::Error::other("unknown mode; this program is started by the daemon only")),
     };
     Some(match result {
