@@ -104,7 +104,7 @@ pub trait Disk: Send + Sync {
     fn attach(&self, image: &Path, access: Access) -> io::Result<PathBuf>;
     /// Tells a device that its image has grown.
     fn refresh(&self, device: &Path) -> io::Result<()>;
-    /// Takes a device from its image. `EBUSY`: somebody uses it; it goes when they let go.
+    /// Takes a device from its image. `EBUSY` (by kind; the error says who): somebody uses it; it goes when they let go.
     fn detach(&self, device: &Path) -> io::Result<()>;
 
     /// Whether this host has the program that makes such filesystems.

@@ -14,6 +14,7 @@ mod btrfs;
 pub mod confine;
 mod disk;
 pub mod fake;
+mod holders;
 mod loops;
 mod mountinfo;
 mod ownership;
@@ -322,7 +323,8 @@ pub trait Sys: Send + Sync {
     fn attach_loop(&self, file: &Handle, access: Access) -> io::Result<PathBuf>;
     /// Tells a loop device that its file has another size now.
     fn refresh_loop(&self, device: &Path) -> io::Result<()>;
-    /// Takes a loop device from its file. `EBUSY`: somebody uses it; it goes when they let go.
+    /// Takes a loop device from its file. `EBUSY` (by kind; the real kernel's error says who): somebody uses it; it goes when
+    /// they let go.
     fn detach_loop(&self, device: &Path) -> io::Result<()>;
     /// Shows `source` at `target`; both are directories, or neither is. All options hold from the first instant on.
     fn bind(&self, source: &Handle, target: &Handle, bind: &Bind) -> io::Result<()>;

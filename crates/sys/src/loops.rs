@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{fs::fstatfs, io::Errno};
 
-use crate::disk::Access;
+use crate::{disk::Access, holders};
 
 const FUSE_MAGIC: i64 = 0x6573_5546;
 /// How often a device that somebody else took first is given up for another one.
@@ -154,7 +154,7 @@ pub(crate) fn detach(device: &Path) -> io::Result<()> {
         }
         std::thread::sleep(DETACH_WAIT);
     }
-    Err(Errno::BUSY.into())
+    Err(holders::busy(device))
 }
 
 /// Whether what the kernel says of a device's file can be said of `image`: it has the same name in a directory of the same
@@ -278,4 +278,20 @@ fn a_device_passes_on_flushes_whatever_its_last_user_did() {
 fn structs_have_the_kernels_size() {
     assert_eq!(size_of::<LoopInfo>(), 232);
     assert_eq!(size_of::<LoopConfig>(), 304);
+}
+
+#[test]
+fn whoever_keeps_a_device_in_use_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let image = dir.path().join("image");
+    File::create(&image).and_then(|f| f.set_len(1 << 20)).expect("an image");
+    let device = attach(&image, Access::Write).expect("a device");
+    let sleep = |input: File| std::process::Command::new("sleep").arg("600").stdin(input).spawn();
+    let mut user = File::open(&device).and_then(sleep).expect("sleep");
+    let error = detach(&device).expect_err("it is in use");
+    user.kill().and_then(|()| user.wait()).expect("end it");
+    assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
+    let who = format!("process {} (sleep) has it open", user.id());
+    assert!(error.to_string().contains(&who), "{error}");
+    detach(&device).expect("free");
 }
