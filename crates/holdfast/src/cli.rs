@@ -154,9 +154,9 @@ impl VolumeSettings {
             flex_secrets: self.flex_volume_secrets,
             git_dirs: self.allow_git_dir.clone(),
             git_environment: for_clients(),
-            glusterfs_client: None,
             addresses: vec![address.to_string()],
             flocker_create_bytes: self.flocker.create_size,
+            ..volumes::Settings::default()
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Options {
     pub(crate) for_kernel: Vec<String>,
     pub(crate) tuning: Tuning,
     pub(crate) locks_said: bool,
+    /// The option that asks for locks of the server's.
+    pub(crate) needs_locks: Option<String>,
 }
 
 /// How the embedded client behaves.
@@ -158,11 +160,17 @@ impl Options {
                 return Err(wrong("the volume's server is what is asked; remove the option"));
             }
             (other, None) if HARMLESS.contains(&other) => {
-                self.locks_said |= matches!(other, "lock" | "nolock");
+                if matches!(other, "lock" | "nolock") {
+                    self.locks_said = true;
+                    self.needs_locks = (other == "lock").then(|| option.to_owned());
+                }
                 kernel_too(self);
             }
             (other, Some(_)) if HARMLESS_WITH.contains(&other) => {
-                self.locks_said |= other == "local_lock";
+                if other == "local_lock" {
+                    self.locks_said = true;
+                    self.needs_locks = (value == Some("none")).then(|| option.to_owned());
+                }
                 kernel_too(self);
             }
             _ => {
@@ -183,7 +191,8 @@ impl Options {
         let needed = match self.version {
             Some(Version::V4(None)) => Some("vers=4".to_owned()),
             Some(Version::V4(Some(minor))) => Some(format!("vers=4.{minor}")),
-            _ => self.needs_kernel.clone(),
+            // Its locks are its own.
+            _ => self.needs_kernel.clone().or_else(|| self.needs_locks.clone()),
         };
         needed.map_or(Ok(()), |option| Err(OptionError::NeedsKernel { option }))
     }
@@ -298,11 +307,11 @@ mod tests {
             let error = parse(option).expect_err(option).to_string();
             assert!(error.contains(&format!("{option:?}")), "{error}");
         }
-        for option in ["vers=4", "vers=4.1", "sec=krb5", "proto=udp", "udp"] {
+        for option in ["vers=4", "vers=4.1", "sec=krb5", "proto=udp", "udp", "lock", "local_lock=none"] {
             let error = parse(option).expect("for a kernel").without_kernel().expect_err(option).to_string();
             assert!(error.contains(&format!("{option:?}")), "{error}");
         }
-        for option in ["vers=3", "tcp,proto=tcp,sec=sys", "lock,local_lock=all,nconnect=4"] {
+        for option in ["vers=3", "tcp,proto=tcp,sec=sys", "lock,nolock,local_lock=all,nconnect=4"] {
             assert_eq!(parse(option).expect("options").without_kernel(), Ok(()), "{option}");
         }
     }

@@ -124,6 +124,19 @@ async fn a_pod_runs_and_is_deleted_in_order() {
     );
 }
 
+/// Something in its volumes waits for a server, say.
+#[tokio::test]
+async fn a_container_that_is_never_made_keeps_no_pod() {
+    let mut w = World::new();
+    w.runtime.never_makes("a");
+    w.start();
+    w.pod(json!({"volumes": [{"name": "v", "emptyDir": {}}]}));
+    let runtime = w.runtime.clone();
+    w.api.until("it is being made", |_| runtime.calls().contains(&"create a#0".to_owned()).then_some(())).await;
+    w.mark_deleted();
+    w.gone().await;
+}
+
 #[tokio::test]
 async fn init_containers_restart_until_they_succeed() {
     let mut w = World::new();

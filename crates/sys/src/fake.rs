@@ -472,7 +472,7 @@ impl Sys for FakeSys {
                 let on = |m: &Mount| m.at.is_some_and(|p| gone.contains(&p.mount));
                 let more = k.mounts.iter().find(|(id, m)| on(m) && !gone.contains(id)).map(|(id, _)| *id);
                 match more {
-                    Some(_) if how == Unmount::Strict => return Err(Errno::BUSY),
+                    Some(_) if how != Unmount::Lazy => return Err(Errno::BUSY),
                     Some(id) => gone.push(id),
                     None => break,
                 }
@@ -513,10 +513,26 @@ impl Sys for FakeSys {
         self.call(|k| Ok(k.attendants.contains_key(&(place(dir)?.inode, name.to_owned())).then_some(1)))
     }
 
+    fn attendant_end(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<std::os::fd::OwnedFd>> {
+        // Readable once the other end is closed.
+        let (end, kept) = io::pipe()?;
+        let lives = self.call(|k| {
+            let key = (place(dir)?.inode, name.to_owned());
+            let lives = k.attendants.contains_key(&key);
+            if lives {
+                k.awaited.push((key, kept));
+            }
+            Ok(lives)
+        })?;
+        Ok(lives.then(|| end.into()))
+    }
+
     fn end(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {
         self.call(|k| {
             let dir = place(dir)?;
-            k.attendants.remove(&(dir.inode, name.to_owned()));
+            let key = (dir.inode, name.to_owned());
+            k.attendants.remove(&key);
+            k.awaited.retain(|(of, _)| *of != key);
             match k.remove(dir, name, false) {
                 Err(Errno::NOENT) => Ok(()),
                 other => other,

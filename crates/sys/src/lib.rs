@@ -231,6 +231,8 @@ pub struct FsMount<'a> {
 pub enum Unmount {
     /// Fails with `EBUSY` while in use.
     Strict,
+    /// As strict; and whoever waits for the one who serves the filesystem is told an error, so that he lets go.
+    Forced,
     /// Gone from the tree at once, from the kernel when the last user lets go. Only for binds, whose data lives elsewhere.
     Lazy,
 }
@@ -344,6 +346,8 @@ pub trait Sys: Send + Sync {
     fn start(&self, program: &Program<'_>, dir: &Handle, name: &OsStr) -> io::Result<()>;
     /// The process id of the attendant with that record; `None`: there is none, or it has ended.
     fn attendant(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<u32>>;
+    /// What becomes readable when the attendant with that record ends; `None`: there is none, or it has ended.
+    fn attendant_end(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<OwnedFd>>;
     /// Asks an attendant to end, kills it if it does not within 5 s, and removes its record and log. Idempotent.
     fn end(&self, dir: &Handle, name: &OsStr) -> io::Result<()>;
 }

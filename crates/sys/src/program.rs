@@ -326,6 +326,18 @@ pub(crate) fn attendant(dir: &Handle, name: &OsStr) -> io::Result<Option<u32>> {
     text.trim().parse().map(Some).map_err(|_| unread())
 }
 
+/// What becomes readable when the attendant with this record ends.
+pub(crate) fn attendant_end(dir: &Handle, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = attendant(dir, name)? else { return Ok(None) };
+    let pid = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        // Until this look, the record was locked: it cannot have become another process.
+        Ok(process) => Ok(attendant(dir, name)?.map(|_| process)),
+        Err(Errno::SRCH) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Ends an attendant, and removes its record and its log.
 pub(crate) fn end(dir: &Handle, name: &OsStr) -> io::Result<()> {
     let begun = Instant::now();

@@ -327,10 +327,12 @@ impl Sys for RealSys {
     }
 
     fn unmount(&self, dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()> {
-        let mut flags = UnmountFlags::NOFOLLOW;
-        if how == Unmount::Lazy {
-            flags |= UnmountFlags::DETACH;
-        }
+        let flags = UnmountFlags::NOFOLLOW
+            | match how {
+                Unmount::Strict => UnmountFlags::empty(),
+                Unmount::Forced => UnmountFlags::FORCE,
+                Unmount::Lazy => UnmountFlags::DETACH,
+            };
         Ok(rustix::mount::unmount(proc_path(fd(dir)?).join(name), flags)?)
     }
 
@@ -353,6 +355,10 @@ impl Sys for RealSys {
 
     fn attendant(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<u32>> {
         program::attendant(dir, name)
+    }
+
+    fn attendant_end(&self, dir: &Handle, name: &OsStr) -> io::Result<Option<std::os::fd::OwnedFd>> {
+        program::attendant_end(dir, name)
     }
 
     fn end(&self, dir: &Handle, name: &OsStr) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sys::{Bounds, Program, Ran, RealSys, Sys};
 
 const BOUNDS: Bounds = Bounds { time: Duration::from_secs(20), output_bytes: 1 << 16 };
@@ -90,6 +91,7 @@ fn an_attendant_is_found_by_its_record_and_ends_when_asked() {
     let dir = RealSys.open(scratch.path()).unwrap();
     let name = OsStr::new("server");
     assert_eq!(RealSys.attendant(&dir, name).unwrap(), None);
+    assert!(RealSys.attendant_end(&dir, name).unwrap().is_none());
     RealSys.end(&dir, name).unwrap();
     let start = |script: &str| {
         let arguments = shell(script);
@@ -104,7 +106,14 @@ fn an_attendant_is_found_by_its_record_and_ends_when_asked() {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let session: u32 = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap().parse().unwrap();
     assert_eq!(session, pid);
+    let end = RealSys.attendant_end(&dir, name).unwrap().expect("it lives");
+    let has_ended = |milliseconds: i64| {
+        let wait = Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+        poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&wait)).unwrap() == 1
+    };
+    assert!(!has_ended(0));
     RealSys.end(&dir, name).unwrap();
+    assert!(has_ended(900));
     assert_eq!(RealSys.attendant(&dir, name).unwrap(), None);
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
     // One that dies by itself is known to be gone, and another can take its place; one that does not listen is killed.

@@ -2,6 +2,7 @@
 use crate::error::VolumeError;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -180,6 +181,17 @@ pub struct Stats {
     pub healthy: Option<Result<(), String>>,
 }
 
+/// Who serves a volume that is set up.
+#[derive(Debug)]
+pub enum Served {
+    /// Nobody in particular: the kernel, a driver.
+    ByNobody,
+    /// A process of this node. This becomes readable when it ends; then the volume is to be set up again.
+    By(OwnedFd),
+    /// A process that has ended.
+    ByTheDead,
+}
+
 /// What reclaiming leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reclaiming {
@@ -220,6 +232,16 @@ pub trait VolumePlugin: Sync + Send {
     /// Whether undoing depends on somebody who may not answer for minutes.
     fn depends_on_others(&self) -> bool {
         false
+    }
+    /// Whether volumes of this kind may be served by a process of this node, which somebody may kill: what is mounted is then
+    /// mounted anew by `set_up`, and is another filesystem to all who see it.
+    fn is_served(&self) -> bool {
+        false
+    }
+    /// Who serves the volume that is set up in `dir`.
+    fn served(&self, dir: &Path, on: &Machine<'_>) -> Result<Served, VolumeError> {
+        let _ = (dir, on);
+        Ok(Served::ByNobody)
     }
     /// Whether volumes of this kind are mounted, so that a persistent volume's mount options mean something.
     fn takes_mount_options(&self) -> bool {

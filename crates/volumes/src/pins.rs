@@ -14,7 +14,7 @@ use std::{
 use sys::{Bind, FileKind, Handle, Propagation, Reach, ReadOnly, Unmount, tree};
 
 use crate::{
-    PLUGINS, PodVolumes,
+    PodVolumes,
     contract::{Ready, VolumePlugin},
     error::VolumeError,
     place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, one_name, unmounting},
@@ -132,17 +132,12 @@ impl PodVolumes {
 
     /// Whether what is at a volume's path was made by this node, and not mounted from elsewhere.
     fn is_own(&self, path: &Path) -> bool {
-        // <uid>/volumes/<plugin>/...
-        let plugin = path.strip_prefix(self.pods_dir()).ok().and_then(|inside| inside.iter().nth(2));
-        // What is below none of these names is a driver's.
-        let own = |name: &OsStr| PLUGINS.iter().any(|p| name == p.name() && !p.takes_mount_options());
-        plugin.is_some_and(own)
+        self.maker(path).is_some_and(|plugin| !plugin.takes_mount_options())
     }
 
-    /// Whether the volume's files are replaced as a whole when they change.
+    /// Whether the volume's files may be replaced as a whole: when they change, or when it is served anew.
     fn may_be_followed(&self, path: &Path) -> bool {
-        let plugin = path.strip_prefix(self.pods_dir()).ok().and_then(|inside| inside.iter().nth(2));
-        plugin.is_some_and(|name| name == Files.name())
+        self.maker(path).is_some_and(|plugin| plugin.is_served() || plugin.name() == Files.name())
     }
 
     /// Notes which sub-path was pinned.
@@ -153,7 +148,7 @@ impl PodVolumes {
         self.sys().write_new(dir, OsStr::new(&name), inside.as_os_str().as_bytes(), 0o600).map_err(fail)
     }
 
-    /// Looks again for what containers have pinned of a volume whose files were replaced, and pins that. Gives back all
+    /// Looks again for what containers have pinned of a volume whose files were replaced, or that is served anew, and pins that. Gives back all
     /// such pins; one whose path does not exist any more keeps what it had and is not among them.
     ///
     /// Must not overlap with making a container of the pod: a pin is away for a moment.
@@ -194,9 +189,9 @@ impl PodVolumes {
         let look = |e| failed("read", path)(e);
         let wanted = sys.stat(found).map_err(look)?;
         if let Some(old) = if_found(sys.open_at(dir, Path::new(name), Reach::Plain)).map_err(look)? {
-            let old = sys.stat(&old).map_err(look)?;
-            // One that was shared was isolated since.
-            if old.mount_root && old.id() == wanted.id() && bind.propagation != Propagation::Inherit {
+            // One whose server has ended says nothing of itself any more; one that was shared was isolated since.
+            let same = sys.stat(&old).is_ok_and(|old| old.mount_root && old.id() == wanted.id());
+            if same && bind.propagation != Propagation::Inherit {
                 return Ok(());
             }
             // What an earlier container had under this number, or a call that was cut off has left.

@@ -3,12 +3,13 @@ use std::{
     ffi::OsStr,
     io::{self, ErrorKind},
     path::{Component, Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::io::Errno;
 use sys::{FileKind, Handle, Reach, Sys, Unmount, tree};
 
-use crate::error::VolumeError;
+use crate::{error::VolumeError, machine::Machine};
 
 /// Directories between the pods directory and what containers see: nobody but the node looks in.
 pub(crate) const PRIVATE: u32 = 0o750;
@@ -88,6 +89,26 @@ pub(crate) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Ok(found) => Ok(Some(found)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
+    }
+}
+
+/// How long those who wait for a server may take to let go, once they are told that it is not there.
+const LETTING_GO: Duration = Duration::from_secs(2);
+/// Between looks at whether they have.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Unmounts what is at a name and below, of a server that may not answer. Nobody uses it any more but this node, which may
+/// be asking how full it is. Tells what could not be unmounted, and why.
+pub(crate) fn unmount_from_server(on: &Machine<'_>, dir: &Handle, name: &OsStr) -> Result<(), (PathBuf, io::Error)> {
+    let (begun, patience) = (Instant::now(), on.settings.last_writes);
+    loop {
+        let how = if begun.elapsed() < patience { Unmount::Strict } else { Unmount::Forced };
+        match tree::unmount_all(on.sys, dir, name, &|_| how) {
+            Err((_, e)) if e.kind() == ErrorKind::ResourceBusy && begun.elapsed() < patience + LETTING_GO => {
+                std::thread::sleep(LOOK);
+            }
+            other => return other,
+        }
     }
 }
 

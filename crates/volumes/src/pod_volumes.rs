@@ -9,6 +9,7 @@
 //! undone from the disk and the mount table alone.
 use std::{
     ffi::OsStr,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,7 +18,7 @@ use std::{
 use sys::{FileKind, Handle, Reach, Sys, Unmount, tree};
 
 use crate::{
-    contract::{Growth, Ownership, Ready, Reclaiming, Resolved, Source, Stats, VolumePlugin},
+    contract::{Growth, Ownership, Ready, Reclaiming, Resolved, Served, Source, Stats, VolumePlugin},
     drivers::{Drivers, NoDrivers},
     error::VolumeError,
     machine::{Cancel, Machine, Shared},
@@ -181,6 +182,27 @@ impl PodVolumes {
         plugin.stats(source, &dir, &self.machine())
     }
 
+    /// Who serves a volume of a pod that is set up.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn served(&self, pod_uid: &str, volume: &str, source: &Source) -> Result<Served, VolumeError> {
+        let (plugin, dir) = self.place(pod_uid, volume, source)?;
+        plugin.served(&dir, &self.machine())
+    }
+
+    /// The plugin that made a volume; `None` for those that this node did not make.
+    pub(crate) fn maker(&self, host_path: &Path) -> Option<&'static dyn VolumePlugin> {
+        // <uid>/volumes/<plugin>/...
+        let name = host_path.strip_prefix(&self.pods_dir).ok()?.iter().nth(2)?;
+        PLUGINS.iter().find(|p| name == p.name()).copied()
+    }
+
+    /// Whether a volume is somebody else's, who may not answer.
+    pub fn depends_on_others(&self, ready: &Ready) -> bool {
+        self.maker(&ready.host_path).is_none_or(VolumePlugin::depends_on_others)
+    }
+
     /// The volumes of CSI drivers that were attached to this machine and that its pods have, or are about to have.
     ///
     /// # Errors
@@ -325,6 +347,11 @@ impl PodVolumes {
             let device = self.sys().probe_device(&top).map_err(failed("measure", path))?;
             return Ok(Stats { total_bytes: device.bytes, ..Stats::default() });
         }
+        let mounted = self.sys().stat(&top).map_err(failed("read", path))?.mount_root;
+        if !mounted && self.maker(path).is_some_and(VolumePlugin::is_served) {
+            // It is just being mounted again.
+            return Err(failed("measure", path)(ErrorKind::NotConnected.into()));
+        }
         let room = self.sys().room(&top).map_err(failed("measure", path))?;
         let stats = Stats {
             total_bytes: room.total_bytes,
@@ -336,7 +363,7 @@ impl PodVolumes {
             healthy: None,
         };
         let own = path.starts_with(&self.pods_dir);
-        if !own || self.sys().stat(&top).map_err(failed("read", path))?.mount_root {
+        if !own || mounted {
             return Ok(stats);
         }
         let used = tree::usage(self.sys(), &top).map_err(failed("measure", path))?;

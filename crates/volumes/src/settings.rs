@@ -1,5 +1,5 @@
 //! What the administrator of a machine says about its volumes.
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// Settings of plugins. The default is what a kubelet has built in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +10,9 @@ pub struct Settings {
     pub flex_secrets: bool,
     /// The client program of GlusterFS; `None`: it is looked for where distributions put it.
     pub glusterfs_client: Option<PathBuf>,
+    /// How long unmounting may wait for a server, with what is not yet written, or for those who are just asking it something,
+    /// before these are told that it is not there.
+    pub last_writes: Duration,
     /// The IP addresses of this node, by which other systems know it.
     pub addresses: Vec<String>,
     /// The most that a dataset of Flocker holds that is made for a volume, in bytes; `None`: none is made.
@@ -26,6 +29,7 @@ impl Default for Settings {
             flex_dir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec".into(),
             flex_secrets: false,
             glusterfs_client: None,
+            last_writes: Duration::from_secs(10),
             addresses: Vec::new(),
             flocker_create_bytes: None,
             git_dirs: Vec::new(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::fs::{CWD, FileType, Mode, mknodat, statvfs};
-use volumes::{NfsSource, Ownership, PodVolumes, Resolved, Source};
+use volumes::{NfsSource, Ownership, PodVolumes, Ready, Resolved, Settings, Source};
 
 use crate::{
     common::until,
@@ -21,14 +21,20 @@ use crate::{
 struct Mounted {
     pods: tempfile::TempDir,
     volumes: PodVolumes,
+    ready: Ready,
     at: PathBuf,
 }
 
 impl Mounted {
     fn new(server: &Server, options: &str) -> Self {
+        Self::with(server, options, Settings::default())
+    }
+
+    fn with(server: &Server, options: &str, settings: Settings) -> Self {
         let pods = tempfile::Builder::new().prefix("holdfast-mounts-").tempdir().expect("temporary directory");
         let volumes = PodVolumes::new(pods.path().join("pods"), Arc::new(sys::RealSys))
-            .with_program(env!("CARGO_BIN_EXE_holdfast").into());
+            .with_program(env!("CARGO_BIN_EXE_holdfast").into())
+            .with_settings(settings);
         let source = Source::Nfs(Box::new(NfsSource {
             server: server.addr.to_string(),
             path: server.path(),
@@ -37,8 +43,9 @@ impl Mounted {
         }));
         let resolved = Resolved { source, read_only: false, mount_options: Vec::new() };
         let ready = volumes.set_up("p", "v", &resolved, &Ownership::default());
-        let at = ready.unwrap_or_else(|e| panic!("{e}: {e:?}")).host_path;
-        Self { pods, volumes, at }
+        let ready = ready.unwrap_or_else(|e| panic!("{e}: {e:?}"));
+        let at = ready.host_path.clone();
+        Self { pods, volumes, ready, at }
     }
 
     fn join(&self, name: &str) -> PathBuf {
@@ -252,6 +259,26 @@ fn who_is_killed_does_not_wait_for_the_server() {
     reader.wait().expect("it ends");
     // Nor does unmounting.
     drop(m);
+    server.hang(false);
+}
+
+#[test]
+fn who_asks_how_full_it_is_does_not_keep_it_mounted() {
+    let server = Server::up();
+    let settings = Settings { last_writes: Duration::from_secs(1), ..Settings::default() };
+    let m = Mounted::with(&server, "", settings);
+    assert!(m.volumes.measure(&m.ready).expect("it answers").total_bytes > 0);
+    server.hang(true);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| m.volumes.measure(&m.ready));
+        until("it waits for the server", || {
+            let threads = fs::read_dir("/proc/self/task").expect("list").flatten();
+            let mut waits = threads.filter_map(|t| fs::read_to_string(t.path().join("wchan")).ok());
+            waits.any(|at| at.contains("request_wait_answer")).then_some(())
+        });
+        m.volumes.tear_down("p").expect("unmount");
+        asked.join().expect("no panic").expect_err("nobody has answered");
+    });
     server.hang(false);
 }
 

@@ -1,7 +1,16 @@
 //! The same from a pod's side: manifests in, files and events out.
-use std::{fs, os::unix::fs::MetadataExt, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+    process::Command,
+    time::Instant,
+};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::statvfs,
+    process::{Pid, Signal, kill_process},
+};
 
 use crate::{
     common::{Instance, text, told, until},
@@ -103,13 +112,133 @@ fn pods_share_an_export_and_outlive_the_daemon_and_the_server() {
     let log = fs::read_to_string(server.export().join("log")).expect("read on the server");
     let numbers: Vec<usize> = log.lines().map(|l| l.parse().expect("a number")).collect();
     assert_eq!(numbers, Vec::from_iter(1..=numbers.len()), "a line is lost, or there twice");
-    // An attendant that was killed is found out, and its volume mounted again, with the next start of its pod.
+    figures_are_told(&instance, &server);
+    // Attendants that are killed are found out, also by a daemon that starts later; containers that run go on.
+    let kill = || {
+        let all = attendants(&instance.dir.path().join("data"));
+        for pid in &all {
+            kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::KILL).expect("kill it");
+        }
+        all
+    };
+    assert_eq!(kill().len(), 4);
+    told(&instance, "writer", "The process that served volume \"d\" had ended.");
+    goes_on(&instance, &server);
+    instance.end("KILL");
+    kill();
+    instance.up();
+    goes_on(&instance, &server);
+    let restarts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
+    assert_eq!(instance.kubectl(&["get", "pods", "-o", restarts]), "0 0 0 0");
     for pid in attendants(&instance.dir.path().join("data")) {
         kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::KILL).expect("kill the attendant");
     }
     instance.kubectl(&["delete", "pod", "--all", "--timeout=30s"]);
     is_clean(&instance);
-    assert_eq!(fs::read_to_string(server.export().join("deep/er/f")).expect("it is the server's"), "shared\n");
+    let kept = fs::read_to_string(server.export().join("deep/er/f")).expect("it is the server's");
+    assert!(kept.starts_with("mark "), "{kept}");
+}
+
+/// All four see the volume as they did before.
+fn goes_on(instance: &Instance, server: &Server) {
+    let lines = || fs::read_to_string(server.export().join("log")).expect("read on the server").lines().count();
+    let before = lines();
+    until("it is written to again", || (lines() > before + 3).then_some(()));
+    let mark = format!("mark {before}");
+    until("a part of it is seen again", || in_pod(instance, "inner", &format!("echo {mark} > /d/f")).ok());
+    until("all of it is seen again", || {
+        (in_pod(instance, "claimer", "cat /d/deep/er/f") == Ok(format!("{mark}\n"))).then_some(())
+    });
+    let read = || in_pod(instance, "reader", "cat /d/deep/er/f; ! echo x > /d/x");
+    until("it is read again, and only that", || (read() == Ok(format!("{mark}\n"))).then_some(()));
+    assert!(in_pod(instance, "inner", "ls /d").is_ok_and(|names| names == "f\n"), "a part of it");
+    // What came in the place of what was lost is all that there is.
+    let seen = in_pod(instance, "inner", "grep -c \" /d \" /proc/mounts");
+    assert_eq!(seen, Ok("1\n".into()));
+}
+
+/// What the containers of one pod may ask of an export, each of another.
+#[test]
+fn an_export_is_mounted_as_containers_ask() {
+    let server = Server::up();
+    let instance = Instance::start();
+    let file = server.export().join("grouped");
+    fs::write(&file, "grouped\n").expect("write");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("chmod");
+    chown(&file, Some(1), Some(2002)).expect("chown");
+    let container = |name: &str, mount: &str| {
+        format!(
+            "  - {{name: {name}, image: \"hfbox:1\", command: [sh, -c, \"until test -e /tmp/end; do sleep 0.1; done\"], \
+             env: [{{name: WHO, value: me}}], volumeMounts: [{{name: d, mountPath: /d, {mount}}}]}}\n"
+        )
+    };
+    let containers = [
+        container("part", "subPathExpr: \"of/$(WHO)\""),
+        container("reads", "readOnly: true, recursiveReadOnly: Enabled"),
+        container("follows", "mountPropagation: HostToContainer"),
+    ];
+    let group = "  securityContext: {runAsUser: 1001, runAsGroup: 1001, supplementalGroups: [2002], fsGroup: 2003}\n";
+    apply(
+        &instance,
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: asks}}\nspec:\n  terminationGracePeriodSeconds: 1\n{group}  \
+             containers:\n{}  volumes: [{{name: d, {}}}]\n",
+            containers.concat(),
+            nfs(&server, "")
+        ),
+    );
+    ready(&instance, &["asks"]);
+    let run = |container: &str, script: &str| {
+        let out = instance.kubectl_with(&["exec", "asks", "-c", container, "--", "sh", "-c", script], "");
+        text(&out.stdout) + &text(&out.stderr)
+    };
+    // Groups beside the user's own are shown to the server; the pod's group is one of them, and changes nothing there.
+    assert_eq!(run("follows", "cat /d/grouped; stat -c %u:%g /d/grouped"), "grouped\n1:2002\n");
+    assert!(server.export().join("of/me").is_dir(), "subPathExpr");
+    assert_eq!(run("part", "ls /d"), "");
+    assert!(run("reads", "touch /d/x").contains("Read-only file system"));
+    let told = "jsonpath={.status.containerStatuses[?(@.name==\"reads\")].volumeMounts[?(@.name==\"d\")].recursiveReadOnly}";
+    assert_eq!(instance.kubectl(&["get", "pod", "asks", "-o", told]), "Enabled");
+    // A container that starts again has the volume again, and sees what the host mounts in it from then on.
+    let data = mounts(&instance.dir.path().join("data")).into_iter().find(|m| m.ends_with("kubernetes.io~nfs/d/data"));
+    let data = data.expect("it is mounted");
+    let host = |words: &[&str]| assert!(Command::new(words[0]).args(&words[1..]).status().expect("run").success());
+    host(&["mount", "--make-shared", &data]);
+    run("follows", "touch /tmp/end");
+    let count = "jsonpath={.status.containerStatuses[?(@.name==\"follows\")].restartCount}";
+    until("it starts again", || (instance.kubectl(&["get", "pod", "asks", "-o", count]) == "1").then_some(()));
+    ready(&instance, &["asks"]);
+    let inner = format!("{data}/of");
+    host(&["mount", "-t", "tmpfs", "-o", "mode=777", "holdfast-test", &inner]);
+    fs::write(Path::new(&inner).join("f"), "of the host\n").expect("write");
+    let seen = [run("follows", "cat /d/of/f"), run("part", "ls /d")];
+    host(&["umount", &inner]);
+    assert_eq!(seen, ["of the host\n", ""]);
+    instance.kubectl(&["delete", "pod", "asks", "--timeout=30s"]);
+    is_clean(&instance);
+}
+
+/// How full volumes are, by the node's summary and by its metrics.
+fn figures_are_told(instance: &Instance, server: &Server) {
+    let node = instance.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let ask = |what: &str| instance.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/{what}")]);
+    let room = statvfs(&server.export()).expect("statfs");
+    let capacity = room.f_blocks * room.f_frsize;
+    until("the summary has the volume", || {
+        let summary: serde_json::Value = serde_json::from_str(&ask("stats/summary")).expect("JSON");
+        let of = |pod: &str| {
+            let pods = summary["pods"].as_array()?;
+            let volumes = pods.iter().find(|p| p["podRef"]["name"] == pod)?["volume"].as_array()?;
+            volumes.iter().find(|v| v["name"] == "d").cloned()
+        };
+        let (own, claimed) = (of("writer")?, of("claimer")?);
+        assert_eq!(own["capacityBytes"], capacity);
+        assert_eq!(claimed["pvcRef"]["name"], "many");
+        let taken = own["usedBytes"].as_u64()? + own["availableBytes"].as_u64()?;
+        (taken > 0 && taken <= capacity).then_some(())
+    });
+    let line = "kubelet_volume_stats_capacity_bytes{namespace=\"default\",persistentvolumeclaim=\"many\"}";
+    assert!(ask("metrics").contains(&format!("{line} {capacity}")));
 }
 
 #[test]
@@ -148,6 +277,9 @@ fn pods_wait_for_a_server_and_are_told_why() {
     // A server that answers nothing keeps no pod from going.
     in_pod(&instance, "early", "echo x > /d/f").expect("write");
     server.hang(true);
+    let node = instance.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let summary = format!("/api/v1/nodes/{node}/proxy/stats/summary");
+    instance.kubectl(&["get", "--raw", &summary, "--request-timeout=10s"]);
     instance.kubectl(&["delete", "pod", "--all", "--timeout=30s"]);
     is_clean(&instance);
     server.hang(false);

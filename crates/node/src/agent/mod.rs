@@ -3,7 +3,7 @@ pub mod attach;
 pub mod csi;
 pub mod events;
 pub mod evict;
-mod follow;
+pub mod follow;
 pub mod growth;
 pub mod grpc_health;
 pub mod holders;
@@ -53,8 +53,7 @@ pub struct Shared {
     pub csi: csi::State,
     pub volume_stats: volume_stats::Latest,
     pub capacity: Capacity,
-    /// Held for reading while a container of a pod is made whose sub-paths follow changes, for writing while they do.
-    pub following: tokio::sync::RwLock<()>,
+    pub following: follow::Following,
 }
 
 impl Shared {

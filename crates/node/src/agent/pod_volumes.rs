@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use volumes::{Cancel, Hold, Inputs, Need, Next, Ready, Resolved, Source, VolumeError, needs, resolve};
 
 mod look_up;
+mod served;
 
 use super::{
     Shared,
@@ -113,6 +114,7 @@ struct Keeper {
     given_up: Cancel,
     /// Volumes with new content that containers may not see yet by their sub-paths.
     unfollowed: BTreeMap<String, (Resolved, Ready)>,
+    attendants: served::Attendants,
 }
 
 /// Gives up when it goes.
@@ -147,6 +149,7 @@ pub async fn keep(
         publishing: JoinSet::new(),
         publishing_now: BTreeSet::new(),
         unfollowed: BTreeMap::new(),
+        attendants: served::Attendants::default(),
         unattached: BTreeMap::new(),
         attach_at: None,
         attach_backoff: Backoff::new(ATTACH_FIRST, ATTACH_CAP),
@@ -165,6 +168,11 @@ pub async fn keep(
         // Those that come after this look wake the next.
         drivers.mark_unchanged();
         keeper.round(&pod).await;
+        tokio::select! {
+            // A server that does not answer keeps nobody from going.
+            () = cancel.cancelled() => break,
+            () = keeper.show_served(&pod) => {}
+        }
         if cancel.is_cancelled() {
             break;
         }
@@ -182,6 +190,7 @@ pub async fn keep(
         tokio::select! {
             () = cancel.cancelled() => break,
             Some(done) = keeper.publishing.join_next() => keeper.published(&pod, done),
+            Some(volume) = keeper.attendants.ended() => keeper.lose(&volume),
             () = keeper.changed.notified() => {}
             Ok(()) = drivers.changed(), if keeper.retry_at.is_some() => {}
             changed = keeper.pods.changed() => if changed.is_err() { break },
@@ -257,6 +266,7 @@ impl Keeper {
             if matches!(resolved.source, Source::Files { followed: true, .. }) {
                 self.unfollowed.insert(name.clone(), (resolved.clone(), ready.clone()));
             }
+            self.attend(pod, &name, &resolved, &ready);
             self.done.insert(name.clone(), resolved);
             self.view.send_modify(|v| {
                 v.driven.extend(driven.map(|source| (name.clone(), source)));

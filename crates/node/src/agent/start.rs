@@ -29,6 +29,9 @@ use crate::{
 /// Until a container that could not be made is tried again, if nothing happens before.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// How long making a container may go on when its pod must end.
+const MAKING: Duration = Duration::from_secs(5);
+
 /// What a start works with; a snapshot.
 pub struct Start {
     pub shared: Arc<Shared>,
@@ -92,7 +95,15 @@ impl Start {
             made = self.environment() => made,
             () = self.cancel.cancelled() => return None,
         };
-        Some(self.create_and_start(env, watching).await)
+        // What is being made is finished, and stopped then; but nobody waits for a server that keeps it from being made.
+        let late = async {
+            self.cancel.cancelled().await;
+            tokio::time::sleep(MAKING).await;
+        };
+        tokio::select! {
+            made = self.create_and_start(env, watching) => Some(made),
+            () = late => None,
+        }
     }
 
     async fn create_and_start(
@@ -107,12 +118,13 @@ impl Start {
         };
         let follows = follows_sub_paths(&self.pod);
         // What was found for its mounts stays in its place until they are made.
-        let making = if follows { Some(self.shared.following.read().await) } else { None };
+        let uid = &self.sandbox.spec.uid;
+        let following = self.shared.following.of(&uid.0);
+        let making = following.read().await;
         let spec = match self.spec(env).await {
             Ok(spec) => spec,
             Err(why) => return Err(self.refuse(CONFIG, why, watching)),
         };
-        let uid = &self.sandbox.spec.uid;
         // What an interrupted earlier start left would be in the way.
         for old in &self.sandbox.containers {
             let same = old.name == spec.name && old.attempt == spec.attempt;
@@ -130,7 +142,6 @@ impl Start {
                 return Err(self.refuse(reason, text, watching));
             }
         };
-        drop(making);
         self.keep_pins_apart(&spec).await;
         self.tell(false, "Created", "Container created".into());
         if let Err(error) = self.shared.runtime.start(&id).await {
@@ -138,6 +149,7 @@ impl Start {
             // The container exists and has ended: its restart waits as that of any other.
             return Err(Failed { trouble: Trouble { retry_at: None, ..failed.trouble }, ..failed });
         }
+        drop(making);
         self.tell(false, "Started", "Container started".into());
         // A volume may have changed since.
         if follows

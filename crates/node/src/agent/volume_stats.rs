@@ -1,6 +1,6 @@
 //! How full volumes are, and how they fare, and what of the node's disk pods take: asked again and again, beside all other work.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +23,9 @@ use crate::node::Workers;
 const EVERY: Duration = Duration::from_secs(60);
 /// The first look after a start, and at volumes that are new.
 const SOON: Duration = Duration::from_secs(5);
+
+/// So many volumes of others, at most, are asked for at a time: who does not answer keeps a thread.
+const MOST_WAITING: usize = 128;
 
 /// A volume of a pod by the pod's UID and its name for the volume.
 type Key = (String, String);
@@ -68,7 +71,7 @@ impl Latest {
 enum Asked {
     /// A driver.
     Driver(Arc<Source>),
-    /// The filesystem.
+    /// The filesystem; it may be that of a server.
     Filesystem(Ready),
     /// The disk, about a whole pod; its volume has no name.
     Pod(Box<View>),
@@ -92,10 +95,12 @@ fn ask(shared: &Shared, key: &Key, asked: &Asked) -> Answer {
     }
 }
 
-/// Asks for ever. A driver that does not answer keeps nobody else's volumes from being asked for.
+/// Asks for ever, one question for a volume at a time. A driver or a server that does not answer keeps nobody else's volumes
+/// from being asked for, unless there are very many of them; what was heard last of its volumes stays.
 pub async fn watch(shared: Arc<Shared>, workers: Workers) {
     let mut asking: JoinSet<(Key, Answer)> = JoinSet::new();
-    let mut under_way: BTreeSet<Key> = BTreeSet::new();
+    // Whether it is somebody else's.
+    let mut under_way: BTreeMap<Key, bool> = BTreeMap::new();
     let mut asked: BTreeMap<Key, tokio::time::Instant> = BTreeMap::new();
     let mut look = tokio::time::interval(SOON);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -125,11 +130,19 @@ pub async fn watch(shared: Arc<Shared>, workers: Workers) {
         shared.volume_stats.volumes.lock().retain(|key, _| here.contains_key(key));
         shared.volume_stats.pods.lock().retain(|uid, _| here.keys().any(|key| key.0 == *uid));
         for (key, source) in here {
-            if under_way.contains(&key) || asked.get(&key).is_some_and(|at| at.elapsed() < EVERY) {
+            if under_way.contains_key(&key) || asked.get(&key).is_some_and(|at| at.elapsed() < EVERY) {
+                continue;
+            }
+            let others = match &source {
+                Asked::Driver(_) => true,
+                Asked::Filesystem(ready) => shared.volumes.depends_on_others(ready),
+                Asked::Pod(_) => false,
+            };
+            if others && under_way.values().filter(|others| **others).count() >= MOST_WAITING {
                 continue;
             }
             asked.insert(key.clone(), tokio::time::Instant::now());
-            under_way.insert(key.clone());
+            under_way.insert(key.clone(), others);
             let shared = shared.clone();
             asking.spawn_blocking(move || {
                 let answer = ask(&shared, &key, &source);

@@ -20,6 +20,8 @@ struct State {
     ends: BTreeMap<String, Vec<i32>>,
     /// Calls that fail, once each.
     faults: Vec<String>,
+    /// Containers that are never made.
+    stuck: Vec<String>,
 }
 
 pub struct FakeRuntime {
@@ -39,6 +41,9 @@ impl FakeRuntime {
     }
     pub fn fail_once(&self, call: &str) {
         self.state().faults.push(call.into());
+    }
+    pub fn never_makes(&self, container: &str) {
+        self.state().stuck.push(container.into());
     }
     pub fn ends_with(&self, container: &str, codes: &[i32]) {
         self.state().ends.insert(container.into(), codes.to_vec());
@@ -154,6 +159,9 @@ impl Runtime for FakeRuntime {
     }
     async fn create(&self, pod: &PodUid, spec: &ContainerSpec) -> Result<ContainerId, RuntimeError> {
         self.note(format!("create {}#{}", spec.name, spec.attempt))?;
+        if self.state().stuck.contains(&spec.name) {
+            std::future::pending::<()>().await;
+        }
         let id = ContainerId(format!("{}-{}", spec.name, spec.attempt));
         let mut state = self.state();
         state.specs.insert(id.clone(), spec.clone());

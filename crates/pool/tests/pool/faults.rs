@@ -130,6 +130,7 @@ pass_on! { Sys:
         given_to(at: &Handle) -> io::Result<Option<u32>>;
         loop_of(file: &Handle) -> io::Result<Option<PathBuf>>;
         attendant(dir: &Handle, name: &OsStr) -> io::Result<Option<u32>>;
+        attendant_end(dir: &Handle, name: &OsStr) -> io::Result<Option<std::os::fd::OwnedFd>>;
     }
     faulty {
         make_dir(dir: &Handle, name: &OsStr, mode: u32) -> io::Result<()>;

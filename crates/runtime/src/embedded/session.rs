@@ -53,7 +53,10 @@ impl Inner {
         mounts: Vec<crate::contract::Mount>,
     ) -> Result<(), RuntimeError> {
         let (found, state) = self.running(id)?;
-        let work = tokio::task::spawn_blocking(move || crate::remount::show(&state.init, &mounts));
+        let launch: Launch = records::read(&self.container_dir(id).join(records::LAUNCH))
+            .map_err(io_error("read the container's launch description"))?
+            .ok_or_else(|| RuntimeError::NoContainer(id.0.clone()))?;
+        let work = tokio::task::spawn_blocking(move || crate::remount::show(&state.init, &mounts, &launch.mounts));
         let done = work.await.map_err(|e| RuntimeError::Other(e.to_string()))?;
         done.map_err(io_error(format!("change mounts of container {}", found.record.spec.name)))
     }

@@ -92,6 +92,8 @@ pub(super) struct Kernel {
     pub(super) loop_content: BTreeMap<PathBuf, Disk>,
     /// Those that live: directory and name of their records, by its inode.
     pub(super) attendants: BTreeMap<(u64, OsString), (Place, OsString)>,
+    /// What is closed when they end, for those who wait for that.
+    pub(super) awaited: Vec<((u64, OsString), std::io::PipeWriter)>,
     /// Whether filesystems have quotas of directories, and which there are, by inode.
     pub(super) has_quotas: bool,
     pub(super) quotas: BTreeMap<u64, u64>,
@@ -151,6 +153,7 @@ impl Kernel {
             loops: BTreeMap::new(),
             loop_content: BTreeMap::new(),
             attendants: BTreeMap::new(),
+            awaited: Vec::new(),
             has_quotas: false,
             quotas: BTreeMap::new(),
         };

@@ -172,7 +172,9 @@ impl FakeSys {
 
     /// Ends all attendants, as a reboot, or somebody with a kill, does.
     pub fn kill_attendants(&self) {
-        self.kernel.lock().attendants.clear();
+        let mut kernel = self.kernel.lock();
+        kernel.attendants.clear();
+        kernel.awaited.clear();
     }
 
     /// Every mount but the root, oldest first.

@@ -12,12 +12,12 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{Endpoints, GlusterfsVolumeSource, PersistentVolume, Pod};
-use sys::{Handle, Program, Reach, Sys, Unmount, tree};
+use sys::{Handle, Program, Reach};
 
 use crate::{
-    contract::{Inputs, Machine, Ownership, Ready, Resolved, Source, VolumePlugin},
+    contract::{Inputs, Machine, Ownership, Ready, Resolved, Served, Source, VolumePlugin},
     error::VolumeError,
-    place::{PRIVATE, ensure_dir, failed, if_found},
+    place::{PRIVATE, ensure_dir, failed, if_found, unmount_from_server},
     plugins::{DATA, mismatch, ready, tear_down_dir},
 };
 
@@ -142,6 +142,16 @@ impl VolumePlugin for Glusterfs {
         true
     }
 
+    fn is_served(&self) -> bool {
+        true
+    }
+
+    fn served(&self, dir: &Path, on: &Machine<'_>) -> Result<Served, VolumeError> {
+        let top = on.sys.open(dir).map_err(failed("open", dir))?;
+        let end = on.sys.attendant_end(&top, OsStr::new(CLIENT)).map_err(failed("read", dir.join(CLIENT)))?;
+        Ok(end.map_or(Served::ByTheDead, Served::By))
+    }
+
     fn set_up(&self, source: &Source, _: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError> {
         let Source::Glusterfs(source) = source else { return Err(mismatch(self)) };
         let top = on.sys.open(dir).map_err(failed("open", dir))?;
@@ -158,17 +168,17 @@ impl VolumePlugin for Glusterfs {
 
     fn tear_down(&self, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
         let Some(top) = if_found(on.sys.open(dir)).map_err(failed("open", dir))? else { return Ok(()) };
-        end(&top, dir, on.sys)?;
+        end(&top, dir, on)?;
         drop(top);
         tear_down_dir(dir, on.sys)
     }
 }
 
 /// Unmounts, and ends the client, which by then has nothing to serve.
-fn end(top: &Handle, dir: &Path, sys: &dyn Sys) -> Result<(), VolumeError> {
-    tree::unmount_all(sys, top, OsStr::new(DATA), &|_| Unmount::Strict)
+fn end(top: &Handle, dir: &Path, on: &Machine<'_>) -> Result<(), VolumeError> {
+    unmount_from_server(on, top, OsStr::new(DATA))
         .map_err(|(point, errno)| VolumeError::Unmount { target: dir.join(point), errno })?;
-    sys.end(top, OsStr::new(CLIENT)).map_err(failed("end the GlusterFS client of", dir))
+    on.sys.end(top, OsStr::new(CLIENT)).map_err(failed("end the GlusterFS client of", dir))
 }
 
 /// The client of one volume.
@@ -187,7 +197,7 @@ impl Client<'_> {
     }
 
     fn end(&self) -> Result<(), VolumeError> {
-        end(self.top, self.dir, self.on.sys)
+        end(self.top, self.dir, self.on)
     }
 
     fn refused(&self, what: &str) -> VolumeError {

@@ -9,18 +9,17 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
     sync::mpsc::{RecvTimeoutError, channel},
-    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::NFSVolumeSource;
 use nfs::{Export, FindError, OptionError, Options};
 use rustix::io::Errno;
-use sys::{FsMount, Handle, Program, Reach, Sys, Unmount, tree};
+use sys::{FsMount, Handle, Program, Reach, Sys, tree};
 
 use crate::{
-    contract::{Machine, Ownership, Ready, Reclaiming, Resolved, Source, VolumePlugin},
+    contract::{Machine, Ownership, Ready, Reclaiming, Resolved, Served, Source, VolumePlugin},
     error::VolumeError,
-    place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found},
+    place::{PRIVATE, ensure_below, ensure_dir, ensure_path, failed, if_found, unmount_from_server},
     plugins::{DATA, mismatch, ready, tear_down_dir},
 };
 
@@ -29,8 +28,6 @@ pub(super) struct Nfs;
 /// In the volume's directory: what is, or was about to be, mounted is served by an attendant, whose record has this name too.
 const EMBEDDED: &str = "embedded";
 const ATTENDANT: &str = "attendant";
-/// How long unmounting may wait for a server, with what is mapped and not yet written, before that is given up.
-const LAST_WRITES: Duration = Duration::from_secs(10);
 /// Where volumes are mounted to be emptied, below the directory of what volumes have once for all pods.
 const RECYCLING: [&str; 2] = ["kubernetes.io~nfs", "recycle"];
 
@@ -104,6 +101,19 @@ impl VolumePlugin for Nfs {
 
     fn depends_on_others(&self) -> bool {
         true
+    }
+
+    fn is_served(&self) -> bool {
+        true
+    }
+
+    fn served(&self, dir: &Path, on: &Machine<'_>) -> Result<Served, VolumeError> {
+        let top = on.sys.open(dir).map_err(failed("open", dir))?;
+        if !(Place { dir, on }).is_embedded(&top)? {
+            return Ok(Served::ByNobody);
+        }
+        let end = on.sys.attendant_end(&top, OsStr::new(ATTENDANT));
+        Ok(end.map_err(failed("look for the attendant of", dir))?.map_or(Served::ByTheDead, Served::By))
     }
 
     fn set_up(&self, source: &Source, _: &Ownership, dir: &Path, on: &Machine<'_>) -> Result<Ready, VolumeError> {
@@ -256,18 +266,14 @@ impl Place<'_> {
         let (done, ended) = channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                if ended.recv_timeout(LAST_WRITES) == Err(RecvTimeoutError::Timeout) {
+                if ended.recv_timeout(self.on.settings.last_writes) == Err(RecvTimeoutError::Timeout) {
                     // Without the one who serves it, the kernel fails all that waits.
                     let _ = self.sys().end(top, OsStr::new(ATTENDANT));
                 }
             });
-            let mut result = Ok(());
-            while result.is_ok() && self.is_mounted(top)? {
-                let gone = self.sys().unmount(top, OsStr::new(DATA), Unmount::Strict);
-                result = gone.map_err(|errno| VolumeError::Unmount { target: self.data(), errno });
-            }
+            let gone = unmount_from_server(self.on, top, OsStr::new(DATA));
             drop(done);
-            result
+            gone.map_err(|(point, errno)| VolumeError::Unmount { target: self.dir.join(point), errno })
         })
     }
 
