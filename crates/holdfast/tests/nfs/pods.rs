@@ -114,8 +114,9 @@ fn pods_share_an_export_and_outlive_the_daemon_and_the_server() {
     assert_eq!(numbers, Vec::from_iter(1..=numbers.len()), "a line is lost, or there twice");
     figures_are_told(&instance, &server);
     // Attendants that are killed are found out, also by a daemon that starts later; containers that run go on.
+    let data = instance.dir.path().join("data");
     let kill = || {
-        let all = attendants(&instance.dir.path().join("data"));
+        let all = attendants(&data);
         for pid in &all {
             kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::KILL).expect("kill it");
         }
@@ -130,9 +131,7 @@ fn pods_share_an_export_and_outlive_the_daemon_and_the_server() {
     goes_on(&instance, &server);
     let restarts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
     assert_eq!(instance.kubectl(&["get", "pods", "-o", restarts]), "0 0 0 0");
-    for pid in attendants(&instance.dir.path().join("data")) {
-        kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::KILL).expect("kill the attendant");
-    }
+    kill();
     instance.kubectl(&["delete", "pod", "--all", "--timeout=30s"]);
     is_clean(&instance);
     let kept = fs::read_to_string(server.export().join("deep/er/f")).expect("it is the server's");
