@@ -26,6 +26,8 @@ struct Server {
     /// Names the network namespace and this side of the way to it.
     name: String,
     address: String,
+    /// Of this side.
+    host: String,
     process: Option<Child>,
 }
 
@@ -43,9 +45,9 @@ impl Server {
         let (name, address) = (format!("hfgl{id}"), host(2));
         let (here, there) = (format!("{name}a"), format!("{name}b"));
         must("ip", &["netns", "add", &name]);
-        let mut server = Self { dir, name, address, process: None };
+        let mut server = Self { dir, name, address, host: host(1), process: None };
         must("ip", &["link", "add", &here, "type", "veth", "peer", "name", &there, "netns", &server.name]);
-        must("ip", &["addr", "add", &format!("{}/30", host(1)), "dev", &here]);
+        must("ip", &["addr", "add", &format!("{}/30", server.host), "dev", &here]);
         must("ip", &["link", "set", &here, "up"]);
         let inside = ["-n", &server.name];
         must("ip", &[&inside[..], &["addr", "add", &format!("{}/30", server.address), "dev", &there]].concat());
@@ -100,10 +102,33 @@ impl Server {
         assert!(out.status.success(), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
     }
 
-    /// Ends the daemon and its bricks: all processes of its network namespace.
+    /// The processes of its network namespace, with their programs.
+    fn processes(&self) -> Vec<(String, String)> {
+        let all = text(&run("ip", &["netns", "pids", &self.name]).stdout);
+        let program = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        all.split_whitespace().map(|pid| (pid.to_owned(), program(pid))).collect()
+    }
+
+    /// Ends what serves the volume. The daemon takes seconds to come back, and stays.
+    fn lose_brick(&self) {
+        for (pid, program) in self.processes() {
+            if program.starts_with("glusterfsd") {
+                run("kill", &["-KILL", &pid]);
+            }
+        }
+    }
+
+    fn bring_brick(&self) {
+        // As long as the daemon has not noticed that it is gone, it does nothing.
+        until("the volume is served again", || {
+            self.gluster(&["volume", "start", "vol", "force"]);
+            self.processes().iter().any(|(_, program)| program.starts_with("glusterfsd")).then_some(())
+        });
+    }
+
     fn down(&mut self) {
-        for pid in text(&run("ip", &["netns", "pids", &self.name]).stdout).split_whitespace() {
-            run("kill", &["-KILL", pid]);
+        for (pid, _) in self.processes() {
+            run("kill", &["-KILL", &pid]);
         }
         if let Some(mut child) = self.process.take() {
             drop(child.wait());
@@ -144,15 +169,20 @@ fn clients(below: &Path) -> Vec<PathBuf> {
     let ours = |path: &PathBuf| {
         let line = fs::read(path.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
-        line.contains("glusterfs\0--no-daemon") && line.contains(&words)
+        // Not those that look for a volume that does not exist.
+        line.contains("glusterfs\0--no-daemon") && line.contains("--volfile-id=vol\0") && line.contains(&words)
     };
     all.filter(ours).collect()
 }
 
 #[test]
 fn pods_share_a_volume_of_a_server() {
-    let mut server = Server::start();
-    let mut instance = Instance::start();
+    // Both take their time.
+    let (server, mut instance) = std::thread::scope(|scope| {
+        let server = scope.spawn(Server::start);
+        let instance = Instance::start();
+        (server.join().expect("the server starts"), instance)
+    });
     let own = "glusterfs: {endpoints: servers, path: vol}";
     let spec = "accessModes: [ReadWriteMany], storageClassName: \"\"";
     let claimed = format!(
@@ -188,22 +218,55 @@ fn pods_share_a_volume_of_a_server() {
     // The clients outlive the daemon.
     let before = clients(instance.dir.path());
     assert_eq!(before.len(), 4);
+    let volumes = instance.dir.path().to_path_buf();
     instance.end("KILL");
     instance.up();
     ready(&instance, "a");
     assert_eq!(sh(&instance, "b", "cat /d/g"), "shared\n");
     assert_eq!(clients(instance.dir.path()), before);
 
-    // While the server is down, a pod waits, and can go; it comes when the server does.
-    server.down();
-    apply(&instance, &(pod("late", own, "") + &pod("never", own, "")));
+    // Clients that are killed are replaced, and containers that run go on: with all of the volume, or a part of it.
+    for client in clients(&volumes) {
+        must("kill", &["-KILL", &client.file_name().expect("a process").to_string_lossy()]);
+    }
+    for name in ["a", "b", "reads", "claimed"] {
+        told(&instance, name, "The process that served volume \"d\" had ended.");
+    }
+    assert_eq!(sh(&instance, "b", "echo again > /d/g; cat /d/g"), "again\n");
+    assert_eq!(sh(&instance, "a", "cat /d/deep/g; grep -c ' /d ' /proc/mounts"), "again\n1\n");
+    assert!(sh(&instance, "reads", "cat /d/deep/g; echo no > /d/x").contains("again\nsh: "));
+
+    // Where nobody listens, or nobody has the volume, a pod waits, and can go; it comes as soon as that has changed.
+    server.lose_brick();
+    let elsewhere = "glusterfs: {endpoints: elsewhere, path: vol}";
+    // This side of the way has no server.
+    apply(&instance, &endpoints("elsewhere", "default", &server.host));
+    apply(&instance, &(pod("late", own, "") + &pod("never", own, "") + &pod("strays", elsewhere, "")));
     told(&instance, "late", "mount failed: ");
+    told(&instance, "strays", &format!("(volume \"vol\", servers {} of endpoints default/elsewhere)", server.host));
     instance.kubectl(&["delete", "pod", "never", "wrong", "--timeout=15s"]);
-    server.up();
-    ready(&instance, "late");
-    assert_eq!(sh(&instance, "late", "cat /d/deep/g"), "shared\n");
+    server.bring_brick();
+    apply(&instance, &endpoints("elsewhere", "default", &server.address));
+    for name in ["late", "strays"] {
+        ready(&instance, name);
+        assert_eq!(sh(&instance, name, "cat /d/deep/g"), "again\n");
+    }
+    figures_are_told(&instance);
     instance.kubectl(&["delete", "pods", "--all", "--timeout=30s"]);
     assert_eq!(mounted_below(instance.dir.path()), [""; 0]);
     assert!(clients(instance.dir.path()).is_empty());
-    assert_eq!(fs::read_to_string(server.dir.path().join("brick/deep/g")).expect("kept"), "shared\n");
+    assert_eq!(fs::read_to_string(server.dir.path().join("brick/deep/g")).expect("kept"), "again\n");
+}
+
+/// How full volumes are, by the node's summary and by its metrics.
+fn figures_are_told(instance: &Instance) {
+    let node = instance.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let ask = |what: &str| instance.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/{what}")]);
+    let line = "kubelet_volume_stats_used_bytes{namespace=\"default\",persistentvolumeclaim=\"vol\"} ";
+    until("the metrics have the claim", || ask("metrics").contains(line).then_some(()));
+    let summary: serde_json::Value = serde_json::from_str(&ask("stats/summary")).expect("JSON");
+    let pods = summary["pods"].as_array().expect("pods");
+    let own = pods.iter().find(|p| p["podRef"]["name"] == "a").expect("the pod");
+    let volume = own["volume"].as_array().expect("volumes").iter().find(|v| v["name"] == "d").expect("the volume");
+    assert!(volume["capacityBytes"].as_u64().expect("a number") > 0);
 }

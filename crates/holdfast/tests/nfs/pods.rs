@@ -196,7 +196,8 @@ fn an_export_is_mounted_as_containers_ask() {
     assert!(server.export().join("of/me").is_dir(), "subPathExpr");
     assert_eq!(run("part", "ls /d"), "");
     assert!(run("reads", "touch /d/x").contains("Read-only file system"));
-    let told = "jsonpath={.status.containerStatuses[?(@.name==\"reads\")].volumeMounts[?(@.name==\"d\")].recursiveReadOnly}";
+    let told =
+        "jsonpath={.status.containerStatuses[?(@.name==\"reads\")].volumeMounts[?(@.name==\"d\")].recursiveReadOnly}";
     assert_eq!(instance.kubectl(&["get", "pod", "asks", "-o", told]), "Enabled");
     // A container that starts again has the volume again, and sees what the host mounts in it from then on.
     let data = mounts(&instance.dir.path().join("data")).into_iter().find(|m| m.ends_with("kubernetes.io~nfs/d/data"));

@@ -1,9 +1,5 @@
 //! How full volumes are, and how they fare, and what of the node's disk pods take: asked again and again, beside all other work.
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base::chain;
 use jiff::Timestamp;
@@ -79,6 +75,8 @@ enum Asked {
 
 enum Answer {
     Volume(Option<Stats>),
+    /// What would have been known of a volume, at another time.
+    NotNow,
     Pod(Option<Scratch>),
 }
 
@@ -90,7 +88,10 @@ fn ask(shared: &Shared, key: &Key, asked: &Asked) -> Answer {
         Asked::Driver(source) => {
             Answer::Volume(shared.volumes.stats(&key.0, &key.1, source).map_err(tell).ok().flatten())
         }
-        Asked::Filesystem(ready) => Answer::Volume(shared.volumes.measure(ready).map_err(tell).ok()),
+        Asked::Filesystem(ready) => match shared.volumes.measure(ready).map_err(tell) {
+            Ok(stats) => Answer::Volume(Some(stats)),
+            Err(()) => Answer::NotNow,
+        },
         Asked::Pod(view) => Answer::Pod(scratch::measure(shared, view).map_err(tell).ok()),
     }
 }
@@ -112,6 +113,8 @@ pub async fn watch(shared: Arc<Shared>, workers: Workers) {
                     Ok((key, answer)) => {
                         under_way.remove(&key);
                         match answer {
+                            // Its server was away, or it was just being mounted again.
+                            Answer::NotNow => drop(asked.remove(&key)),
                             Answer::Volume(stats) => learn(&shared, &workers, key, stats),
                             Answer::Pod(Some(scratch)) => {
                                 let known = (shared.clock.now(), scratch);

@@ -58,7 +58,11 @@ impl Keeper {
             Ok(Served::By(end)) => Receiver::from_owned_fd_unchecked(end).map(Some),
             Ok(Served::ByTheDead) => Ok(None),
             Err(error) => {
-                return tracing::warn!(error = chain(&error), volume, "the end of a volume's process will not be noticed");
+                return tracing::warn!(
+                    error = chain(&error),
+                    volume,
+                    "the end of a volume's process will not be noticed"
+                );
             }
         };
         let end = match served {
