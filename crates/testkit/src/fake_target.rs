@@ -28,6 +28,8 @@ struct State {
     luns: BTreeMap<u32, u64>,
     read_only: bool,
     chap: Option<Chap>,
+    /// By what it proves who it is.
+    proof: Option<Chap>,
     /// What programs were run for, without what they were told in secret.
     log: Vec<String>,
     interfaces: BTreeSet<String>,
@@ -45,6 +47,7 @@ impl FakeTarget {
             luns: [(1, 1 << 20)].into(),
             read_only: false,
             chap: None,
+            proof: None,
             log: Vec::new(),
             interfaces: ["default".to_owned()].into(),
             sessions: BTreeMap::new(),
@@ -93,6 +96,11 @@ impl FakeTarget {
     /// Lets only those in who prove who they are.
     pub fn want(&self, user: &str, secret: &str) {
         self.state().chap = Some(Chap { user: user.into(), secret: secret.into() });
+    }
+
+    /// Proves who it is to those who ask for that.
+    pub fn prove(&self, user: &str, secret: &str) {
+        self.state().proof = Some(Chap { user: user.into(), secret: secret.into() });
     }
 
     /// Lets disks of one LUN become one device.
@@ -220,6 +228,16 @@ impl FakeTarget {
             && !(says("node.session.auth.username", &chap.user) && says("node.session.auth.password", &chap.secret))
         {
             return 24;
+        }
+        let proof = state.proof.as_ref();
+        let is_proved = |key: &str, own: Option<&str>| {
+            let line = record.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+            line.is_none() || line == own
+        };
+        if !is_proved("node.session.auth.username_in", proof.map(|p| p.user.as_str()))
+            || !is_proved("node.session.auth.password_in", proof.map(|p| p.secret.as_str()))
+        {
+            return 19;
         }
         if state.sessions.values().any(|s| *s == (portal.to_owned(), interface.to_owned())) {
             return 15;

@@ -138,6 +138,21 @@ fn what_is_wrong_is_said_with_its_field() {
                 says(&IscsiSource { chap_discovery: discovery, ..with("chap") }, &said);
             }
         }
+        if by_kernel {
+            let proof = |secret: &str| {
+                let mut words = pairs("me", "the secret");
+                words.insert("node.session.auth.username_in".into(), "target".into());
+                words.insert("node.session.auth.password_in".into(), secret.into());
+                words
+            };
+            w.drivers.have_secret("chap", proof("its secret"));
+            w.target.prove("target", "another");
+            says(&with("chap"), "does not prove who it is by node.session.auth.username_in and");
+            w.target.prove("target", "its secret");
+            set_up(&volumes, "p", &with("chap")).unwrap();
+            volumes.tear_down("p").unwrap();
+            w.is_clean();
+        }
         w.drivers.have_secret("chap", pairs("me", "the secret"));
         set_up(&volumes, "p", &with("chap")).unwrap();
         volumes.tear_down("p").unwrap();

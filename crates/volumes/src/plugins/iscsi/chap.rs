@@ -76,6 +76,11 @@ impl Words {
         keys.iter().filter_map(|key| Some((*key, self.get(key)?)))
     }
 
+    /// Whether the target has to prove who it is.
+    pub(super) fn asks_for_proof(&self, keys: &[&'static str; 4]) -> bool {
+        keys[2..].iter().any(|key| self.get(key).is_some())
+    }
+
     /// For a session without the kernel, where no target proves who it is: who asks for that is refused.
     pub(super) fn session(&self, source: &IscsiSource) -> Result<Option<Chap>, VolumeError> {
         let asked = [(source.chap_session, &SESSION), (source.chap_discovery, &DISCOVERY)];

@@ -39,6 +39,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const NO_SESSION: i32 = 2;
 const TRANSPORT_FAILED: [i32; 4] = [4, 6, 8, 11];
 const EXISTS: i32 = 15;
+const LOGIN_FAILED: i32 = 19;
 const NOT_FOUND: i32 = 21;
 const REFUSED: i32 = 24;
 
@@ -333,6 +334,12 @@ fn log_in_at(
             let why = match status {
                 Some(NOT_FOUND) => format!("{at_portal} has no target {iqn:?} for this node (iscsi.iqn)"),
                 Some(REFUSED) => format!("target {iqn:?} at {portal} refuses user or password (iscsi.secretRef)"),
+                Some(LOGIN_FAILED) if source.chap_session && words.asks_for_proof(&chap::SESSION) => format!(
+                    "target {iqn:?} at {portal} does not prove who it is by {} and {} (iscsi.secretRef): {}",
+                    chap::SESSION[2],
+                    chap::SESSION[3],
+                    said(&logged)
+                ),
                 Some(s) if TRANSPORT_FAILED.contains(&s) => format!("{at_portal} cannot be reached: {}", said(&logged)),
                 _ => format!("failed to attach disk: target {iqn:?} at {portal}: {}", said(&logged)),
             };
