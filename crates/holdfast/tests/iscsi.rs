@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use common::{Instance, apply, keeps_secrets, root, sh, text, told, until};
+use common::{Instance, apply, root, sh, text, told, until};
 
 const IQN: &str = "iqn.2026-11.test.holdfast:disks";
 const USER: &str = "who-may-read-it";
@@ -208,7 +208,7 @@ kind: Pod
 metadata: {{name: {name}}}
 spec:
   terminationGracePeriodSeconds: 1
-  securityContext: {{fsGroup: 4711}}
+  securityContext: {{fsGroup: 4711, supplementalGroups: [4712]}}
   containers:
   - name: c
     image: nginx:alpine
@@ -223,7 +223,12 @@ fn claim(name: &str) -> String {
 }
 
 const MOUNTED: &str = "volumeMounts: [{name: v, mountPath: /v}]";
-const INSIDE: &str = "volumeMounts: [{name: v, mountPath: /v, subPath: sub/dir}]";
+const INSIDE: &str = "env: [{name: WHO, value: me}]
+    volumeMounts:
+    - {name: v, mountPath: /v, subPath: sub/dir}
+    - {name: v, mountPath: /mine, subPathExpr: of-$(WHO)}
+    - {name: v, mountPath: /follows, mountPropagation: HostToContainer}
+    - {name: v, mountPath: /seen, readOnly: true, recursiveReadOnly: Enabled}";
 const DEVICE: &str = "volumeDevices: [{name: v, devicePath: /dev/data}]";
 
 fn ready(instance: &Instance, pods: &[&str]) {
@@ -268,10 +273,10 @@ fn servers(data: &str) -> Vec<u32> {
 fn luns_live_with_their_pods() {
     // It goes last: what is not unmounted yet waits for it.
     let mut target = Target::start();
-    let mut instance = Instance::start_with(&["--log", "debug"]);
+    let mut instance = Instance::start();
     let all = [
         chap("chap", USER, SECRET),
-        pair("files", "Filesystem", &target.volume(1, ", fsType: ext4")),
+        pair("files", "Filesystem", &(target.volume(1, ", fsType: ext4") + "\n  mountOptions: [noatime, commit=7]")),
         pair("block", "Block", &target.volume(2, "")),
         pod("one", MOUNTED, &claim("files")),
         pod("two", INSIDE, &claim("files")),
@@ -283,7 +288,19 @@ fn luns_live_with_their_pods() {
     sh(&instance, "one", "echo kept >/v/f; sync");
     assert_eq!(sh(&instance, "own", "cat /v/f; stat -c %g /v"), "kept\n4711\n", "one disk, one filesystem");
     sh(&instance, "two", "echo below >/v/f");
-    assert_eq!(sh(&instance, "one", "cat /v/sub/dir/f"), "below\n");
+    sh(&instance, "two", "echo mine >/mine/f");
+    assert_eq!(sh(&instance, "one", "cat /v/sub/dir/f /v/of-me/f"), "below\nmine\n");
+    let seen = sh(&instance, "two", "cat /follows/f; touch /seen/new || echo refused; grep ^Groups /proc/self/status");
+    assert!(seen.starts_with("kept\n") && seen.contains("refused") && seen.contains("4711 4712"), "{seen}");
+    let mounted = sh(&instance, "one", "grep ' /v ' /proc/mounts");
+    assert!(mounted.contains("noatime") && mounted.contains("commit=7"), "{mounted}");
+    // A container that ends comes back to its volume.
+    sh(&instance, "one", "kill 1");
+    until("the container is there again", || {
+        let state = "jsonpath={.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}";
+        (instance.kubectl(&["get", "pod/one", "-o", state]) == "1 true").then_some(())
+    });
+    assert_eq!(sh(&instance, "one", "cat /v/f"), "kept\n");
     sh(&instance, "raw", "printf device | dd of=/dev/data conv=notrunc,fsync 2>/dev/null");
     assert_eq!(sh(&instance, "raw", "blockdev --getsize64 /dev/data").trim(), (64 << 20).to_string());
 
@@ -296,7 +313,8 @@ fn luns_live_with_their_pods() {
             assert!(!told.contains(SECRET) && !told.contains(USER), "{told}");
         }
     }
-    keeps_secrets(&instance, &[SECRET], &[]);
+    let grep = Command::new("grep").args(["-rl", SECRET, &format!("{data}/kubelet")]).output().expect("run grep");
+    assert_eq!(text(&grep.stdout), "", "files with the secret");
 
     // Volumes outlive the daemon, and their target.
     instance.end("KILL");
@@ -315,10 +333,12 @@ fn luns_live_with_their_pods() {
 
     delete(&instance, &["one", "two", "raw", "own"]);
     assert_eq!(traces(&instance), [""; 0]);
+    let reader = target.volume(1, ", readOnly: true");
     let read_only =
-        [pod("reads", MOUNTED, &target.volume(1, ", readOnly: true")), pod("raw-reads", DEVICE, &claim("block"))];
+        [pod("reads", MOUNTED, &reader), pod("reads-too", MOUNTED, &reader), pod("raw-reads", DEVICE, &claim("block"))];
     apply(&instance, &read_only.concat());
-    ready(&instance, &["reads", "raw-reads"]);
+    ready(&instance, &["reads", "reads-too", "raw-reads"]);
+    assert_eq!(sh(&instance, "reads-too", "head -n 1 /v/f"), "kept\n");
     assert_eq!(
         sh(&instance, "reads", "cat /v/f; touch /v/new 2>/dev/null || echo refused"),
         "kept\nagain\nlate\nrefused\n"
@@ -327,7 +347,7 @@ fn luns_live_with_their_pods() {
     // Its end is the end of a daemon that comes back without having seen it begin.
     instance.end("KILL");
     instance.up();
-    delete(&instance, &["reads", "raw-reads"]);
+    delete(&instance, &["reads", "reads-too", "raw-reads"]);
     assert_eq!(traces(&instance), [""; 0]);
 }
 
@@ -442,11 +462,15 @@ allowVolumeExpansion: true
     let room = sh(&instance, "one", "df -m /v | tail -n 1 | awk '{print $2}'");
     assert!(room.trim().parse::<u64>().expect("a size") > 50, "{room}");
 
-    // It goes while somebody waits for it to take what was written.
+    // It goes while somebody waits for it to take what was written, and while somebody else has a copy of all mounts.
+    let mut copy = Command::new("unshare").args(["--mount", "sleep", "99"]).spawn().expect("run unshare");
+    let has_copy = || Path::new(&format!("/proc/{}/ns/mnt", copy.id())).read_link().ok();
+    until("a copy", || (has_copy() != fs::read_link("/proc/self/ns/mnt").ok()).then_some(()));
     target.kill();
     sh(&instance, "one", "(dd if=/dev/zero of=/v/lost bs=1M count=4 conv=fsync 2>/dev/null) >/dev/null 2>&1 &");
     delete(&instance, &["one"]);
-    assert_eq!(traces(&instance), [""; 0]);
+    copy.kill().and_then(|()| copy.wait()).expect("end the copy");
+    until("nothing is left", || traces(&instance).is_empty().then_some(()));
     apply(&instance, &pod("two", MOUNTED, &claim("grown")));
     let said = format!("portal 127.0.0.1:{} (iscsi.targetPortal, iscsi.portals) cannot be reached", target.port);
     told(&instance, "two", &said);

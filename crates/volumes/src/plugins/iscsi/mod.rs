@@ -147,7 +147,7 @@ fn attach(source: &IscsiSource, stage: &Stage, dir: &Path, on: &Machine<'_>) -> 
 fn detach(stage: &Stage, on: &Machine<'_>) -> Result<(), VolumeError> {
     match stage.read(on.sys)?.map(|record| (record.mechanism, record)) {
         Some((Mechanism::Kernel, record)) => kernel::detach(&record, stage, on)?,
-        Some((Mechanism::Served, _)) | None => served::end(stage, on)?,
+        Some((Mechanism::Served, _)) | None => served::end(stage, true, on)?,
     }
     stage.remove(on.sys)
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use iscsi::{Cause, Outcome, Wish};
-use sys::{Access, Handle, Program, Sys};
+use sys::{Access, Handle, Program, Sys, Unmount};
 
 use super::{
     alone,
@@ -100,7 +100,7 @@ fn step(
         }
         (_, Some(outcome)) if *ours => {
             let error = refusal(source, &outcome);
-            end(stage, on)?;
+            end(stage, false, on)?;
             return Err(error);
         }
         (false, None)
@@ -108,7 +108,7 @@ fn step(
                 && if_found(sys.stat_at(&top, OsStr::new(SERVER))).map_err(failed("read", &stage.dir))?.is_some() =>
         {
             let said = text(sys, &stage.dir.join(format!("{SERVER}.log")))?.unwrap_or_default();
-            end(stage, on)?;
+            end(stage, false, on)?;
             return Err(trouble(&source.name, format!("the process that serves its LUN ended: {said}")));
         }
         // Of an earlier process: it failed, or it is gone with what it served.
@@ -118,7 +118,7 @@ fn step(
         Some(wish) => wish,
         None => wish.insert(self::wish(source, on)?),
     };
-    end(stage, on).map_err(|error| still_used(source, dir, stage, error, on))?;
+    end(stage, false, on).map_err(|error| still_used(source, dir, stage, error, on))?;
     start(source, stage, wish, on)?;
     *ours = true;
     Ok(Step::Coming)
@@ -218,21 +218,28 @@ fn device(
     })
 }
 
-/// Ends what serves the LUN, if anything does, with its device. Idempotent.
-pub(super) fn end(stage: &Stage, on: &Machine<'_>) -> Result<(), VolumeError> {
+/// Ends what serves the LUN, if anything does, with its device. Idempotent. `last`: no pod has the LUN any more.
+pub(super) fn end(stage: &Stage, last: bool, on: &Machine<'_>) -> Result<(), VolumeError> {
     let sys = on.sys;
     let Some(top) = if_found(sys.open(&stage.dir)).map_err(failed("open", &stage.dir))? else { return Ok(()) };
     let path = stage.dir.join(iscsi::EXPORT);
     // It may be one whose server is gone: it is opened, but not looked at.
     let export =
         if_found(sys.open_at(&top, Path::new(iscsi::EXPORT), sys::Reach::Plain)).map_err(failed("open", &path))?;
+    let mut how = Unmount::Strict;
     if let Some(export) = export
         && let Some(device) = sys.loop_of(&export).map_err(failed("find the device of", &path))?
+        && let Err(errno) = sys.detach_loop(&device)
     {
-        sys.detach_loop(&device).map_err(failed("detach", device))?;
+        // What a mount namespace of somebody else still holds has nobody behind it any more: it can neither be read nor
+        // written, and the kernel frees it with that namespace.
+        if !last || errno.kind() != ErrorKind::ResourceBusy || lives(&top, stage, sys)? {
+            return Err(failed("detach", device)(errno));
+        }
+        how = Unmount::Lazy;
     }
     sys.end(&top, OsStr::new(SERVER)).map_err(failed("end the server of", &stage.dir))?;
-    stage.unmount(sys)?;
+    stage.unmount(how, sys)?;
     for file in [iscsi::STATUS, iscsi::REFRESH, iscsi::ENDING] {
         if_found(sys.remove_file(&top, OsStr::new(file))).map_err(failed("remove", stage.dir.join(file)))?;
     }

@@ -98,10 +98,10 @@ impl Stage {
     }
 
     /// Unmounts what is mounted in its directory: what a process that is gone has left.
-    pub(super) fn unmount(&self, sys: &dyn Sys) -> Result<(), VolumeError> {
+    pub(super) fn unmount(&self, how: Unmount, sys: &dyn Sys) -> Result<(), VolumeError> {
         let (Some(above), Some(name)) = (self.dir.parent(), self.dir.file_name()) else { return Ok(()) };
         let Some(above_dir) = if_found(sys.open(above)).map_err(failed("open", above))? else { return Ok(()) };
-        tree::unmount_all(sys, &above_dir, name, &|_| Unmount::Strict)
+        tree::unmount_all(sys, &above_dir, name, &|_| how)
             .map_err(|(point, errno)| VolumeError::Unmount { target: above.join(point), errno })
     }
 
