@@ -122,6 +122,31 @@ fn mounts_hide_show_and_go() {
     });
 }
 
+/// What is mounted inside goes, in any depth; the mount itself stays, and what it was made from keeps its own.
+#[test]
+fn what_is_mounted_inside_goes_alone() {
+    on_both(|sys, top| {
+        let base = sys.open(top).unwrap();
+        let tmpfs = Tmpfs { size_bytes: Some(1 << 20), mode: 0o755 };
+        dir(sys, &top.join("from/in"));
+        sys.mount_tmpfs(&sys.open(&top.join("from/in")).unwrap(), &tmpfs).unwrap();
+        let whole = Bind { recursive: true, ..Bind::default() };
+        sys.bind(&sys.open(&top.join("from")).unwrap(), &dir(sys, &top.join("to")), &whole).unwrap();
+        // Over what came along, in it, and under a name that only begins like it.
+        sys.mount_tmpfs(&sys.open(&top.join("to/in")).unwrap(), &tmpfs).unwrap();
+        sys.mount_tmpfs(&dir(sys, &top.join("to/in/deep")), &tmpfs).unwrap();
+        sys.mount_tmpfs(&dir(sys, &top.join("to-other")), &tmpfs).unwrap();
+        tree::unmount_inside(sys, &base, name("to")).unwrap();
+        let mut points = sys.mounts_below(&base).unwrap();
+        points.sort();
+        assert_eq!(points, [Path::new("from/in"), Path::new("to"), Path::new("to-other")]);
+        tree::unmount_inside(sys, &base, name("none")).unwrap();
+        for what in ["to", "to-other", "from"] {
+            tree::unmount_all(sys, &base, name(what), &|_| Unmount::Strict).unwrap();
+        }
+    });
+}
+
 #[test]
 fn recursive_binds_bring_what_is_below_and_their_rights() {
     on_both(|sys, top| {
