@@ -7,10 +7,12 @@ use std::{
 use gix::validate::path::component;
 use serde::{Deserialize, Serialize};
 
+use crate::process::Limits;
+
 /// Bytes of a field; a tree has no longer paths, and no server longer names.
 const LONGEST: usize = 4096;
 
-/// The fields of a `gitRepo` volume, as the pod has them.
+/// The fields of a `gitRepo` volume, as the pod has them, and what the pod may take.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Request {
     pub repository: String,
@@ -18,6 +20,8 @@ pub struct Request {
     pub revision: String,
     /// Empty: the repository's name; `.`: the volume itself.
     pub directory: String,
+    /// How much of the node's disk the pod may take, in bytes: more is not cloned. `None`: it does not say.
+    pub most_bytes: Option<u64>,
 }
 
 /// As it may be told: a repository's URL can hold a password.
@@ -77,6 +81,12 @@ pub struct LocalRepository {
 }
 
 impl Request {
+    /// How large the repository may be.
+    pub fn limits(&self) -> Limits {
+        let all = Limits::default();
+        Limits { bytes: all.bytes.min(self.most_bytes.unwrap_or(all.bytes)), ..all }
+    }
+
     /// Looks at all fields. `allowed` are the directories of this machine whose repositories pods may have.
     ///
     /// # Errors

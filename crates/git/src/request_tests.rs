@@ -1,7 +1,7 @@
 use super::*;
 
 fn request(repository: &str) -> Request {
-    Request { repository: repository.into(), revision: String::new(), directory: String::new() }
+    Request { repository: repository.into(), revision: String::new(), directory: String::new(), most_bytes: None }
 }
 
 fn plan(repository: &str) -> Result<Plan, Refused> {

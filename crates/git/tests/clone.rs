@@ -35,7 +35,12 @@ impl World {
     fn clone(&self, repository: &str, revision: &str, directory: &str) -> (PathBuf, Result<Cloned, Failed>) {
         let volume = tempfile::tempdir_in(self.scratch.path()).unwrap().keep();
         chown(&volume, Some(NOBODY), Some(NOBODY)).unwrap();
-        let request = Request { repository: repository.into(), revision: revision.into(), directory: directory.into() };
+        let request = Request {
+            repository: repository.into(),
+            revision: revision.into(),
+            directory: directory.into(),
+            most_bytes: None,
+        };
         let ran = self.run(&request, &volume, &|| false).unwrap();
         let heard = heard(ran.status, &ran.output);
         if let Err(failed) = &heard {
@@ -340,7 +345,7 @@ fn cve_2022_39253_no_link_of_a_local_repository_is_followed() {
         std::fs::rename(&at, &moved).unwrap();
         std::os::unix::fs::symlink(&moved, &at).unwrap();
         let repository = bare.display().to_string();
-        let request = Request { repository, revision: "main".into(), directory: ".".into() };
+        let request = Request { repository, revision: "main".into(), directory: ".".into(), most_bytes: None };
         let (_, local) = request.plan(std::slice::from_ref(&world.repositories)).unwrap();
         let local = local.unwrap();
         // As the plugin opens it: no link on the way.
@@ -424,6 +429,7 @@ fn the_process_can_write_nowhere_else_and_become_nobody_else() {
             repository: format!("git://{}/x?canary", server.address),
             revision: String::new(),
             directory: ".".into(),
+            most_bytes: None,
         };
         let error = world.run(&request, &volume, &|| stop.load(std::sync::atomic::Ordering::Relaxed)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::Interrupted);

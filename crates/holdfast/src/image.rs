@@ -30,9 +30,12 @@ pub async fn run(args: ImageArgs) -> Outcome {
             let users = registries::logins(authfile.as_deref())?;
             let reference = images::normalize(&name).doing(|| format!("read the image name {name:?}"))?;
             let shown = Shown::new();
-            let pulled = open(&data, config)?.pull(&reference, &users, Arc::new(shown.clone())).await;
+            let images = open(&data, config)?;
+            let pulled = images.pull(&reference, &users, Arc::new(shown.clone())).await;
             shown.clear();
-            say(pulled?.image_ref())?;
+            let pulled = pulled?;
+            images.give_to_everybody(&name)?;
+            say(pulled.image_ref())?;
         }
         ImageCommand::List { data } => list(&open(&data, RegistryConfig::default())?)?,
         ImageCommand::Rm { name, data } => {

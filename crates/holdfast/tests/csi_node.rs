@@ -3,7 +3,7 @@ mod common;
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use common::{Instance, text, told, until};
+use common::{Instance, keeps_secrets, text, told, until};
 use csi::{
     AccessMode, AccessType, BlockVolume, ControllerClient, CreateVolumeRequest, Driver, Listener, Mode, MountVolume,
     Volume, VolumeCapability,
@@ -96,7 +96,12 @@ spec:
   persistentVolumeReclaimPolicy: Retain
   storageClassName: ''
   claimRef: {{namespace: default, name: {name}}}
-  csi: {{driver: {NAME}, volumeHandle: {handle}, fsType: ext4}}
+  csi:
+    driver: {NAME}
+    volumeHandle: {handle}
+    fsType: ext4
+    nodeStageSecretRef: {{namespace: default, name: stage}}
+    nodePublishSecretRef: {{namespace: default, name: publish}}
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -157,14 +162,19 @@ fn mounts(instance: &Instance) -> Vec<String> {
 
 #[test]
 fn volumes_of_a_driver_live_with_their_pods() {
-    let mut instance = Instance::start();
+    let mut instance = Instance::start_with(&["--log", "debug"]);
     let mut driver = Served::start(&instance);
     apply(
         &instance,
         &format!(
-            "apiVersion: storage.k8s.io/v1\nkind: CSIDriver\nmetadata: {{name: {NAME}}}\nspec: {{attachRequired: false}}"
+            "apiVersion: storage.k8s.io/v1\nkind: CSIDriver\nmetadata: {{name: {NAME}}}\n\
+             spec: {{attachRequired: false, tokenRequests: [{{audience: vault}}], requiresRepublish: true}}"
         ),
     );
+    let secret = |name: &str| {
+        format!("{{apiVersion: v1, kind: Secret, metadata: {{name: {name}}}, stringData: {{key: {name}-canary}}}}")
+    };
+    apply(&instance, &(secret("stage") + "\n---\n" + &secret("publish")));
     until("the driver is told of", || {
         let said = instance.kubectl(&["get", "csinodes", "-o", "jsonpath={.items[*].spec.drivers}"]);
         (said.contains(NAME) && said.contains(PLACE)).then_some(())
@@ -196,6 +206,10 @@ fn volumes_of_a_driver_live_with_their_pods() {
     );
     let size = sh(&instance, "raw", "blockdev --getsize64 /dev/data");
     assert_eq!(size.trim(), block.capacity_bytes.to_string());
+
+    // Secrets of both calls, and tokens, all of which begin alike.
+    let token = instance.kubectl(&["create", "token", "default"]);
+    keeps_secrets(&instance, &["stage-canary", "publish-canary", &token[..24]], &[]);
 
     // A restart finds what is there; the volume stays staged for the pod that is left.
     instance.end("KILL");

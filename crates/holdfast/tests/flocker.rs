@@ -3,7 +3,7 @@ mod common;
 
 use std::{fs, path::PathBuf, process::Command, sync::Arc};
 
-use common::{Instance, apply, mounted_below, ready, sh, told, until};
+use common::{Instance, apply, keeps_secrets, mounted_below, ready, sh, told, until};
 use testkit::flocker::{FakeFlocker, FlockerService};
 
 /// A directory in which Flocker's agent mounts datasets.
@@ -67,7 +67,8 @@ fn datasets_come_to_the_node_and_stay_when_pods_go() {
     let args =
         ["--flocker-host", "127.0.0.1", "--flocker-port", &port, "--flocker-ca-file", &ca, "--flocker-key-file", &key];
     service.down();
-    let mut instance = Instance::start_with(&[&args[..], &["--flocker-cert-file", &certificate]].concat());
+    let mut instance =
+        Instance::start_with(&[&args[..], &["--flocker-cert-file", &certificate, "--log", "debug"]].concat());
 
     let claim = "persistentVolumeClaim: {claimName: db";
     apply(&instance, &(claimed("db", &id) + &pod("a", &format!("{claim}}}"), "")));
@@ -85,6 +86,8 @@ fn datasets_come_to_the_node_and_stay_when_pods_go() {
     ready(&instance, "reads");
     ready(&instance, "by-name");
     assert_eq!(sh(&instance, "reads", "cat /d/f"), "hi\n");
+    let pem = fs::read_to_string(&key).expect("the key");
+    keeps_secrets(&instance, &[pem.lines().nth(1).expect("a line of the key itself")], &[]);
     assert!(sh(&instance, "reads", "echo no > /d/f").contains("Read-only"));
     assert_eq!(sh(&instance, "by-name", "cat /d/deep/f"), "hi\n");
     told(&instance, "missing", "datasetName='none' can not be found using flocker: there is no such dataset");

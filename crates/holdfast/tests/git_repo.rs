@@ -3,7 +3,7 @@ mod common;
 
 use std::{fs, path::PathBuf, process::Command};
 
-use common::{Instance, text, told, until};
+use common::{Instance, keeps_secrets, text, told, until};
 use testkit::git_server::{GitServer, git, hostile, repositories, repository};
 
 fn pod(name: &str, source: &str) -> String {
@@ -138,7 +138,7 @@ fn what_is_wrong_is_told_and_mended_by_itself_and_a_pod_that_waits_can_go() {
             pod("evil", &format!("{{repository: 'git://{up}/evil.git', directory: a}}")),
             pod("local", &format!("{{repository: '{}/app.git'}}", dir.display())),
             pod("ext", "{repository: 'ext::sh -c touch% /canary'}"),
-            pod("secret", "{repository: 'https://me:s3cr3t@nowhere.invalid/x'}"),
+            pod("secret", "{repository: 'https://me:s3cr3t-canary@nowhere.invalid/x'}"),
             pod("waits", &format!("{{repository: 'git://{}/app.git'}}", silent.address)),
         ]
         .concat(),
@@ -157,7 +157,8 @@ fn what_is_wrong_is_told_and_mended_by_itself_and_a_pod_that_waits_can_go() {
         told(&instance, pod, volume);
         told(&instance, pod, words);
     }
-    assert!(!instance.kubectl(&["get", "events"]).contains("s3cr3t"));
+    // Whoever may read the pod may read the password that its author put there, and nobody else.
+    keeps_secrets(&instance, &["s3cr3t-canary"], &["pods"]);
     assert!(!std::path::Path::new("/canary").exists());
 
     let server = GitServer::daemon_at(&closed.to_string(), &dir);

@@ -6,7 +6,7 @@ mod made;
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::Engine;
-use common::{Instance, ready, text, told, until};
+use common::{Instance, keeps_secrets, ready, text, told, until};
 use made::{
     Made, dir, file, gzip, image, layer,
     registry::{Login, Registry},
@@ -65,10 +65,14 @@ fn mounts(instance: &Instance) -> usize {
     table.lines().filter(|l| l.contains(&instance.data_dir()) && l.contains("kubernetes.io~image")).count()
 }
 
+/// The registry's user and password, as a Secret and a request have them.
+fn encoded_user() -> String {
+    base64::engine::general_purpose::STANDARD.encode("user:pass")
+}
+
 /// A secret for pulling from a registry.
 fn secret(host: &str) -> Value {
-    let auth = base64::engine::general_purpose::STANDARD.encode("user:pass");
-    let config = json!({"auths": {host: {"auth": auth}}}).to_string();
+    let config = json!({"auths": {host: {"auth": encoded_user()}}}).to_string();
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "user"},
         "type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}})
 }
@@ -87,7 +91,7 @@ fn images_and_artifacts_are_volumes() {
         &artifact(&[(Some("model.bin"), "weights"), (Some("doc/readme"), "words"), (None, "bare")]),
     );
     registry.offer("data/bad:1", &artifact(&[(Some("../../escaped"), "x")]));
-    let mut instance = Instance::start();
+    let mut instance = Instance::start_with(&["--log", "debug"]);
     let reference = |name: &str| json!({"reference": format!("{host}/data/{name}:1")});
     let with_user = json!({"imagePullSecrets": [{"name": "user"}]});
     let mounts_of_part = json!({"volumeMounts": [{"name": "i", "mountPath": "/i"}, {"name": "i", "mountPath": "/part", "subPath": "d"}]});
@@ -128,6 +132,24 @@ fn images_and_artifacts_are_volumes() {
     ]);
     assert_eq!(reason, "ErrImageNeverPull");
     told(&instance, "late", "Error: ErrImagePull");
+
+    // An image that is here is for pods that could have pulled it; unlike an imported one.
+    apply(
+        &instance,
+        &[
+            pod("guest", &reference("two"), &json!({}), &json!({})),
+            pod("friend", &reference("two"), &json!({}), &with_user),
+        ],
+    );
+    ready(&instance, "friend");
+    told(
+        &instance,
+        "friend",
+        &format!("\"{host}/data/two:1\" already present on machine and can be accessed by the pod"),
+    );
+    told(&instance, "guest", "pull access denied");
+    instance.kubectl(&["delete", "pods", "guest", "friend", "--timeout=60s"]);
+    keeps_secrets(&instance, &[&encoded_user()], &[]);
 
     // What was missing comes; the daemon dies and its pods go on; a container comes back.
     registry.offer("data/late:1", &image(&[lower], gzip));

@@ -227,7 +227,7 @@ fn a_registry_that_does_not_answer_hides_no_local_image() {
     }
     assert_eq!(
         told(&instance, "present", "Pulled").trim(),
-        format!("Container image \"{name}\" already present on machine")
+        format!("Container image \"{name}\" already present on machine and can be accessed by the pod")
     );
     let pulled = told(&instance, "always", "Pulled");
     assert!(

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use common::{Instance, apply, root, sh, text, told, until};
+use common::{Instance, apply, keeps_secrets, root, sh, text, told, until};
 
 const IQN: &str = "iqn.2026-11.test.holdfast:disks";
 const USER: &str = "who-may-read-it";
@@ -273,7 +273,7 @@ fn servers(data: &str) -> Vec<u32> {
 fn luns_live_with_their_pods() {
     // It goes last: what is not unmounted yet waits for it.
     let mut target = Target::start();
-    let mut instance = Instance::start();
+    let mut instance = Instance::start_with(&["--log", "debug"]);
     let all = [
         chap("chap", USER, SECRET),
         pair("files", "Filesystem", &(target.volume(1, ", fsType: ext4") + "\n  mountOptions: [noatime, commit=7]")),
@@ -313,8 +313,7 @@ fn luns_live_with_their_pods() {
             assert!(!told.contains(SECRET) && !told.contains(USER), "{told}");
         }
     }
-    let grep = Command::new("grep").args(["-rl", SECRET, &format!("{data}/kubelet")]).output().expect("run grep");
-    assert_eq!(text(&grep.stdout), "", "files with the secret");
+    keeps_secrets(&instance, &[SECRET], &[]);
 
     // Volumes outlive the daemon, and their target.
     instance.end("KILL");

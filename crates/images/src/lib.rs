@@ -5,8 +5,10 @@
 //!
 //! Invariants: a record exists only if all its layers are complete on stable storage; a layer directory appears by rename,
 //! complete, or not at all; nothing that an image contains reaches outside its layer directory (`unpack` tests); every byte
-//! that came over the network or from an archive with digests was checked against its digest.
+//! that came over the network or from an archive with digests was checked against its digest; who pulled an image is recorded
+//! with it (`access`).
 //! Absent on purpose: mounting, running, pushing, building.
+mod access;
 mod archive;
 mod error;
 mod gc;

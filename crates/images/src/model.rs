@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::reference::normalize;
+use crate::{access::Access, reference::normalize};
 
 /// A complete local image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Image {
     /// Those of the names and repository digests that an import gave and no pull since. Older records know of none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub imported: Vec<String>,
+    /// Who pulled it, by repository (`docker.io/library/nginx`). Older records do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pulled: BTreeMap<String, Access>,
     pub config: ImageConfig,
     /// Diff ids (digests of the uncompressed layers), bottom layer first.
     pub layers: Vec<String>,

@@ -18,6 +18,7 @@ use oci_client::{
 };
 
 use crate::{
+    access::Access,
     error::{ImageError, file},
     layers::Expected,
     manifest::{
@@ -52,6 +53,8 @@ struct Source {
     reference: oci_client::Reference,
     image: String,
     scheme: &'static str,
+    /// Whom it answered; nobody in particular, if it answers everybody.
+    user: Option<Credentials>,
 }
 
 /// What the registry says the image is.
@@ -78,6 +81,7 @@ impl Images {
         progress.step(Step::Resolving { name: &label });
         let (source, resolved) = resolve(&self.inner.puller, name, auth).await?;
         let Content { id, config, parts } = content(&source, &resolved).await?;
+        let access = source.user.as_ref().map_or_else(|| Ok(Access::of_everybody()), Access::of)?;
         let inner = self.inner.clone();
         let _work = blocking(move || inner.work()).await?;
         // Owned parts: borrowed ones would tie this future to one thread.
@@ -98,6 +102,7 @@ impl Images {
             repo_digests: vec![name.at_digest(&resolved.top_digest)],
             manifest_digest: Some(resolved.manifest_digest),
             imported: vec![],
+            pulled: [(name.repository(), access)].into(),
             config,
             layers,
             size,
@@ -212,7 +217,7 @@ async fn ask(
         let source = Source::new(name, host, plain)?;
         let login = RegistryAuth::Basic(user.user.clone(), user.password.clone());
         match source.resolve(&login).await {
-            Ok(resolved) => return Ok((source, resolved)),
+            Ok(resolved) => return Ok((Source { user: Some(user.clone()), ..source }, resolved)),
             Err(ImageError::Denied { image, .. }) => {
                 let why = format!("authorization failed: {host} refuses user {:?} or its password", user.user);
                 refused = refused.or(Some(ImageError::Denied { image, why }));
@@ -257,7 +262,7 @@ impl Source {
             (Some(digest), _) => oci_client::Reference::with_digest(host, path, digest.into()),
             (None, tag) => oci_client::Reference::with_tag(host, path, tag.unwrap_or("latest").into()),
         };
-        Ok(Self { client, reference, image, scheme: if plain { "http" } else { "https" } })
+        Ok(Self { client, reference, image, scheme: if plain { "http" } else { "https" }, user: None })
     }
 
     async fn resolve(&self, user: &RegistryAuth) -> Result<Resolved, ImageError> {

@@ -293,6 +293,9 @@ impl Inner {
             // Whoever gave a name last says where it is from.
             image.imported.retain(|n| !new.names.contains(n) && !new.repo_digests.contains(n));
             merge(&mut image.imported, &new.imported);
+            for (repository, access) in new.pulled {
+                image.pulled.entry(repository).or_default().merge(access);
+            }
             if new.manifest_digest.is_some() {
                 image.manifest_digest = new.manifest_digest;
             }

@@ -240,6 +240,41 @@ async fn records_of_older_versions_count_as_pulled() {
     assert!(!open(&dir).find("app:1").expect("find").expect("present").imported_as("app:1"));
 }
 
+#[tokio::test]
+async fn an_image_is_for_those_who_could_pull_it() {
+    let registry = Registry::start(Login::Basic).await;
+    registry.offer("private/app:1", &app());
+    let dir = tempfile::tempdir().expect("dir");
+    let images = open(&dir);
+    let name = format!("{}/private/app:1", registry.host);
+    let right = user(&registry.host, "pass");
+    let pulled = pull(&images, &name, std::slice::from_ref(&right)).await.expect("pull");
+    let image = |images: &Images| images.find(&name).expect("find").expect("present");
+    for way in [&name, &pulled.id, &pulled.repo_digests[0]] {
+        assert!(!image(&open(&dir)).is_everybodys(way), "{way}");
+    }
+    let elsewhere = Credentials { registry: "quay.io".into(), ..right.clone() };
+    for (users, want) in [
+        (vec![right.clone()], true),
+        (vec![], false),
+        (vec![user(&registry.host, "wrong")], false),
+        (vec![elsewhere], false),
+        (vec![user(&registry.host, "wrong"), right.clone()], true),
+    ] {
+        assert_eq!(images.is_known_for(&image(&images), &name, &users), want, "{users:?}");
+    }
+    let record = fs::read_to_string(dir.path().join("images/index.json")).expect("read");
+    assert!(!record.contains("pass"), "{record}");
+    // The same image from a place where everybody gets it does not open the other.
+    let public = Registry::start(Login::None).await;
+    public.offer("app:1", &app());
+    let open_name = format!("{}/app:1", public.host);
+    pull(&images, &open_name, &[]).await.expect("pull");
+    assert!(image(&images).is_everybodys(&open_name) && !image(&images).is_everybodys(&name));
+    images.give_to_everybody(&name).expect("give");
+    assert!(image(&images).is_everybodys(&name));
+}
+
 /// Always "too full": whatever may go does.
 const FULL: GcPolicy =
     GcPolicy { high_percent: 0, low_percent: 0, min_age: Duration::ZERO, partial_age: Duration::from_secs(1) };

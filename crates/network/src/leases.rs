@@ -118,6 +118,11 @@ impl State {
         Ok(address)
     }
 
+    /// Whether any port of the host leads to a pod.
+    pub fn has_ports(&self) -> bool {
+        self.leases.values().any(|lease| !lease.ports.is_empty())
+    }
+
     /// Gives an address back; false if there was no lease.
     pub fn release(&mut self, uid: &str) -> bool {
         let Some(lease) = self.leases.remove(uid) else { return false };

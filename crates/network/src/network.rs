@@ -233,6 +233,7 @@ impl Inner {
         }
         if ports {
             apply(&new)?;
+            route_loopback(&new, true);
         }
         self.file.save(&new)?;
         live.state = new;
@@ -265,14 +266,11 @@ impl Inner {
         }
         let had = live.state.leases.get(uid).map(|l| l.ports.clone()).unwrap_or_default();
         ports.iter().filter(|p| !had.contains(p)).try_for_each(unused)?;
+        let routed = live.state.has_ports();
         self.file.save(&new)?;
         live.state = new;
         apply(&live.state)?;
-        // Connections from the host to 127.0.0.1 are redirected too; the kernel routes them only when told so.
-        let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.bridge);
-        if let Err(error) = fs::write(&path, "1") {
-            tracing::warn!(path, %error, "host ports will not answer on 127.0.0.1");
-        }
+        route_loopback(&live.state, routed);
         Ok(())
     }
 
@@ -498,7 +496,10 @@ fn egress(state: &State) -> Egress {
         tracing::warn!(bridge = state.bridge, error = base::chain(&e), "this host's firewall may block pods");
     }
     match apply(state) {
-        Ok(()) => Egress::Available,
+        Ok(()) => {
+            route_loopback(state, state.owns_bridge);
+            Egress::Available
+        }
         Err(e) => Egress::Unavailable(format!("the kernel has no usable nf_tables NAT: {}", base::chain(&e))),
     }
 }
@@ -509,6 +510,20 @@ fn firewall(bridge: &str, pass: bool) -> Result<(), NetworkError> {
 
 fn apply(state: &State) -> Result<(), NetworkError> {
     nft::replace_table(&state.table(), &rules::chains(state)).map_err(kernel("write NAT table", state.table()))
+}
+
+/// Lets the kernel route loopback addresses on the bridge while there are host ports: connections from the host to
+/// 127.0.0.1 are redirected too. Whoever `had` that switched on before gets it switched off with the last port. The rules
+/// keep others from using it, so they come first.
+fn route_loopback(state: &State, had: bool) {
+    let wanted = state.has_ports();
+    if !wanted && !had {
+        return;
+    }
+    let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", state.bridge);
+    if let Err(error) = fs::write(&path, if wanted { "1" } else { "0" }) {
+        tracing::warn!(path, %error, wanted, "could not switch whether host ports answer on 127.0.0.1");
+    }
 }
 
 /// Refuses a host port on which a program of the host listens: redirecting would hide that program.

@@ -54,6 +54,8 @@ impl Attributes {
 /// Where a chain hooks into the packet's way.
 #[derive(Debug, Clone, Copy)]
 pub enum Hook {
+    /// Before everything else: packets as they are on the wire, with no address rewritten.
+    Arrival,
     Prerouting,
     Output,
     Postrouting,
@@ -62,13 +64,22 @@ pub enum Hook {
 impl Hook {
     fn number_and_priority(self) -> (u32, i32) {
         match self {
+            Self::Arrival => (0, -300),
             Self::Prerouting => (0, -100),
             Self::Output => (3, -100),
             Self::Postrouting => (4, 100),
         }
     }
+    /// The type of chain.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Arrival => "filter",
+            Self::Prerouting | Self::Output | Self::Postrouting => "nat",
+        }
+    }
     fn name(self) -> &'static str {
         match self {
+            Self::Arrival => "arrival",
             Self::Prerouting => "prerouting",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
@@ -120,9 +131,16 @@ impl Rule {
     }
     /// Leaves by the interface `name`, or by any other.
     pub fn leaves_by(self, name: &str, equal: bool) -> Self {
+        self.interface(7, name, equal)
+    }
+    /// Enters by the interface `name`.
+    pub fn enters_by(self, name: &str) -> Self {
+        self.interface(6, name, true)
+    }
+    fn interface(self, key: u32, name: &str, equal: bool) -> Self {
         let mut padded = [0; 16];
         padded[..name.len().min(15)].copy_from_slice(&name.as_bytes()[..name.len().min(15)]);
-        self.expression("meta", Attributes::default().number(1, 1).number(2, 7)).compare(1, equal, &padded)
+        self.expression("meta", Attributes::default().number(1, 1).number(2, key)).compare(1, equal, &padded)
     }
     /// Transport protocol and destination port.
     pub fn port(self, protocol: u8, port: u16) -> Self {
@@ -144,11 +162,18 @@ impl Rule {
         let key = if enters { 6 } else { 7 };
         let name = [name.as_bytes(), &[0]].concat();
         let zeros = Attributes::default().bytes(1, &[0; 8]).bytes(2, &[0; 8]);
-        let accept = Attributes::default().nest(2, Attributes::default().number(1, 1));
         self.expression("meta", Attributes::default().number(1, 1).number(2, key))
             .compare(1, true, &name)
             .expression("counter", zeros)
-            .expression("immediate", Attributes::default().number(1, 0).nest(2, accept))
+            .verdict(1)
+    }
+    /// Lets nothing of it go on.
+    pub fn drop(self) -> Self {
+        self.verdict(0)
+    }
+    fn verdict(self, code: u32) -> Self {
+        let verdict = Attributes::default().nest(2, Attributes::default().number(1, code));
+        self.expression("immediate", Attributes::default().number(1, 0).nest(2, verdict))
     }
     /// Rewrites the source to the address of the interface it leaves by.
     pub fn masquerade(self) -> Self {
@@ -167,7 +192,7 @@ impl Rule {
     }
 }
 
-/// Replaces the table `name` by these chains of type `nat`, in one transaction. An empty list removes the table.
+/// Replaces the table `name` by these chains, in one transaction. An empty list removes the table.
 pub fn replace_table(name: &str, chains: &[(Hook, Vec<Rule>)]) -> io::Result<()> {
     let mut batch = Batch::default();
     batch.control(BATCH_BEGIN);
@@ -181,7 +206,7 @@ pub fn replace_table(name: &str, chains: &[(Hook, Vec<Rule>)]) -> io::Result<()>
     for (hook, rules) in chains {
         let (number, priority) = hook.number_and_priority();
         let place = Attributes::default().number(1, number).bytes(2, &priority.to_be_bytes());
-        batch.message(NEW_CHAIN, CREATE, table().text(3, hook.name()).nest(4, place).text(7, "nat"));
+        batch.message(NEW_CHAIN, CREATE, table().text(3, hook.name()).nest(4, place).text(7, hook.kind()));
         for rule in rules {
             let expressions = rule.0.clone();
             batch.message(NEW_RULE, CREATE | APPEND, table().text(2, hook.name()).nest(4, expressions));

@@ -1,4 +1,4 @@
-//! The NAT rules of one instance, computed from its leases.
+//! The packet rules of one instance, computed from its leases.
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
@@ -11,6 +11,10 @@ pub fn chains(state: &State) -> Vec<(Hook, Vec<Rule>)> {
     let (network, mask) = (state.subnet.base(), state.subnet.mask());
     let loopback = (Ipv4Addr::new(127, 0, 0, 0), Ipv4Addr::new(255, 0, 0, 0));
     let any = Rule::default;
+    // The kernel routes loopback addresses on the bridge where there are host ports. No honest packet comes with one: the
+    // answers of redirected connections get theirs only after this.
+    let arrives = || any().enters_by(&state.bridge);
+    let martian = vec![arrives().to(loopback.0, loopback.1).drop(), arrives().from(loopback.0, loopback.1).drop()];
     let mut source = vec![any().from(network, mask).leaves_by(&state.bridge, false).masquerade()];
     let mut redirects = vec![];
     for lease in state.leases.values() {
@@ -29,7 +33,7 @@ pub fn chains(state: &State) -> Vec<(Hook, Vec<Rule>)> {
         source.push(any().from(network, mask).leaves_by(&state.bridge, true).was_redirected().masquerade());
         source.push(any().from(loopback.0, loopback.1).leaves_by(&state.bridge, true).masquerade());
     }
-    let mut chains = vec![(Hook::Postrouting, source)];
+    let mut chains = vec![(Hook::Arrival, martian), (Hook::Postrouting, source)];
     if !redirects.is_empty() {
         chains.push((Hook::Prerouting, redirects.clone()));
         chains.push((Hook::Output, redirects));

@@ -3,11 +3,12 @@
 use std::{
     collections::HashSet,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use futures::TryStreamExt;
 use network::{
     Egress, HostPort, Network, NetworkError, Options, Protocol, create_netns, dial, in_netns, is_netns, remove_netns,
 };
@@ -259,6 +260,66 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
         assert!(ask(at(gateway, 80)).is_err(), "gone with the pod");
         net.forward("b", &[port(80)]).await.expect("free again");
     });
+}
+
+/// A pod that may change its own network routes 127.0.0.1 to the host, where programs listen that trust whoever reaches
+/// them there. With host ports in use the kernel would take such packets.
+#[test]
+fn cve_2020_8558_loopback_of_the_host_is_out_of_reach() {
+    on_fresh_host(|world| async move {
+        let net = open(&world, "one");
+        let (a, b) = (world.netns("a"), world.netns("b"));
+        net.attach("a", &a).await.expect("attach");
+        net.attach("b", &b).await.expect("attach");
+        let port = HostPort { host_ip: None, host_port: 80, container_port: 8080, protocol: Protocol::Tcp };
+        net.forward("a", &[port]).await.expect("forward");
+        let routed = || {
+            let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", net.bridge());
+            std::fs::read_to_string(path).expect("read").trim().to_owned()
+        };
+        assert_eq!(routed(), "1");
+        raise_loopback().await;
+        let victim = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        victim.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        let target = victim.local_addr().expect("address");
+        // The owner of the port, and a neighbour.
+        for (pod, name) in [(&a, "a"), (&b, "b")] {
+            serve(pod, at(Ipv4Addr::UNSPECIFIED.into(), 8080));
+            in_netns(pod, || attack(target)).expect("enter");
+            // Takes the same way there and back, so the packets have had their time.
+            ask_from(pod, at(net.gateway(), 80));
+            UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|s| s.send_to(b"own", target)).expect("send");
+            let mut heard = [0; 16];
+            let (length, from) = victim.recv_from(&mut heard).expect("at least the host's own word");
+            assert_eq!(&heard[..length], b"own", "pod {name} reached 127.0.0.1 of the host, as {from}");
+        }
+        // Honest use of the port by that address is not hurt.
+        ask(at(Ipv4Addr::LOCALHOST.into(), 80)).expect("host, by localhost");
+        net.detach("a").await.expect("detach");
+        assert_eq!(routed(), "0", "switched off with the last port");
+    });
+}
+
+/// Sends datagrams to `target` past this namespace's own loopback interface.
+fn attack(target: SocketAddr) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(forget_loopback());
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
+    for _ in 0..10 {
+        socket.send_to(b"attack", target).expect("send");
+    }
+}
+
+/// Takes the addresses of this namespace's loopback interface, so that they are routed like any other.
+async fn forget_loopback() {
+    let (connection, handle, _) = rtnetlink::new_connection().expect("netlink");
+    let driver = tokio::spawn(connection);
+    // It is the first interface of every namespace.
+    let all = handle.address().get().set_link_index_filter(1).execute();
+    for address in all.try_collect::<Vec<_>>().await.expect("addresses of lo") {
+        handle.address().del(address).execute().await.expect("remove an address");
+    }
+    driver.abort();
 }
 
 async fn raise_loopback() {

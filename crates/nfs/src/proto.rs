@@ -15,6 +15,8 @@ pub(crate) const VERSION: u32 = 3;
 pub(crate) const LONGEST_HANDLE: usize = 64;
 /// Longest name and link target that is believed.
 const LONGEST_PATH: usize = 4096;
+/// So many times larger than was asked for, a part of a directory may be.
+const PAGE_SLACK: usize = 2;
 
 /// What a server calls a file.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -443,6 +445,10 @@ impl Nfs {
         }
         let answer = self.call(if plus { 17 } else { 16 }, &args, asker)?;
         let mut r = ok(&answer)?;
+        // An open directory keeps its page: a server that sends more than it may would fill the memory with them.
+        if r.0.len() > bytes as usize * PAGE_SLACK {
+            return Err(Malformed.into());
+        }
         r.option(attr)?;
         let mut page = Page { verifier: r.array()?, ..Page::default() };
         while r.bool()? {

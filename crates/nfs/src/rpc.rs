@@ -22,7 +22,10 @@ use rustix::{
     net::{self, AddressFamily, SocketFlags, SocketType, sockopt},
 };
 
-use crate::xdr::{Malformed, Reader, Writer, padding};
+use crate::{
+    find::LARGEST_PIECE,
+    xdr::{Malformed, Reader, Writer, padding},
+};
 
 /// How long anybody waits without being asked whether he still wants to.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
@@ -30,8 +33,8 @@ pub(crate) const SLICE: Duration = Duration::from_millis(50);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Between tries, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Larger messages are not answers of a file server.
-const LARGEST_MESSAGE: usize = 17 << 20;
+/// Larger messages are not answers to anything that is asked here: a piece of a file, and what is said about it.
+const LARGEST_MESSAGE: usize = (LARGEST_PIECE as usize) + (64 << 10);
 
 const CALL: u32 = 0;
 const REPLY: u32 = 1;

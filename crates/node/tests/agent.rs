@@ -5,7 +5,7 @@ mod support {
     pub const POD: &str = "/api/v1/namespaces/ns/pods/p";
 }
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use base::{Layout, SystemClock};
 use node::{Config, Node};
@@ -116,7 +116,7 @@ async fn a_pod_runs_and_is_deleted_in_order() {
     assert_eq!(
         events,
         [
-            "Pulled: Container image \"i:1\" already present on machine",
+            "Pulled: Container image \"i:1\" already present on machine and can be accessed by the pod",
             "Created: Container created",
             "Started: Container started",
             "Killing: Stopping container a"
@@ -223,6 +223,52 @@ async fn a_missing_config_map_holds_the_pod_and_changes_arrive() {
     w.api.until("2", holds("2")).await;
 }
 
+/// Lets the node's timers see that much time go by.
+async fn later(seconds: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(seconds)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_in_the_running_pod() {
+    // What the pod asks for, and when the token is renewed: after 80 % of its life, or a day.
+    for (life, renewed) in [(600, 480), (3607, 2885), (30 * 86_400, 86_400)] {
+        let mut w = World::new();
+        w.config_map("1");
+        w.start();
+        let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": life}});
+        w.pod(json!({"volumes": [{"name": "v", "projected": {"sources": [token, {"configMap": {"name": "m"}}]}}],
+            "containers": [{"name": "a", "image": "i:1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}));
+        w.phase("Running").await;
+        let volume = w.runtime.mounted("a", "/v").expect("mounted");
+        let holds = |name: &str, want: &str| {
+            let (file, want) = (volume.join(name), want.to_owned());
+            move |_: &FakeApi| std::fs::read_to_string(&file).is_ok_and(|t| t == want).then_some(())
+        };
+        assert!(holds("token", "t1")(&w.api).is_some());
+        later(renewed - 10).await;
+        // The volume is looked at as a whole; the token is not due yet.
+        w.config_map("2");
+        w.api.until("the other file of the volume", holds("k", "2")).await;
+        assert!(holds("token", "t1")(&w.api).is_some() && w.api.tokens_asked() == 1, "renewed too early: {life} s");
+        later(10).await;
+        w.api.until("the next token", holds("token", "t2")).await;
+        // One that cannot be renewed stays, and is tried again long before it ends.
+        w.api.refuse_tokens(true);
+        later(renewed).await;
+        w.api.until("a refused request", |api| (api.tokens_asked() == 3).then_some(())).await;
+        w.api.refuse_tokens(false);
+        w.config_map("3");
+        w.api.until("the other file of the volume", holds("k", "3")).await;
+        assert!(holds("token", "t2")(&w.api).is_some());
+        later(10).await;
+        w.api.until("a token again", holds("token", "t4")).await;
+        assert_eq!(w.phase("Running").await["status"]["containerStatuses"][0]["restartCount"], 0);
+        w.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_pod_that_waits_for_a_volume_ends_promptly() {
     let mut w = World::new();
@@ -269,6 +315,43 @@ async fn an_image_that_may_not_be_pulled() {
     assert_eq!(state["message"], "Container image \"absent:1\" is not present with pull policy of Never");
     w.mark_deleted();
     w.gone().await;
+}
+
+/// A private image that another pod's password brought to the node is not there for one without, under any policy.
+#[tokio::test]
+async fn an_image_on_the_node_is_for_those_who_could_pull_it() {
+    for (policy, image, password, want) in [
+        ("IfNotPresent", "private:1", None, "ErrImagePull"),
+        ("IfNotPresent", "private:1", Some("wrong"), "ErrImagePull"),
+        ("Never", "private:1", None, "ErrImageNeverPull"),
+        ("Always", "private-unreachable:1", Some("wrong"), "ErrImagePull"),
+        ("IfNotPresent", "private:1", Some("right"), ""),
+        ("Never", "private:1", Some("right"), ""),
+        ("IfNotPresent", "public:1", None, ""),
+    ] {
+        let mut w = World::new();
+        w.start();
+        let secrets = password.map(|password| {
+            let config = json!({"auths": {"docker.io": {"username": "u", "password": password}}}).to_string();
+            let data = json!({".dockerconfigjson": k8s_openapi::ByteString(config.into_bytes())});
+            let meta = json!({"name": "s", "namespace": "ns"});
+            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data});
+            w.api.put("/api/v1/namespaces/ns/secrets/s", secret);
+            json!([{"name": "s"}])
+        });
+        w.pod(json!({"imagePullSecrets": secrets.unwrap_or_default(),
+            "containers": [{"name": "a", "image": image, "imagePullPolicy": policy}]}));
+        if want.is_empty() {
+            w.phase("Running").await;
+            assert!(!w.runtime.calls().iter().any(|c| c.starts_with("pull")), "{image} {policy}: asked for nothing");
+        } else {
+            w.waiting(want).await;
+            assert!(!w.runtime.calls().iter().any(|c| c.starts_with("create")), "{image} {policy} {password:?}");
+        }
+        w.mark_deleted();
+        w.gone().await;
+        w.stop().await;
+    }
 }
 
 #[tokio::test]

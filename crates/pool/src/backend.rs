@@ -12,6 +12,9 @@ use crate::{
 /// Set in every number of a quota: people and other programs give small ones.
 const PROJECT: u32 = 1 << 31;
 
+/// Of the top of a new volume.
+const OPEN: u32 = 0o755;
+
 impl Volume {
     /// Whether its size is kept free for it.
     pub(crate) fn keeps_room(&self) -> bool {
@@ -30,6 +33,9 @@ impl Pool {
         match (volume.backend, &volume.origin) {
             (Backend::Directory, _) => {
                 kernel.ensure_dir(&data).map_err(failed("make", &data))?;
+                // As the top of a new filesystem is; nobody else comes this far on the host.
+                let top = kernel.open(&data).map_err(failed("open", &data))?;
+                kernel.set_mode(&top, OPEN).map_err(failed("set the mode of", &data))?;
                 volume.project = self.project_for(&data)?;
                 volume.limit = match kernel.limit_directory(&data, volume.project, volume.bytes) {
                     Ok(()) => Limit::Quota,

@@ -240,6 +240,8 @@ pub struct ImageInfo {
     /// The name asked for came by an import and by no pull since, so that policy `Always` asks no registry about it.
     /// In lists: any of its names did.
     pub imported: bool,
+    /// Everybody may use it by the name asked for; if not, ask [`Runtime::may_use`]. In lists: meaningless.
+    pub everybodys: bool,
 }
 
 /// Registry credentials for one pull, in the order to try; from imagePullSecrets.
@@ -360,6 +362,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Finds a local image, makes sure that its layers are unpacked, and says what it is made of. It counts as in use for a
     /// while, so that its user can make sure that it is seen.
     async fn image_layers(&self, name: &str) -> Result<Option<ImageLayers>, RuntimeError>;
+    /// Whether one of these users may use the local image of that name, because the registry gave it to the same user
+    /// before. False does not mean that the registry would not.
+    async fn may_use(&self, name: &str, auth: &RegistryAuth) -> Result<bool, RuntimeError>;
     /// Pulls an image and returns it.
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError>;
     /// Lists local images.

@@ -31,6 +31,9 @@ pub struct Limits {
     pub open_files: u64,
 }
 
+/// Behind everything that somebody waits for.
+const NICE: i32 = 10;
+
 /// Directories that every machine has and that a confined process does not need: its own is shown in place of one.
 const PLACES: [&str; 4] = ["/mnt", "/srv", "/media", "/tmp"];
 
@@ -132,6 +135,8 @@ fn limit(limits: &Limits) -> io::Result<()> {
         (Resource::Nofile, limits.open_files),
         (Resource::Core, 0),
     ];
+    // What it works on is a stranger's choice, and not more urgent than anything else here.
+    rustix::process::setpriority_process(None, NICE)?;
     for (resource, bytes) in all {
         rustix::process::setrlimit(resource, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
     }

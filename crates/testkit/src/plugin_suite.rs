@@ -277,7 +277,7 @@ pub(crate) fn cloned(program: &Program<'_>) -> Option<Ran> {
 
 fn git_repo() -> Source {
     let [repository, revision, directory] = ["git://server/repository", "", "."].map(String::from);
-    Source::GitRepo(Box::new(Request { repository, revision, directory }))
+    Source::GitRepo(Box::new(Request { repository, revision, directory, most_bytes: None }))
 }
 
 /// Makes the files of the node that [`samples`] use.

@@ -120,7 +120,7 @@ pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, 
     } else if let Some(s) = &volume.nfs {
         Ok(NfsSource::resolved(s, &[], false))
     } else if let Some(s) = &volume.git_repo {
-        plain(git_repo::resolve(s))
+        plain(git_repo::resolve(pod, s))
     } else if let Some(resolved) = own_disk(pod, volume, inputs)? {
         Ok(resolved)
     } else if let Some(s) = &volume.flex_volume {

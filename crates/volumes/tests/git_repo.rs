@@ -52,7 +52,7 @@ impl World {
 
     fn set_up_while(&self, repository: &str, cancel: &Cancel) -> Result<Ready, VolumeError> {
         let [repository, revision, directory] = [repository, "", "."].map(String::from);
-        let source = Source::GitRepo(Box::new(Request { repository, revision, directory }));
+        let source = Source::GitRepo(Box::new(Request { repository, revision, directory, most_bytes: None }));
         let resolved = Resolved { source, read_only: false, mount_options: Vec::new() };
         let own = Ownership { fs_group: Some(7), ..Ownership::default() };
         let volumes = PodVolumes::new("/kubelet/pods".into(), self.sys.clone()).with_settings(self.settings.clone());

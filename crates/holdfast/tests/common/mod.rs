@@ -1,7 +1,7 @@
 //! An instance of the real program on a temporary data directory, driven by a real kubectl.
 #![allow(dead_code, reason = "each test binary uses a part")]
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -84,6 +84,11 @@ impl Instance {
         self.dir.path().join("data/admin.kubeconfig").to_string_lossy().into_owned()
     }
 
+    /// What the daemon has logged, in all its lives.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("daemon.log")
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the daemon runs").id()
     }
@@ -95,8 +100,11 @@ impl Instance {
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("start holdfast up");
+        let (log, said) = (self.log(), child.stderr.take().expect("piped"));
+        std::thread::spawn(move || tee(said, &log));
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         out.read_line(&mut line).expect("read the ready line");
@@ -166,6 +174,51 @@ impl Drop for Instance {
         let _ = self.kubectl_command(&kubectl, &all).output();
         self.end("TERM");
     }
+}
+
+/// Shows what comes from a pipe, and keeps it in a file.
+fn tee(from: impl Read, to: &Path) {
+    let mut file = std::fs::File::options().create(true).append(true).open(to).expect("open the log");
+    for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+        eprintln!("{}", text(&line));
+        // The directory may be gone with its test.
+        let _ = file.write_all(&[&line[..], b"\n"].concat());
+    }
+}
+
+/// Fails if a secret is where it must not be: in an object of the API other than a Secret (and those of `but`), in metrics,
+/// in the daemon's log, in a process's arguments or environment, or on the disk outside of the API's store.
+#[track_caller]
+pub fn keeps_secrets(instance: &Instance, secrets: &[&str], but: &[&str]) {
+    let kinds = instance.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| *kind != "secrets" && !but.contains(kind)).collect();
+    assert!(kinds.len() > 20 && kinds.contains(&"events"), "{kinds:?}");
+    let has = |said: &str| secrets.iter().find(|secret| said.contains(**secret)).copied();
+    let none = None::<&str>;
+    assert_eq!(has(&instance.kubectl(&["get", &kinds.join(","), "-A", "-o", "json"])), none, "an object tells it");
+    assert_eq!(has(&instance.kubectl(&["get", "--raw", "/metrics"])), none, "the metrics tell it");
+    assert_eq!(has(&text(&std::fs::read(instance.log()).expect("the daemon's log"))), none, "the log tells it");
+    for process in std::fs::read_dir("/proc").expect("proc").flatten().map(|p| p.path()) {
+        for file in ["cmdline", "environ"] {
+            // It may have ended.
+            let told = std::fs::read(process.join(file)).unwrap_or_default();
+            assert_eq!(has(&text(&told)), none, "{file} of {} tells it", process.display());
+        }
+    }
+    // What is mounted is in memory, or a volume's own affair, as large files are; layers are a registry's words.
+    let data = instance.data_dir();
+    let control = format!("{data}/control");
+    std::fs::write(&control, secrets[0]).expect("write a file that must be found");
+    let apart = ["store", "images/layers"].map(|name| format!("{data}/{name}"));
+    let found = Command::new("find")
+        .args([&data, "-xdev", "(", "-path", &apart[0], "-o", "-path", &apart[1], ")", "-prune"])
+        .args(["-o", "-type", "f", "-size", "-4M", "-exec", "grep", "-lF"])
+        .args(secrets.iter().flat_map(|secret| ["-e", secret]))
+        .args(["{}", "+"])
+        .output()
+        .expect("run find");
+    std::fs::remove_file(&control).expect("remove it");
+    assert_eq!(text(&found.stdout), control + "\n", "files on the disk with a secret, besides one that has it");
 }
 
 /// Runs a command with standard input, whatever comes of it.

@@ -286,7 +286,8 @@ fn used_again(instance: &Instance, rows: &[Row], findings: &mut Findings) {
     apply(instance, &(plain("mismatch", "OnRootMismatch", &kept, false) + &plain("reads", "Always", &read, true)));
     let mut groups = |pod: &str, group: &str| {
         ready(instance, pod);
-        let said = sh(instance, pod, &each(&kept, "echo $1 odd $(stat -c %g /$1/rw/odd)"));
+        let script = format!("echo $1 odd $(stat -c %g /$1/rw/odd); echo {pod} > /$1/rw/from");
+        let said = sh(instance, pod, &each(&kept, &script));
         let seen = answers(&said);
         for row in &kept {
             let seen = seen.get(&(row.name, "odd")).cloned().unwrap_or_default();
@@ -297,9 +298,15 @@ fn used_again(instance: &Instance, rows: &[Row], findings: &mut Findings) {
     apply(instance, &plain("always", "Always", &kept, false));
     groups("always", "4711");
     ready(instance, "reads");
-    let write = "if test -b /dev/$1; then echo $1 reads $(w /dev/$1); else echo $1 reads $(w /$1/rw/new); fi";
+    let write = "if test -b /dev/$1; then echo $1 reads $(w /dev/$1); else echo $1 reads $(w /$1/rw/new); fi\n\
+                 echo $1 from $(cat /$1/rw/from 2> /dev/null)";
     let said = sh(instance, "reads", &each(&read, write));
     let seen = answers(&said);
+    for row in kept {
+        // Beside those who write.
+        let from = seen.get(&(row.name, "from")).map_or("", |s| s);
+        findings.expect(row, "what another pod wrote", "always", from);
+    }
     for row in read {
         findings.expect(row, "readOnly of the source", "refused", seen.get(&(row.name, "reads")).map_or("", |s| s));
     }

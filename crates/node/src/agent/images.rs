@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod, Secret};
 use kube::Api;
 use parking_lot::Mutex;
-use runtime::{ImageInfo, RuntimeError};
+use runtime::{ImageInfo, RegistryAuth, RuntimeError};
 
 use super::{Shared, identity};
 use crate::{
@@ -100,6 +100,14 @@ async fn find_or_pull(
             return Err(trouble("ImageInspectError", text, later(now, FIRST)));
         }
     };
+    let (present, auth) = if present.as_ref().is_some_and(|info| !info.everybodys) {
+        let auth = registry_auth(&secrets(shared, pod).await);
+        // To whom it does not belong, it is not here.
+        let allowed = may_use(shared, image, &auth).await;
+        (present.filter(|_| allowed), Some(auth))
+    } else {
+        (present, None)
+    };
     let present = match way(policy, present) {
         Way::Use(info) => {
             tell(false, "Pulled", present_text(image, &info));
@@ -112,7 +120,19 @@ async fn find_or_pull(
         }
         Way::Pull(present) => present,
     };
-    pull(shared, pod, image, present, tell).await
+    let auth = match auth {
+        Some(auth) => auth,
+        None => registry_auth(&secrets(shared, pod).await),
+    };
+    pull(shared, pod, (image, present), &auth, tell).await
+}
+
+/// Whether the pod may have an image that somebody else pulled with a password. When in doubt, its registry decides.
+async fn may_use(shared: &Shared, image: &str, auth: &RegistryAuth) -> bool {
+    shared.runtime.may_use(image, auth).await.unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), image, "cannot tell who may use an image; its registry is asked");
+        false
+    })
 }
 
 /// What to do for an image.
@@ -135,8 +155,8 @@ fn way(policy: &str, present: Option<ImageInfo>) -> Way {
 }
 
 fn present_text(image: &str, info: &ImageInfo) -> String {
-    let origin = if info.imported { " (imported)" } else { "" };
-    format!("Container image {image:?} already present on machine{origin}")
+    let origin = if info.imported { "(imported)" } else { "and can be accessed by the pod" };
+    format!("Container image {image:?} already present on machine {origin}")
 }
 
 /// The local copy that serves although its registry could not be asked, and what to tell about it.
@@ -159,16 +179,15 @@ fn reason(error: &RuntimeError) -> String {
 async fn pull(
     shared: &Arc<Shared>,
     pod: &Pod,
-    image: &str,
-    present: Option<ImageInfo>,
+    (image, present): (&str, Option<ImageInfo>),
+    auth: &RegistryAuth,
     tell: impl Fn(bool, &str, String),
 ) -> Result<ImageInfo, Trouble> {
     tell(false, "Pulling", format!("Pulling image {image:?}"));
     let asked = tokio::time::Instant::now();
-    let auth = registry_auth(&secrets(shared, pod).await);
     let turn = shared.images.turn.lock().await;
     let began = tokio::time::Instant::now();
-    let result = shared.runtime.pull(image, &auth).await;
+    let result = shared.runtime.pull(image, auth).await;
     drop(turn);
     let key = (identity(pod).2.to_owned(), image.to_owned());
     match result {
@@ -266,6 +285,7 @@ mod tests {
             size_bytes: 1,
             user: None,
             imported,
+            everybodys: true,
         }
     }
 
@@ -291,7 +311,10 @@ mod tests {
             };
             assert_eq!(got, want, "{policy} {present:?}");
         }
-        assert_eq!(present_text("a", &info(false)), "Container image \"a\" already present on machine");
+        assert_eq!(
+            present_text("a", &info(false)),
+            "Container image \"a\" already present on machine and can be accessed by the pod"
+        );
         assert_eq!(present_text("a", &info(true)), "Container image \"a\" already present on machine (imported)");
     }
 

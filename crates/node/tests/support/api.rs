@@ -2,6 +2,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use futures::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -20,6 +22,9 @@ struct State {
     objects: BTreeMap<String, Value>,
     /// Path, kind of change, object; the revision is the index plus one.
     log: Vec<(String, &'static str, Value)>,
+    /// Requests for tokens so far.
+    tokens: usize,
+    no_tokens: bool,
 }
 
 #[derive(Clone)]
@@ -40,6 +45,22 @@ impl FakeApi {
             async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
         });
         kube::Client::new(service, "default")
+    }
+
+    /// Refuses tokens from now on, or gives them again.
+    pub fn refuse_tokens(&self, refuse: bool) {
+        self.state.lock().expect("not poisoned").no_tokens = refuse;
+    }
+
+    /// How many tokens were asked for; that one, unless they are refused.
+    fn next_token(&self) -> Option<usize> {
+        let mut state = self.state.lock().expect("not poisoned");
+        state.tokens += 1;
+        (!state.no_tokens).then_some(state.tokens)
+    }
+
+    pub fn tokens_asked(&self) -> usize {
+        self.state.lock().expect("not poisoned").tokens
     }
 
     pub fn get(&self, path: &str) -> Option<Value> {
@@ -76,10 +97,10 @@ impl FakeApi {
                     return found;
                 }
                 // Also without a change: the runtime may be what is waited for.
-                let _ = tokio::time::timeout(std::time::Duration::from_millis(20), changes.changed()).await;
+                let _ = tokio::time::timeout(Duration::from_millis(20), changes.changed()).await;
             }
         };
-        match tokio::time::timeout(std::time::Duration::from_secs(20), wait).await {
+        match tokio::time::timeout(Duration::from_secs(20), wait).await {
             Ok(found) => found,
             Err(_) => panic!("never came: {what}; events: {:?}; pod: {:#?}", self.events(), self.get(super::POD)),
         }
@@ -109,7 +130,10 @@ impl FakeApi {
                 None => absent(),
             },
             Method::POST if path.ends_with("/token") => {
-                let status = json!({"token": "t", "expirationTimestamp": "2100-01-01T00:00:00Z"});
+                let Some(number) = self.next_token() else { return absent() };
+                let life = SignedDuration::from_secs(sent["spec"]["expirationSeconds"].as_i64().unwrap_or(3600));
+                let expires = (Timestamp::now() + life).to_string();
+                let status = json!({"token": format!("t{number}"), "expirationTimestamp": expires});
                 answer(StatusCode::CREATED, &json!({"metadata": {}, "spec": {"audiences": []}, "status": status}))
             }
             Method::POST => {

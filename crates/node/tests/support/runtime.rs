@@ -99,6 +99,7 @@ fn exited(exit_code: i32) -> ContainerState {
 fn info(name: &str) -> ImageInfo {
     ImageInfo {
         imported: false,
+        everybodys: !name.starts_with("private"),
         id: "sha256:0".into(),
         repo_digests: Vec::new(),
         repo_tags: vec![name.into()],
@@ -141,8 +142,16 @@ impl Runtime for FakeRuntime {
     async fn image_layers(&self, name: &str) -> Result<Option<ImageLayers>, RuntimeError> {
         Ok((name != "absent:1").then(|| ImageLayers { id: info(name).id, layers: vec!["/".into()] }))
     }
-    async fn pull(&self, name: &str, _: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
+    /// Images called `private...` are here, and for whoever has the password `right`.
+    async fn may_use(&self, _: &str, auth: &RegistryAuth) -> Result<bool, RuntimeError> {
+        Ok(auth.entries.iter().any(|(_, _, password)| password == "right"))
+    }
+    async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
         self.note(format!("pull {name}"))?;
+        if name.starts_with("private") && !self.may_use(name, auth).await? {
+            let (unreachable, source) = (name.contains("unreachable"), "authorization failed".into());
+            return Err(RuntimeError::Pull { image: name.into(), unreachable, source });
+        }
         Ok(info(name))
     }
     async fn images(&self) -> Result<Vec<ImageInfo>, RuntimeError> {

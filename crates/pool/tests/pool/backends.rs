@@ -1,5 +1,5 @@
 //! Backends whose limit is a quota.
-use std::{fs, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 
 use pool::{Backend, Content, Health, Kind, Limit, NewSnapshot, NewVolume, Origin, Pool, Usage};
 
@@ -107,6 +107,8 @@ fn directories_without_a_limit_say_so() {
     assert!(refused.kind() == Kind::State && refused.to_string().contains("prjquota"), "{refused}");
     let made = pool.create(&directory).expect("made");
     assert_eq!((made.limit, made.project), (Limit::None, 0));
+    let top = fs::metadata(rig.path("pool/volumes/a/data")).expect("its directory");
+    assert_eq!(top.permissions().mode() & 0o7777, 0o755, "as open as other new volumes");
     let again = pool.create(&NewVolume { limit_required: true, ..directory }).expect_err("has none");
     assert_eq!(again.kind(), Kind::Exists);
     let record = fs::read_to_string(rig.path("pool/volumes/a/record.json")).expect("a record");

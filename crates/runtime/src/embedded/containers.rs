@@ -267,10 +267,12 @@ impl Inner {
             if !group.is_empty() {
                 cgroups.remove(&group)?;
             }
-            match fs::remove_dir_all(&dir) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                _ => Ok(()),
-            }
+            // First: who looks meanwhile must not find a container without an end.
+            let gone = |done: io::Result<()>| {
+                done.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+            };
+            gone(fs::remove_file(dir.join(records::CONTAINER)))?;
+            gone(fs::remove_dir_all(&dir))
         });
         work.await.map_err(|e| RuntimeError::Other(e.to_string()))?.map_err(io_error(action))
     }

@@ -37,6 +37,8 @@ pub trait ImageSource: Send + Sync + 'static {
     async fn runnable(&self, name: &str) -> Result<Option<RunnableImage>, RuntimeError>;
     /// Finds a local image.
     async fn info(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError>;
+    /// Whether one of these users is known to be given the local image by its registry.
+    async fn may_use(&self, name: &str, auth: &RegistryAuth) -> Result<bool, RuntimeError>;
     /// Pulls an image.
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError>;
     /// Lists local images.
@@ -63,18 +65,24 @@ impl ImageSource for Images {
     }
 
     async fn info(&self, name: &str) -> Result<Option<ImageInfo>, RuntimeError> {
-        Ok(find(self, name).await?.map(|image| ImageInfo { imported: image.imported_as(name), ..describe(image) }))
+        Ok(find(self, name).await?.map(|image| ImageInfo {
+            imported: image.imported_as(name),
+            everybodys: image.is_everybodys(name),
+            ..describe(image)
+        }))
+    }
+
+    async fn may_use(&self, name: &str, auth: &RegistryAuth) -> Result<bool, RuntimeError> {
+        let image = find(self, name).await?;
+        Ok(image.is_some_and(|image| self.is_known_for(&image, name, &credentials(auth))))
     }
 
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
         let bad = |why| RuntimeError::BadImageName { image: name.to_owned(), why };
         let reference = images::normalize(name).map_err(|e| bad(e.to_string()))?;
-        let entries = auth.entries.iter().cloned();
-        let credentials: Vec<_> =
-            entries.map(|(registry, user, password)| images::Credentials { registry, user, password }).collect();
         let image = name.to_owned();
         let progress = Sentences::new(TELL_EVERY, move |text: &str| tracing::info!(image, "pulling: {text}"));
-        let pulled = Self::pull(self, &reference, &credentials, Arc::new(progress)).await;
+        let pulled = Self::pull(self, &reference, &credentials(auth), Arc::new(progress)).await;
         pulled.map(describe).map_err(|e| RuntimeError::Pull {
             image: name.to_owned(),
             unreachable: matches!(e, ImageError::Unreachable { .. }),
@@ -88,6 +96,11 @@ impl ImageSource for Images {
         let all = all.map_err(|e| RuntimeError::Other(e.to_string()))?;
         Ok(all.map_err(|e| RuntimeError::Other(base::chain(&e)))?.into_iter().map(describe).collect())
     }
+}
+
+fn credentials(auth: &RegistryAuth) -> Vec<images::Credentials> {
+    let entries = auth.entries.iter().cloned();
+    entries.map(|(registry, user, password)| images::Credentials { registry, user, password }).collect()
 }
 
 async fn find(store: &Images, name: &str) -> Result<Option<Image>, RuntimeError> {
@@ -105,6 +118,7 @@ async fn find(store: &Images, name: &str) -> Result<Option<Image>, RuntimeError>
 fn describe(image: Image) -> ImageInfo {
     ImageInfo {
         imported: !image.imported.is_empty(),
+        everybodys: false,
         id: image.id,
         repo_digests: image.repo_digests,
         repo_tags: image.names,

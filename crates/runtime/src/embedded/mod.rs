@@ -253,6 +253,10 @@ impl Runtime for Embedded {
         Ok(found.map(|image| ImageLayers { id: image.id, layers: image.layers }))
     }
 
+    async fn may_use(&self, name: &str, auth: &RegistryAuth) -> Result<bool, RuntimeError> {
+        self.inner.images.may_use(name, auth).await
+    }
+
     async fn pull(&self, name: &str, auth: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
         self.inner.images.pull(name, auth).await
     }

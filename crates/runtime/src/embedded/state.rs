@@ -66,6 +66,10 @@ impl Found {
                 exit = records::read(&dir.join(records::EXIT))?;
             }
         }
+        // One that is being removed loses this record first: what is still there of the others says nothing of how it ended.
+        if exit.is_none() && !alive && !dir.join(records::CONTAINER).try_exists()? {
+            return Ok(None);
+        }
         Ok(Some(Self { record, state, exit, alive }))
     }
 

@@ -34,6 +34,9 @@ impl ImageSource for OneImage {
     async fn info(&self, _: &str) -> Result<Option<ImageInfo>, RuntimeError> {
         Ok(None)
     }
+    async fn may_use(&self, _: &str, _: &RegistryAuth) -> Result<bool, RuntimeError> {
+        Ok(true)
+    }
     async fn pull(&self, name: &str, _: &RegistryAuth) -> Result<ImageInfo, RuntimeError> {
         Err(RuntimeError::NoImage { image: name.to_owned() })
     }

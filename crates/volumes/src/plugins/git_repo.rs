@@ -8,8 +8,9 @@ use std::{
     path::Path,
 };
 
+use api::pod::limits;
 use git::{ARGUMENT, ENVIRONMENT, LocalRepository, Order, Plan, Request, TIME, heard, shown};
-use k8s_openapi::api::core::v1::GitRepoVolumeSource;
+use k8s_openapi::api::core::v1::{GitRepoVolumeSource, Pod};
 use sys::{Bounds, Handle, Program, Reach, confine::NOBODY, tree};
 
 use crate::{
@@ -28,11 +29,13 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 pub(super) struct GitRepo;
 
 /// What a pod asks for.
-pub(crate) fn resolve(source: &GitRepoVolumeSource) -> Source {
+pub(crate) fn resolve(pod: &Pod, source: &GitRepoVolumeSource) -> Source {
+    let limit = pod.spec.as_ref().and_then(|spec| limits(spec).get("ephemeral-storage").map(|q| q.value()));
     Source::GitRepo(Box::new(Request {
         repository: source.repository.clone(),
         revision: source.revision.clone().unwrap_or_default(),
         directory: source.directory.clone().unwrap_or_default(),
+        most_bytes: limit.and_then(|bytes| u64::try_from(bytes).ok()),
     }))
 }
 
@@ -111,7 +114,7 @@ fn run(
     let number = |handle: &Handle| handle.fd().map(|fd| fd.as_raw_fd());
     let order = Order {
         plan,
-        limits: git::Limits::default(),
+        limits: request.limits(),
         volume: number(clone).unwrap_or_default(),
         local: local.as_ref().map(|l| number(l).unwrap_or_default()),
     };

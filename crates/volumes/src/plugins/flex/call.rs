@@ -20,6 +20,8 @@ const TIME_TO_ATTACH: Duration = Duration::from_secs(600);
 const OUTPUT_BYTES: usize = 64 << 10;
 /// Of what it said in place of an answer, so much is told.
 const TOLD_CHARS: usize = 300;
+/// Lines of secrets that are this long say something by themselves.
+const LINE: usize = 8;
 /// Drivers find the programs of the host with this.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -90,7 +92,9 @@ impl<'a> Driver<'a> {
 
     /// What it says must not show these.
     pub(super) fn hide(&mut self, secrets: impl IntoIterator<Item = String>) {
-        self.secrets.extend(secrets.into_iter().filter(|s| !s.is_empty()));
+        self.secrets.extend(secrets.into_iter().flat_map(|secret| parts(&secret)));
+        // One that is the beginning of another would leave the rest of that.
+        self.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     }
 
     /// Asks it to do something.
@@ -153,13 +157,23 @@ impl<'a> Driver<'a> {
 
     /// A sentence with what the driver said, but for secrets, and not at any length.
     fn tell(&self, why: &str, said: &str) -> String {
-        let hidden = self.secrets.iter().fold(said.to_owned(), |said, secret| said.replace(secret, "***"));
+        let hidden = without(&self.secrets, said);
         let mut shown: String = hidden.chars().take(TOLD_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
         if hidden.chars().nth(TOLD_CHARS).is_some() {
             shown.push_str("...");
         }
         format!("{why}: {shown}")
     }
+}
+
+/// What of a secret a driver may repeat: all of it, without the line end that many have, and the lines of a key.
+fn parts(secret: &str) -> Vec<String> {
+    let lines = secret.lines().map(str::trim).filter(|line| line.len() >= LINE);
+    lines.chain([secret, secret.trim()]).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+fn without(secrets: &[String], said: &str) -> String {
+    secrets.iter().fold(said.to_owned(), |said, secret| said.replace(secret, "***"))
 }
 
 /// Keys in any case are the same, as for upstream's decoder.
@@ -197,6 +211,19 @@ mod tests {
         for wrong in ["", "/", "a/", "/a", "..", "../x", "a/../b", "a//b", ".hidden", "a/.b", "a~b", "a\0", "a/."] {
             assert_eq!(file_of(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn secrets_are_hidden_as_drivers_repeat_them() {
+        let hidden = |secret: &str, said: &str| {
+            let mut all = parts(secret);
+            all.sort_by_key(|part| std::cmp::Reverse(part.len()));
+            without(&all, said)
+        };
+        assert_eq!(hidden("pass\n", "user u, password pass"), "user u, password ***");
+        assert_eq!(hidden("-----KEY-----\nMIIEvQIBADAN\n", "bad line MIIEvQIBADAN in key"), "bad line *** in key");
+        assert_eq!(hidden("one\n", "one\n"), "***");
+        assert_eq!(hidden("", "nothing"), "nothing");
     }
 
     #[test]
