@@ -4,10 +4,14 @@ mod common;
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use common::{Instance, apply, keeps_secrets, ready, text, told, until};
 
@@ -292,6 +296,69 @@ fn secrets_stay_in_memory(instance: &Instance) {
     delete(instance, &["keeps", "waits"]);
 }
 
+/// Ends a thread that looks at it, in all outcomes.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Containers start with a sub-path while somebody who has the volume, too, exchanges it with a link that leads out.
+fn cve_2021_25741_containers_start_inside_of_their_volume(instance: &Instance) {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let at = |path: &str| scratch.path().join(path);
+    for (dir, marker) in [("volume/d/x", "inside"), ("outside/x", "outside")] {
+        fs::create_dir_all(at(dir)).expect("made");
+        fs::write(at(dir).join("marker"), marker).expect("written");
+    }
+    symlink(at("outside"), at("volume/l")).expect("a link");
+    let containers: String = (0..12)
+        .map(|n| {
+            format!(
+                "  - {{name: c{n}, image: \"hfbox:1\", command: [sh, -c, 'test \"$(cat /m/marker)\" = inside'], \
+                 volumeMounts: [{{name: v, mountPath: /m, subPath: d/x}}]}}\n"
+            )
+        })
+        .collect();
+    let volume = format!("[{{name: v, hostPath: {{path: {}}}}}]", at("volume").display());
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: race}}\nspec:\n  restartPolicy: Never\n  volumes: {volume}\n  containers:\n{containers}"
+    );
+    let (stop, mut refused) = (AtomicBool::new(false), false);
+    std::thread::scope(|scope| {
+        let _ends = Stops(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let (dir, link) = (at("volume/d"), at("volume/l"));
+                renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE).expect("exchange two names");
+            }
+        });
+        apply(instance, &pod);
+        // Some have met one order by then, some the other; who was refused tries again.
+        let deadline = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < deadline {
+            let states = field(instance, "pod/race", ".status.containerStatuses[*].state");
+            refused |= states.contains("CreateContainerConfigError");
+            if refused && states.contains("terminated") {
+                break;
+            }
+        }
+    });
+    // What `d` is in the end is chance: all are to find the directory.
+    if at("volume/d").is_symlink() {
+        renameat_with(CWD, at("volume/d"), CWD, at("volume/l"), RenameFlags::EXCHANGE).expect("exchange two names");
+    }
+    until("all containers have ended", || {
+        let phase = field(instance, "pod/race", ".status.phase");
+        assert_ne!(phase, "Failed", "a container was shown what is outside of its volume");
+        (phase == "Succeeded").then_some(())
+    });
+    println!("some met the link: {refused}");
+    delete(instance, &["race"]);
+}
+
 #[test]
 fn volumes_of_every_type() {
     let mut instance = Instance::start();
@@ -302,4 +369,5 @@ fn volumes_of_every_type() {
     strange_files_block_nobody(&instance);
     groups_own_volumes(&instance);
     secrets_stay_in_memory(&instance);
+    cve_2021_25741_containers_start_inside_of_their_volume(&instance);
 }

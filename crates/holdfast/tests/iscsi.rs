@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use common::{Instance, apply, keeps_secrets, root, sh, text, told, until};
+use common::{Instance, apply, keeps_secrets, root, sh, told, until};
 
 const IQN: &str = "iqn.2026-11.test.holdfast:disks";
 const USER: &str = "who-may-read-it";
