@@ -212,7 +212,7 @@ pub fn keeps_secrets(instance: &Instance, secrets: &[&str], but: &[&str]) {
     let apart = ["store", "images/layers"].map(|name| format!("{data}/{name}"));
     let found = Command::new("find")
         .args([&data, "-xdev", "(", "-path", &apart[0], "-o", "-path", &apart[1], ")", "-prune"])
-        .args(["-o", "-type", "f", "-size", "-4M", "-exec", "grep", "-lF"])
+        .args(["-o", "-type", "f", "-size", "-4M", "-exec", "grep", "-lF", "--devices=skip"])
         .args(secrets.iter().flat_map(|secret| ["-e", secret]))
         .args(["{}", "+"])
         .output()
