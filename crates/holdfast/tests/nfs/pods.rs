@@ -222,7 +222,7 @@ fn an_export_is_mounted_as_containers_ask() {
 fn figures_are_told(instance: &Instance, server: &Server) {
     let node = instance.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
     let ask = |what: &str| instance.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/{what}")]);
-    let room = statvfs(&server.export()).expect("statfs");
+    let room = statvfs(server.export()).expect("statfs");
     let capacity = room.f_blocks * room.f_frsize;
     until("the summary has the volume", || {
         let summary: serde_json::Value = serde_json::from_str(&ask("stats/summary")).expect("JSON");
