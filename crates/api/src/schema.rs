@@ -14,7 +14,7 @@ use std::{
 };
 
 use schemars::SchemaGenerator;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 pub use decode::{DecodeError, Decoded, decode, decode_value};
 pub(crate) use facts::{ATOMIC, LISTS, STRATEGIES};
@@ -54,6 +54,8 @@ pub struct Field {
     pub required: bool,
     /// Zero means the same as absent, and is not kept.
     drops_zero: bool,
+    /// Written as null where it holds nothing.
+    null: bool,
     /// Go's name of the (element) type, if it has its own; with a leading `!` it names the whole list or map.
     named: Option<&'static str>,
 }
@@ -115,6 +117,32 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
     table.get(name).copied()
 }
 
+/// Adds to an object of the type of this name the fields that upstream writes also where they hold nothing, as null, in place
+/// of empty lists and structures too. Of an unknown type nothing is changed.
+pub fn write_nulls(schema: &str, object: &mut Value) {
+    if let Some(definition) = definition(schema) {
+        nulls(Type::Object(definition), object);
+    }
+}
+
+fn nulls(kind: Type, value: &mut Value) {
+    match (kind, value) {
+        (Type::Object(definition), Value::Object(map)) => {
+            for field in definition.fields() {
+                match map.get_mut(field.name) {
+                    Some(value) if field.null && (*value == json!([]) || *value == json!({})) => *value = Value::Null,
+                    Some(value) => nulls(field.kind, value),
+                    None if field.null => drop(map.insert(field.name.to_owned(), Value::Null)),
+                    None => {}
+                }
+            }
+        }
+        (Type::List(element), Value::Array(list)) => list.iter_mut().for_each(|value| nulls(*element, value)),
+        (Type::Map(element), Value::Object(map)) => map.values_mut().for_each(|value| nulls(*element, value)),
+        _ => {}
+    }
+}
+
 /// The schemas of the named types and of all types below them, references pointing under `path` (`/components/schemas`).
 pub(crate) fn library_schemas<'a>(names: impl Iterator<Item = &'a str>, path: &'static str) -> Map<String, Value> {
     let settings = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.definitions_path = path.into());
@@ -171,6 +199,7 @@ fn fields(table: &Table, name: &str, schema: &Value) -> Box<[Field]> {
     let required: Vec<&str> =
         schema["required"].as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
     let zero: Vec<_> = facts_of(facts::ZERO, name).map(|(field, _)| field).collect();
+    let nulls: Vec<_> = facts_of(facts::NULLS, name).map(|(field, _)| field).collect();
     let named: Vec<_> = facts_of(facts::NAMED, name).collect();
     let none = Map::new();
     let properties = schema["properties"].as_object().unwrap_or(&none);
@@ -181,6 +210,7 @@ fn fields(table: &Table, name: &str, schema: &Value) -> Box<[Field]> {
             kind: type_of(table, schema),
             required: required.contains(&field.as_str()),
             drops_zero: zero.contains(&field.as_str()),
+            null: nulls.contains(&field.as_str()),
             named: named.iter().find(|(name, _)| name == field).map(|(_, go)| *go),
         })
         .collect();

@@ -184,6 +184,7 @@ impl Inner {
             return Err(At { kind, namespace, name: &name }.invalid(&errors));
         }
         let _held = admission::check(self, kind, namespace, &object).await?;
+        api::schema::write_nulls(kind.schema, &mut object);
         let retry = generated && !base.is_empty();
         let mut left = if retry { 8 } else { 1 };
         loop {
@@ -351,6 +352,7 @@ fn settle(at: &At<'_>, part: Part, mut new: Value, old: &Value) -> ApiResult<(Va
     if !errors.is_empty() {
         return Err(at.invalid(&errors));
     }
+    api::schema::write_nulls(at.kind.schema, &mut new);
     if strategy.generation_changes(&new, old) == Some(true) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         object::meta_mut(&mut new).insert("generation".into(), generation.into());

@@ -448,6 +448,28 @@ pub(crate) static ZERO: &[(&str, &str)] = &[
     ("storage.v1.VolumeError", "message"),
 ];
 
+/// Fields that upstream writes as null where they hold nothing: Go's pointers, lists and maps without `omitempty`. Those that no
+/// valid object is without are left out.
+pub(crate) static NULLS: &[(&str, &str)] = &[
+    ("autoscaling.v2.HorizontalPodAutoscalerStatus", "currentMetrics"),
+    ("core.v1.AzureFilePersistentVolumeSource", "secretNamespace"),
+    ("core.v1.ContainerImage", "names"),
+    ("core.v1.LimitRangeSpec", "limits"),
+    ("core.v1.PodExtendedResourceClaimStatus", "requestMappings"),
+    ("core.v1.ProjectedVolumeSource", "sources"),
+    ("core.v1.ScaleIOPersistentVolumeSource", "secretRef"),
+    ("core.v1.ScaleIOVolumeSource", "secretRef"),
+    ("core.v1.TypedLocalObjectReference", "apiGroup"),
+    ("core.v1.TypedObjectReference", "apiGroup"),
+    ("discovery.v1.Endpoint", "addresses"),
+    ("discovery.v1.EndpointSlice", "endpoints ports"),
+    ("rbac.v1.ClusterRole", "rules"),
+    ("rbac.v1.PolicyRule", "verbs"),
+    ("rbac.v1.Role", "rules"),
+    ("storage.v1.CSINodeDriver", "topologyKeys"),
+    ("storage.v1.CSINodeSpec", "drivers"),
+];
+
 /// Fields whose (element) type has a name of its own, which error messages show: `field=Name`; `!` where the name is that of a whole list or map.
 pub(crate) static NAMED: &[(&str, &str)] = &[
     ("admissionregistration.v1.MatchResources", "matchPolicy=MatchPolicyType"),
