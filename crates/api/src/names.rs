@@ -86,6 +86,16 @@ fn subdomain_form(value: &str) -> Option<String> {
     })
 }
 
+/// The name of an Event about an object of this name, by the nanoseconds since 1970 at which it is made. Of a name that leaves no
+/// room for them, the end is cut off.
+pub fn event_name(about: &str, nanoseconds: i128) -> String {
+    let time = format!(".{nanoseconds:x}");
+    let room = SUBDOMAIN_MAX.saturating_sub(time.len());
+    let kept = about.char_indices().take_while(|(at, c)| at + c.len_utf8() <= room).map(|(_, c)| c).collect::<String>();
+    // What is cut off may follow a dot.
+    kept.trim_end_matches(['.', '-']).to_owned() + &time
+}
+
 /// A DNS label that starts with a letter: Services.
 pub fn dns_1035_label(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
@@ -262,6 +272,17 @@ pub fn port_number(value: i64) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn events_about_anything_have_names() {
+        let now = 1_800_000_000_123_456_789;
+        assert_eq!(event_name("a", now), "a.18fae2769b0fcd15");
+        for about in ["x".repeat(253), "x".repeat(235) + "..-" + &"y".repeat(15), String::from("a"), "é".repeat(253)] {
+            let name = event_name(&about, now);
+            assert!(name.len() <= SUBDOMAIN_MAX && name.ends_with(".18fae2769b0fcd15"), "{name}");
+            assert!(!about.is_ascii() || dns_subdomain(&name).is_empty(), "{name}");
+        }
+    }
 
     #[test]
     fn labels_and_subdomains() {

@@ -3,14 +3,57 @@ use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
     sync::Arc,
+    time::Duration,
 };
 
 use base::{Clock, SystemClock};
 use controllers::{CONTROLLERS, Note};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::{EngineError, queue::Core, wire};
+use crate::{
+    EngineError,
+    queue::{Core, Job},
+    wire,
+};
+
+/// What still holds is told again after this, so that its Event is not forgotten: a server keeps one for an hour.
+const REMIND: Duration = Duration::from_secs(25 * 60);
+
+/// What was told last about each key, and when, so that it is not told again and again.
+#[derive(Default)]
+pub(crate) struct Said(HashMap<Job, Vec<(Note, Instant)>>);
+
+impl Said {
+    /// What there is to tell of a key, in place of what was told before; gives back what has to be told.
+    pub(crate) fn replace(&mut self, job: &Job, notes: Vec<Note>, now: Instant) -> Vec<Note> {
+        if notes.is_empty() {
+            self.0.remove(job);
+            return notes;
+        }
+        let before = self.0.remove(job).unwrap_or_default();
+        let told: Vec<_> = notes.into_iter().map(|note| (fresh(&before, &note, now), note)).collect();
+        let news = told.iter().filter(|(at, _)| at.is_none()).map(|(_, note)| note.clone()).collect();
+        self.0.insert(job.clone(), told.into_iter().map(|(at, note)| (note, at.unwrap_or(now))).collect());
+        news
+    }
+
+    /// What there is to tell of a key, too; gives back what has to be told.
+    pub(crate) fn add(&mut self, job: &Job, notes: Vec<Note>, now: Instant) -> Vec<Note> {
+        let before = self.0.entry(job.clone()).or_default();
+        let news: Vec<Note> = notes.into_iter().filter(|note| fresh(before, note, now).is_none()).collect();
+        // Of what was said for the same reason, only the latest.
+        before.retain(|(old, _)| news.iter().all(|n| (&n.about, n.reason) != (&old.about, old.reason)));
+        before.extend(news.iter().map(|note| (note.clone(), now)));
+        news
+    }
+}
+
+/// When a note was told, if that was not long ago.
+fn fresh(before: &[(Note, Instant)], note: &Note, now: Instant) -> Option<Instant> {
+    before.iter().find(|(old, at)| old == note && now.duration_since(*at) < REMIND).map(|(_, at)| *at)
+}
 
 /// How many Events are remembered to be counted up; more make new ones.
 const REMEMBERED: usize = 4096;
@@ -80,7 +123,7 @@ fn event(component: &str, note: &Note, now: Timestamp) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Event",
         // By time, so that Events of one second are listed in their order.
-        "metadata": { "name": format!("{}.{:x}", note.about.name, now.as_nanosecond()), "namespace": namespace },
+        "metadata": { "name": api::names::event_name(&note.about.name, now.as_nanosecond()), "namespace": namespace },
         "involvedObject": involved,
         "reason": note.reason,
         "message": note.message.chars().take(1024).collect::<String>(),
@@ -108,4 +151,31 @@ fn events_of_one_second_are_named_in_their_order() {
         (&json!("2027-01-15T08:00:00Z"), &json!("2027-01-15T08:00:00Z"))
     );
     assert_eq!((&a["metadata"]["namespace"], &a["involvedObject"]["namespace"]), (&json!("default"), &Value::Null));
+}
+
+#[test]
+fn what_holds_is_told_once_and_again_before_it_is_forgotten() {
+    let note = |reason, message: &str| Note {
+        about: controllers::Key::new("Pod", "n", "p"),
+        uid: "u".into(),
+        warning: true,
+        reason,
+        message: message.into(),
+    };
+    let job: Job = (0, controllers::Key::new("Pod", "n", "p"));
+    let (mut said, start) = (Said::default(), Instant::now());
+    let (a, b) = (note("A", "a"), note("B", "b"));
+    let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
+    assert_eq!(said.replace(&job, vec![a.clone()], at(0)), [a.clone()]);
+    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(20)), [b.clone()]);
+    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(24)), []);
+    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(26)), [a.clone()]);
+    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(46)), [b.clone()]);
+    assert_eq!(said.replace(&job, Vec::new(), at(47)), []);
+    assert_eq!(said.replace(&job, vec![a.clone()], at(48)), [a.clone()]);
+    assert_eq!(said.add(&job, vec![a.clone(), b.clone()], at(49)), [b.clone()]);
+    let other = note("B", "c");
+    assert_eq!(said.add(&job, vec![other.clone()], at(50)), [other]);
+    assert_eq!(said.add(&job, vec![b.clone()], at(51)), [b]);
+    assert_eq!(said.add(&job, vec![a.clone()], at(74)), [a]);
 }

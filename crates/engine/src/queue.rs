@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     EngineError, Settings, act,
+    notes::Said,
     wire::{self},
 };
 
@@ -82,8 +83,7 @@ pub(crate) struct Core {
     taking: Vec<tokio::sync::Mutex<()>>,
     permits: Semaphore,
     counters: Vec<Counters>,
-    /// What was told last about a key, so that it is not told again.
-    told: Mutex<HashMap<Job, Vec<Note>>>,
+    told: Mutex<Said>,
     pub(crate) notes: mpsc::Sender<(usize, Note)>,
     pub(crate) notes_out: Mutex<Option<mpsc::Receiver<(usize, Note)>>>,
     pub(crate) stopping: watch::Sender<bool>,
@@ -299,25 +299,13 @@ impl Core {
     }
 
     fn tell(&self, job: &Job, notes: Vec<Note>) {
-        let mut told = self.told.lock();
-        if notes.is_empty() {
-            told.remove(job);
-            return;
-        }
-        let before = told.insert(job.clone(), notes.clone()).unwrap_or_default();
-        drop(told);
-        self.record(job, notes.into_iter().filter(|n| !before.contains(n)));
+        let news = self.told.lock().replace(job, notes, Instant::now());
+        self.record(job, news);
     }
 
     /// Tells what is new, and goes on remembering what was told before.
     pub(crate) fn tell_also(&self, job: &Job, notes: Vec<Note>) {
-        let mut told = self.told.lock();
-        let before = told.entry(job.clone()).or_default();
-        let news: Vec<Note> = notes.into_iter().filter(|n| !before.contains(n)).collect();
-        // Of what was said for the same reason, only the latest.
-        before.retain(|old| news.iter().all(|n| (&n.about, n.reason) != (&old.about, old.reason)));
-        before.extend(news.iter().cloned());
-        drop(told);
+        let news = self.told.lock().add(job, notes, Instant::now());
         self.record(job, news);
     }
 

@@ -1,5 +1,9 @@
 //! Events about pods and the node, with repeated ones counted instead of repeated.
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use base::Clock;
 use jiff::Timestamp;
@@ -19,6 +23,12 @@ const REMEMBERED: usize = 4096;
 /// Per pod: so many at once, then one in [`REFILL`]; upstream's spam filter.
 const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
+
+/// Events of one reason about one object that differ in their message: so many are told apart within [`SIMILAR`], the rest is
+/// one event with the newest message; upstream's numbers and words.
+const APART: usize = 10;
+const SIMILAR: Duration = Duration::from_secs(600);
+const COMBINED: &str = "(combined from similar events): ";
 
 const COMPONENT: &str = "kubelet";
 /// Who tells about volumes that are reclaimed: upstream does that in its controller.
@@ -51,7 +61,8 @@ impl Recorder {
         clock: Arc<dyn Clock>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (queue, notes) = mpsc::channel(QUEUE);
-        let writer = Writer { client, node_name, known: HashMap::new(), spending: HashMap::new() };
+        let writer =
+            Writer { client, node_name, known: HashMap::new(), similar: Similar::default(), spending: HashMap::new() };
         (Self { queue, clock }, writer.run(notes))
     }
 
@@ -125,10 +136,35 @@ struct Known {
     last: Timestamp,
 }
 
+/// Messages of notes that are alike otherwise, and when the last of them came.
+#[derive(Default)]
+struct Similar(HashMap<String, (BTreeSet<String>, Timestamp)>);
+
+impl Similar {
+    /// What a note of this group is counted as, and the message of its event.
+    fn sort(&mut self, group: &str, message: &str, at: Timestamp) -> (String, String) {
+        if self.0.len() > REMEMBERED {
+            self.0.clear();
+        }
+        let (messages, last) = self.0.entry(group.to_owned()).or_insert_with(|| (BTreeSet::new(), at));
+        if at.duration_since(*last).as_secs_f64() > SIMILAR.as_secs_f64() {
+            messages.clear();
+        }
+        *last = at;
+        messages.insert(message.to_owned());
+        if messages.len() < APART {
+            return (format!("{group}\0{message}"), message.to_owned());
+        }
+        messages.pop_first();
+        (format!("{group}\0"), format!("{COMBINED}{message}"))
+    }
+}
+
 struct Writer {
     client: kube::Client,
     node_name: String,
     known: HashMap<String, Known>,
+    similar: Similar,
     /// Tokens left per object, and when that was computed.
     spending: HashMap<String, (f64, Timestamp)>,
 }
@@ -166,10 +202,10 @@ impl Writer {
         let namespace = note.about.namespace.clone().unwrap_or_else(|| "default".into());
         let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let about = [text(&note.about.uid), text(&note.about.field_path)].join("\0");
-        let key = [&about, &note.reason, &note.message].map(String::as_str).join("\0");
+        let (key, message) = self.similar.sort(&[about, note.reason.clone()].join("\0"), &note.message, note.at);
         if let Some(known) = self.known.get_mut(&key) {
             let count = known.count + 1;
-            let patch = serde_json::json!({"count": count, "lastTimestamp": Time(note.at)});
+            let patch = serde_json::json!({"count": count, "lastTimestamp": Time(note.at), "message": message});
             match events.patch(&known.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
                 Ok(_) => {
                     (known.count, known.last) = (count, note.at);
@@ -180,8 +216,8 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
-        let name = format!("{}.{:x}", text(&note.about.name), note.at.as_nanosecond());
-        events.create(&PostParams::default(), &self.event(note, &name, &namespace)).await?;
+        let name = api::names::event_name(&text(&note.about.name), note.at.as_nanosecond());
+        events.create(&PostParams::default(), &self.event(note, message, &name, &namespace)).await?;
         if self.known.len() >= REMEMBERED {
             let oldest = self.known.iter().min_by_key(|(_, k)| k.last).map(|(key, _)| key.clone());
             oldest.map(|key| self.known.remove(&key));
@@ -190,7 +226,7 @@ impl Writer {
         Ok(())
     }
 
-    fn event(&self, note: &Note, name: &str, namespace: &str) -> Event {
+    fn event(&self, note: &Note, message: String, name: &str, namespace: &str) -> Event {
         Event {
             metadata: ObjectMeta {
                 name: Some(name.into()),
@@ -200,7 +236,7 @@ impl Writer {
             involved_object: note.about.clone(),
             type_: Some(if note.warning { "Warning" } else { "Normal" }.into()),
             reason: Some(note.reason.clone()),
-            message: Some(note.message.clone()),
+            message: Some(message),
             count: Some(1),
             first_timestamp: Some(Time(note.at)),
             last_timestamp: Some(Time(note.at)),
@@ -210,4 +246,23 @@ impl Writer {
             ..Event::default()
         }
     }
+}
+
+#[test]
+fn many_messages_of_one_reason_become_one_event() {
+    let mut similar = Similar::default();
+    let mut at = Timestamp::UNIX_EPOCH;
+    let mut seen = BTreeSet::new();
+    for n in 0..100 {
+        at += jiff::SignedDuration::from_secs(10);
+        let (key, message) = similar.sort("pod\0FailedMount", &format!("try {n}"), at);
+        let combined = n + 1 >= APART;
+        assert_eq!(message, if combined { format!("{COMBINED}try {n}") } else { format!("try {n}") });
+        seen.insert(key);
+    }
+    assert_eq!(seen.len(), APART);
+    // Others, and what comes much later, are told as they are.
+    assert_eq!(similar.sort("pod\0Failed", "try 100", at).1, "try 100");
+    at += jiff::SignedDuration::from_secs(601);
+    assert_eq!(similar.sort("pod\0FailedMount", "try 100", at).1, "try 100");
 }
