@@ -59,6 +59,7 @@ pub mod rules {
             volume_phase,
         },
         reason::{Reason, Seen, against_named, reason, selects, successor},
+        scheduler::attach::clash,
         select::{in_zone, reaches},
         waiting::{WAITING, kept},
     };

@@ -34,7 +34,8 @@ pub(super) fn disk_taken(world: &World, pod: &Pod, node: &Node) -> bool {
         && running(world, node).any(|(_, other)| volumes(other).any(|theirs| disks.iter().any(|d| clash(d, theirs))))
 }
 
-fn clash(a: &Volume, b: &Volume) -> bool {
+/// Whether two volumes are one disk that cannot be in both pods.
+pub fn clash(a: &Volume, b: &Volume) -> bool {
     let both_read = |a: Option<bool>, b: Option<bool>| a == Some(true) && b == Some(true);
     if let (Some(a), Some(b)) = (&a.gce_persistent_disk, &b.gce_persistent_disk) {
         return a.pd_name == b.pd_name && !both_read(a.read_only, b.read_only);

@@ -6,7 +6,7 @@
 //!
 //! Absent on purpose: affinity between pods, spreading, preemption, priorities.
 //! Source: Kubernetes 1.36, `pkg/scheduler`.
-mod attach;
+pub(crate) mod attach;
 mod fit;
 mod volumes;
 

@@ -186,10 +186,13 @@ fn has_room(world: &World, claim: &PersistentVolumeClaim, class: &StorageClass, 
         || capacity::has_room(world, name, node.metadata.labels.as_ref(), bytes(claim::requested(claim)))
 }
 
-/// What keeps the pod's claims, as their own status keeps it. A claim that was made just now has no such reason yet.
+/// What keeps the pod's claims, as their own status keeps it. A claim that was made just now has no such reason yet; one
+/// that is made for the pod is about to be.
 pub(crate) fn claims_reasons(world: &World, meta: &Meta, pod: &Pod) -> String {
-    let told = claims_of(pod).into_iter().filter_map(|(volume, name, _)| {
-        let (_, claim) = world.claim(&meta.key.namespace, &name)?;
+    let told = claims_of(pod).into_iter().filter_map(|(volume, name, ephemeral)| {
+        let Some((_, claim)) = world.claim(&meta.key.namespace, &name) else {
+            return (!ephemeral).then(|| format!(" Volume {volume:?}, claim {name:?}: It does not exist."));
+        };
         let why = kept(claim).filter(|c| !is_bound(claim) && !repeats_pod(c))?.message.as_deref()?;
         Some(format!(" Volume {volume:?}, claim {name:?}: {why}."))
     });

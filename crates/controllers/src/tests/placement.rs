@@ -25,6 +25,7 @@ fn a_pod_is_told_why_it_fits_nowhere() {
         "ports": [{ "containerPort": 80, "hostPort": 8080 }],
     }] } })
     };
+    let named = format!("{UNHELPFUL} Volume \"v\", claim \"c\": It does not exist.");
     let table = [
         (json!({"spec": {"unschedulable": true}}), json!({}), "1 node(s) were unschedulable.", UNHELPFUL),
         (
@@ -42,7 +43,7 @@ fn a_pod_is_told_why_it_fits_nowhere() {
         ),
         (json!({}), requests("5"), "1 Insufficient cpu.", UNHELPFUL),
         (json!({"status": {"allocatable": {"pods": "1"}}}), json!({}), "1 Too many pods.", NO_VICTIMS),
-        (json!({}), claiming("c"), "persistentvolumeclaim \"c\" not found.", UNHELPFUL),
+        (json!({}), claiming("c"), "persistentvolumeclaim \"c\" not found.", &named),
         (json!({}), claiming("waits"), "pod has unbound immediate PersistentVolumeClaims.", UNHELPFUL),
         (json!({}), claiming("late"), "1 node(s) didn't find available persistent volumes to bind.", UNHELPFUL),
         (json!({}), claiming("far"), "1 node(s) didn't match PersistentVolume's node affinity.", UNHELPFUL),
