@@ -119,15 +119,16 @@ impl Plugin for Rbd {
 
     fn inline(&self, volume: &Volume, namespace: &str) -> Result<PersistentVolume, Why> {
         let disk = volume.rbd.clone().unwrap_or_default();
-        let secret = secret(disk.secret_ref.as_ref(), namespace);
+        // Without one, its driver says what it lacks.
+        let secret = disk.secret_ref.as_ref().map(|of| secret(Some(of), namespace));
         let pool = disk.pool.filter(|p| !p.is_empty()).unwrap_or_else(|| "rbd".to_owned());
         let cluster = cluster(&disk.monitors.join(","));
         let attributes = map([(CLUSTER, &*cluster), ("pool", &pool), ("staticVolume", "true"), (FEATURES, LAYERING)]);
         let csi = CSIPersistentVolumeSource {
             fs_type: disk.fs_type,
             volume_attributes: Some(attributes),
-            node_stage_secret_ref: Some(secret.clone()),
-            controller_expand_secret_ref: Some(secret),
+            node_stage_secret_ref: secret.clone(),
+            controller_expand_secret_ref: secret,
             ..source(RBD, &*disk.image)
         };
         Ok(inline(format!("{RBD}-{}", disk.image), mode(disk.read_only), csi))

@@ -202,7 +202,13 @@ fn attached(source: &CsiSource, inputs: &Inputs) -> Result<BTreeMap<String, Stri
         None => return Err(VolumeError::NotRead { kind: "volumeattachment", name }),
     };
     let installed = inputs.drivers.get(driver).is_some_and(Option::is_some);
-    let hint = in_tree::not_here(driver).filter(|_| !installed).map(|hint| format!(". {hint}")).unwrap_or_default();
+    let hint = match installed {
+        true => String::new(),
+        false => in_tree::not_here(driver).map_or_else(
+            || format!(". There is no CSIDriver {driver}; see that the driver is installed"),
+            |hint| format!(". {hint}"),
+        ),
+    };
     let fail = |why: String, failed: bool| VolumeError::Attach { volume: source.name.clone(), why, failed };
     let Some(VolumeAttachment { metadata, status, .. }) = found else {
         let waits = format!("timed out waiting for external-attacher of {driver} CSI driver to attach volume {handle}");

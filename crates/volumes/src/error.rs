@@ -35,12 +35,17 @@ pub enum VolumeError {
     #[error("{kind} {name:?} was not read yet")]
     NotRead { kind: &'static str, name: String },
     /// A bundle of trusted certificates that does not exist, by its name or by its signer and labels.
-    #[error("{}", no_bundle(name.as_deref()))]
-    TrustBundle { name: Option<String> },
-    #[error("configmap references non-existent config key: {key}")]
-    ConfigKey { key: String },
-    #[error("references non-existent secret key: {key}")]
-    SecretKey { key: String },
+    #[error("{}", no_bundle(name.as_deref(), signer.as_deref()))]
+    TrustBundle { name: Option<String>, signer: Option<String> },
+    #[error("configmap references non-existent config key: {key}: configmap {name:?} has no such key")]
+    ConfigKey { name: String, key: String },
+    #[error("references non-existent secret key: {key}: secret {name:?} has no such key")]
+    SecretKey { name: String, key: String },
+    /// Of two files one would have to be a directory.
+    #[error(
+        "path {:?} cannot be a file: {:?} is one too, of the same volume; change the path of one of them", below.display(), file.display()
+    )]
+    Collision { file: PathBuf, below: PathBuf },
     /// A driver did not do what it was asked for, or is not there; all words are upstream's.
     #[error("{why}")]
     Csi {
@@ -164,16 +169,20 @@ pub enum VolumeError {
     #[error("{message}")]
     Invalid { message: String },
     /// A sub-path that no volume can have.
-    #[error("{message}")]
-    SubPathText { message: String },
+    #[error("{}", bad_sub_path(sub_path, *absolute))]
+    SubPathText {
+        /// As it is shown: an expression stays one, as its values may be secret.
+        sub_path: String,
+        /// It is not relative; else it leads upwards.
+        absolute: bool,
+    },
     /// The message names no path: that would tell a pod's author about the host's files.
-    #[error("failed to {action} for volumeMount {volume:?} of container {container:?}")]
+    #[error("failed to {action} for volumeMount {volume:?} of container {container:?}: {}", about_sub_path(errno))]
     SubPath {
         /// `prepare subPath` or `create subPath directory`
         action: &'static str,
         volume: String,
         container: String,
-        #[source]
         errno: io::Error,
     },
     /// A repository that could not be cloned; `why` begins with the field and has no word of the server.
@@ -191,12 +200,34 @@ pub enum VolumeError {
     Several { errors: Vec<VolumeError> },
 }
 
-fn no_bundle(name: Option<&str>) -> String {
+fn no_bundle(name: Option<&str>, signer: Option<&str>) -> String {
     match name {
         Some(name) => {
             format!("while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io {name:?} not found")
         }
-        None => "combination of signerName and labelSelector matched zero ClusterTrustBundles".into(),
+        None => {
+            let signer = signer.unwrap_or_default();
+            format!(
+                "combination of signerName and labelSelector matched zero ClusterTrustBundles: signerName {signer:?}"
+            )
+        }
+    }
+}
+
+fn bad_sub_path(sub_path: &str, absolute: bool) -> String {
+    match absolute {
+        true => format!("error SubPath `{sub_path}` must not be an absolute path"),
+        false => format!("unable to provision SubPath `{sub_path}`: must not contain '..'"),
+    }
+}
+
+/// What is wrong with a sub-path. All that these words tell is about the volume, which is the pod's.
+fn about_sub_path(errno: &io::Error) -> String {
+    match errno.kind() {
+        io::ErrorKind::CrossesDevices => "its subPath leads out of the volume".into(),
+        io::ErrorKind::NotFound => "its subPath does not exist in the volume, and is not made there".into(),
+        io::ErrorKind::AlreadyExists => "its subPath is a link that leads nowhere".into(),
+        _ => format!("its subPath cannot be opened: {}", base::chain(errno)),
     }
 }
 
@@ -221,6 +252,7 @@ impl VolumeError {
             | Self::TrustBundle { .. }
             | Self::ConfigKey { .. }
             | Self::SecretKey { .. }
+            | Self::Collision { .. }
             | Self::Claim { .. }
             | Self::MountOptions { .. }
             | Self::Attach { .. }
@@ -270,6 +302,7 @@ impl VolumeError {
             | Self::TrustBundle { .. }
             | Self::ConfigKey { .. }
             | Self::SecretKey { .. }
+            | Self::Collision { .. }
             | Self::Claim { .. }
             | Self::HostPathType { .. }
             | Self::LocalPath { .. }

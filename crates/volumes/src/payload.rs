@@ -70,6 +70,15 @@ fn clean(path: &str) -> Result<PathBuf, VolumeError> {
     }
 }
 
+/// Refuses files that would have to be directories for others.
+pub(crate) fn without_collisions(files: Files) -> Result<Files, VolumeError> {
+    let above = |path: &Path| path.ancestors().skip(1).find(|a| files.contains_key(*a)).map(Path::to_path_buf);
+    match files.keys().find_map(|path| Some((above(path)?, path.clone()))) {
+        Some((file, below)) => Err(VolumeError::Collision { file, below }),
+        None => Ok(files),
+    }
+}
+
 /// Which keys of an object become which files.
 pub(crate) struct Selection<'a> {
     pub items: &'a [KeyToPath],
@@ -124,14 +133,14 @@ pub(crate) fn config_map(inputs: &Inputs, name: &str, selection: &Selection) -> 
     let object = find(&inputs.config_maps, "configmap", name, selection.optional)?.unwrap_or(&empty);
     let text = object.data.iter().flatten().map(|(k, v)| (k, v.as_bytes()));
     let binary = object.binary_data.iter().flatten().map(|(k, v)| (k, v.0.as_slice()));
-    selection.select(binary.chain(text), |key| VolumeError::ConfigKey { key: key.into() })
+    selection.select(binary.chain(text), |key| VolumeError::ConfigKey { name: name.into(), key: key.into() })
 }
 
 pub(crate) fn secret(inputs: &Inputs, name: &str, selection: &Selection) -> Result<Files, VolumeError> {
     let empty = Secret::default();
     let object = find(&inputs.secrets, "secret", name, selection.optional)?.unwrap_or(&empty);
     let data = object.data.iter().flatten().map(|(k, v): (_, &ByteString)| (k, v.0.as_slice()));
-    selection.select(data, |key| VolumeError::SecretKey { key: key.into() })
+    selection.select(data, |key| VolumeError::SecretKey { name: name.into(), key: key.into() })
 }
 
 pub(crate) fn downward(
@@ -246,7 +255,7 @@ fn trust_bundle(
         }
     };
     if chosen.is_empty() && !optional {
-        return Err(VolumeError::TrustBundle { name: source.name.clone() });
+        return Err(VolumeError::TrustBundle { name: source.name.clone(), signer: source.signer_name.clone() });
     }
     let text = api::certificate::normalize(chosen.iter().map(|b| b.spec.trust_bundle.as_str()));
     let mut files = Files::new();

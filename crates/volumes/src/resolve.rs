@@ -79,6 +79,7 @@ fn ephemeral_claim(pod: &Pod, volume: &Volume) -> String {
 pub fn resolve(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Resolved, VolumeError> {
     let plain = |source| Ok(Resolved { source, read_only: false, mount_options: Vec::new() });
     let files = |files, in_memory| {
+        let files = payload::without_collisions(files)?;
         let mount_points = nested_mount_points(pod, &volume.name);
         let source = Source::Files { files, in_memory, mount_points, followed: follows_sub_paths(pod) };
         Ok(Resolved { source, read_only: true, mount_options: Vec::new() })
@@ -149,7 +150,13 @@ fn disk(pod: &Pod, volume: &Volume) -> Result<Option<PersistentVolume>, VolumeEr
 fn own_disk(pod: &Pod, volume: &Volume, inputs: &Inputs) -> Result<Option<Resolved>, VolumeError> {
     let Some(disk) = disk(pod, volume)? else { return Ok(None) };
     let read_only = disk.spec.as_ref().and_then(|s| s.csi.as_ref()).is_some_and(|s| s.read_only == Some(true));
-    csi_source::persistent(pod, &disk, read_only, inputs)
+    csi_source::persistent(pod, &disk, read_only, inputs).map_err(|error| match error {
+        // Its name in the sentence is the driver's.
+        VolumeError::Attach { volume: disk, why, failed } => {
+            VolumeError::Attach { volume: disk, why: format!("{why} (the pod's volume {:?})", volume.name), failed }
+        }
+        other => other,
+    })
 }
 
 /// Where containers mount other volumes inside this one, relative to it; of nested ones, the outermost.

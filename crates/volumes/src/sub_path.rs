@@ -27,13 +27,11 @@ pub(crate) enum Failure {
 /// Upstream's messages for absolute paths and for `..`.
 pub(crate) fn clean(sub_path: &str) -> Result<PathBuf, VolumeError> {
     if sub_path.starts_with('/') {
-        let message = format!("error SubPath `{sub_path}` must not be an absolute path");
-        return Err(VolumeError::SubPathText { message });
+        return Err(VolumeError::SubPathText { sub_path: sub_path.to_owned(), absolute: true });
     }
     let parts = Path::new(sub_path).components();
     if parts.clone().any(|p| p == Component::ParentDir) {
-        let message = format!("unable to provision SubPath `{sub_path}`: must not contain '..'");
-        return Err(VolumeError::SubPathText { message });
+        return Err(VolumeError::SubPathText { sub_path: sub_path.to_owned(), absolute: false });
     }
     Ok(parts.filter(|p| matches!(p, Component::Normal(_))).collect())
 }

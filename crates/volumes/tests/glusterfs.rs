@@ -98,7 +98,7 @@ fn servers_are_what_the_endpoints_say() {
             && none.next() == Next::WaitForObject
     );
     let gone = Inputs { endpoints: [(("ns".into(), "e".into()), None)].into(), ..Inputs::default() };
-    assert_eq!(resolve(&pod, &own, &gone).unwrap_err().to_string(), "endpoints \"e\" not found");
+    assert_eq!(resolve(&pod, &own, &gone).unwrap_err().to_string(), "endpoints \"e\" not found in namespace \"ns\"");
 
     let claim: PersistentVolumeClaim = from_value(json!({"metadata": {"name": "c", "uid": "cu"},
         "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}}))

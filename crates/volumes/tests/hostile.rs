@@ -122,9 +122,14 @@ fn cve_2017_1002101_sub_paths_by_what_they_name() {
             Ok(path) => fs::read_to_string(path).unwrap(),
             Err(e) => format!("{e} [{}]", e.reason().unwrap_or_default()),
         };
-        let refused = "failed to prepare subPath for volumeMount \"v\" of container \"c\" [CreateContainerConfigError]";
-        let unmade =
-            "failed to create subPath directory for volumeMount \"v\" of container \"c\" [CreateContainerConfigError]";
+        let failed = |action: &str, why: &str| {
+            let head = format!("failed to {action} for volumeMount \"v\" of container \"c\"");
+            format!("{head}: its subPath {why} [CreateContainerConfigError]")
+        };
+        let outside = &failed("prepare subPath", "leads out of the volume");
+        let below_file = &failed("prepare subPath", "cannot be opened: Not a directory");
+        let unmade = &failed("create subPath directory", "is a link that leads nowhere");
+        let absent = failed("prepare subPath", "does not exist in the volume, and is not made there");
         for (sub_path, want) in [
             ("", "volume"),
             ("./", "volume"),
@@ -135,13 +140,13 @@ fn cve_2017_1002101_sub_paths_by_what_they_name() {
             ("to-d/f", "file"),
             ("to-d/made/here", "directory"),
             ("new/er", "directory"),
-            ("l", refused),
-            ("l/x", refused),
-            ("abs/x", refused),
-            ("key", refused),
-            ("l/new/sub", refused),
+            ("l", outside),
+            ("l/x", outside),
+            ("abs/x", outside),
+            ("key", outside),
+            ("l/new/sub", outside),
             ("dangling", unmade),
-            ("d/f/below", refused),
+            ("d/f/below", below_file),
             ("/d", "error SubPath `/d` must not be an absolute path [CreateContainerConfigError]"),
             ("d/../..", "unable to provision SubPath `d/../..`: must not contain '..' [CreateContainerConfigError]"),
         ] {
@@ -151,7 +156,7 @@ fn cve_2017_1002101_sub_paths_by_what_they_name() {
         assert_eq!(fs::read_dir(scratch.path().join("outside")).unwrap().count(), 2);
         let only_read = Ready { read_only: true, ..ready.clone() };
         assert_eq!(say("d/f", &only_read), "file");
-        assert_eq!(say("d/absent", &only_read), refused);
+        assert_eq!(say("d/absent", &only_read), absent);
         let pin = volumes.mount_path("pod", "c", 4, &only_read, Some("d")).unwrap();
         assert!(fs::write(pin.join("g"), "").is_err(), "the pin of a read-only volume can be written");
 

@@ -179,7 +179,7 @@ fn volumes_by_their_source() {
     check(json!({"configMap": {"name": "unread"}}), "error: configmap \"unread\" was not read yet");
     check(
         json!({"configMap": {"name": "m", "items": [{"key": "k", "path": "k"}]}}),
-        "error: configmap references non-existent config key: k",
+        "error: configmap references non-existent config key: k: configmap \"m\" has no such key",
     );
     check(
         json!({"configMap": {"name": "m", "optional": true, "items": [{"key": "k", "path": "k"}, {"key": "a", "path": "a"}]}}),
@@ -198,7 +198,7 @@ fn volumes_by_their_source() {
     check(json!({"secret": {"secretName": "none"}}), "error: secret \"none\" not found");
     check(
         json!({"secret": {"secretName": "s", "items": [{"key": "z", "path": "z"}]}}),
-        "error: references non-existent secret key: z",
+        "error: references non-existent secret key: z: secret \"s\" has no such key",
     );
 }
 
@@ -221,6 +221,17 @@ fn downward_and_projected_volumes() {
         "ro memory conf/a=1:440 conf/name=p:440 k=T0:440 tok=T1:440",
     );
     check(json!({"projected": {}}), "ro memory ");
+    // Which keys there are may change: it is looked at again.
+    let under = |path: &str| {
+        json!({"projected": {"sources": [{"secret": {"name": "s"}},
+        {"configMap": {"name": "m", "items": [{"key": "a", "path": path}]}}]}})
+    };
+    let fix = "change the path of one of them";
+    check(
+        under("k/deep/er"),
+        &format!("error: path \"k/deep/er\" cannot be a file: \"k\" is one too, of the same volume; {fix}"),
+    );
+    check(under("kk/deep"), "ro memory k=hush:644 kk/deep=1:644");
     check(
         json!({"projected": {"sources": [{"configMap": {"name": "none"}}, {"secret": {"name": "none"}}]}}),
         "error: [configmap \"none\" not found, secret \"none\" not found]",
@@ -268,7 +279,8 @@ fn trust_bundles_are_chosen_by_name_or_by_signer_and_labels() {
     check(signer(json!({})), &(pem(zero) + &pem(one)));
     check(signer(json!({"matchLabels": {"l": "x"}})), &pem(one));
     // Upstream: no selector at all matches nothing.
-    let zero_found = "error: combination of signerName and labelSelector matched zero ClusterTrustBundles";
+    let zero_found =
+        "error: combination of signerName and labelSelector matched zero ClusterTrustBundles: signerName \"e.com/s\"";
     check(signer(Value::Null), zero_found);
     check(signer(json!({"matchLabels": {"l": "z"}})), zero_found);
     check(json!({"signerName": "e.com/other", "labelSelector": {}, "optional": true}), "");
@@ -453,7 +465,9 @@ fn volumes_of_drivers() {
         "error: timed out waiting for external-attacher of d.example CSI driver to attach volume h; \
          there is no VolumeAttachment {name} yet"
     );
-    check("nobody has attached it", None, None, claim(), &waiting);
+    check("nobody has attached it", driver(json!({})), None, claim(), &waiting);
+    let missing = format!("{waiting}. There is no CSIDriver d.example; see that the driver is installed");
+    check("perhaps nobody will", None, None, claim(), &missing);
     let known = attached(json!({"attached": true, "attachmentMetadata": {"port": "7"}}));
     let there = "d.example pv \"ext4\" OnceWithFsType attached {\"port\": \"7\"}";
     check("attached", None, Some(known.clone()), claim(), there);

@@ -141,6 +141,18 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
         "# make the path on the node, or correct path and type of the volume",
     ),
     (
+        &["There is no CSIDriver", "(no CSIDriver object)", "is not installed here"],
+        "driver-not-installed",
+        "there is no CSI driver of that name",
+        "# install the driver (those that are here: kubectl get csidrivers), or correct its name in the volume",
+    ),
+    (
+        &["cannot be given to the CSI driver"],
+        "not-translated",
+        "the volume is given to the CSI driver that replaced its plugin, and lacks something that this one needs",
+        "# what the message asks for, in a new volume",
+    ),
+    (
         &["not found in the list of registered CSI drivers"],
         "driver-not-registered",
         "the driver's plugin on that node is not running, or its kubelet directory is another one",
@@ -151,6 +163,60 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
         "nfs-server",
         "the server that the volume names does not answer, does not export the path to this node, or speaks another version",
         "# what the message asks for: start the server, export the path to the node, or correct server, path or mountOptions",
+    ),
+    (
+        &["in Flocker:", "using flocker:"],
+        "flocker",
+        "the node asks Flocker's control service, by the address and the certificates that `holdfast up` was started with",
+        "# see the message, and --flocker-host, --flocker-ca-file, --flocker-key-file and --flocker-cert-file",
+    ),
+    (
+        &[" : clone of "],
+        "git-clone",
+        "the repository is cloned when the pod starts, and was not",
+        "# let the server have what the message names, or correct gitRepo in a new pod",
+    ),
+    (
+        &["endpoints \""],
+        "endpoints-missing",
+        "the addresses of the servers are taken from an Endpoints object",
+        "# make the Endpoints object, with the addresses of the servers",
+    ),
+    (
+        &["couldn't get secret", " has no key "],
+        "secret-missing",
+        "the volume wants a Secret, or a key of it, that is not there",
+        "# make the Secret that the message names, with that key",
+    ),
+    (
+        &["matched zero ClusterTrustBundles", "getting ClusterTrustBundle"],
+        "trust-bundle-missing",
+        "the volume wants trusted certificates that are not there",
+        "kubectl get clustertrustbundles",
+    ),
+    (
+        &["no fc disk found", "has no LUN", "has no target"],
+        "disk-missing",
+        "the storage shows this node no such disk",
+        "# let the storage show the disk to this node, or correct the volume",
+    ),
+    (
+        &["has volumeMode "],
+        "volume-mode",
+        "a volume of mode Block goes with volumeDevices, one of mode Filesystem with volumeMounts",
+        "# make the pod again with the one that fits the claim",
+    ),
+    (
+        &["Mount options are not supported"],
+        "mount-options",
+        "volumes of this type take no mount options",
+        "# remove spec.mountOptions from the PersistentVolume",
+    ),
+    (
+        &["is one too, of the same volume"],
+        "paths-collide",
+        "two files of the volume want one path",
+        "# change a path or a key: the ConfigMap's or Secret's, or in a new pod",
     ),
     (
         &["wrong fs type", "bad superblock", "bad option", "unknown filesystem", "mount.nfs", "mount.cifs"],
@@ -202,7 +268,20 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
     ),
 ];
 
-const REASONS: &[&str] = &["FailedAttachVolume", "FailedMount", "FailedMapVolume", "FailedMountVolume", IN_PROGRESS];
+/// Words of messages about what is wrong in the pod itself, which cannot be changed.
+const IN_POD: &[&str] = &[
+    "unknown storage medium",
+    "hugePages storage requested",
+    "container requests multiple huge page sizes",
+    "is not a name that a driver can have",
+    "invalid path: ",
+    " : container ",
+];
+
+/// Reason of the Event about a volume that takes long.
+const SLOW: &str = "SlowMount";
+const REASONS: &[&str] =
+    &["FailedAttachVolume", "FailedMount", "FailedMapVolume", "FailedMountVolume", IN_PROGRESS, SLOW];
 
 /// What the node last said about the pod's volumes.
 fn told(facts: &Facts, pod: &Pod, now: Timestamp) -> Option<Answer> {
@@ -239,10 +318,17 @@ fn told(facts: &Facts, pod: &Pod, now: Timestamp) -> Option<Answer> {
             let answer = answer.fix("# next time: securityContext.fsGroupChangePolicy: OnRootMismatch");
             return Some(answer.since(said.first));
         }
+        _ if said.reason == SLOW => Answer::retrying("mount-slow", state(&said.message))
+            .detail("it is given up after a while, told about, and tried again")
+            .fix("# see that the volume's server, or its driver on the node, answers"),
         _ if attach::is_limit(said) => {
             attach::limit(facts, Some(node_of(pod)), Answer::retrying("attach-limit", state(&said.message)))
         }
         _ if vague(&said) => slow(facts, pod, Answer::retrying("mount-timeout", state(&said.message)), now),
+        _ if IN_POD.iter().any(|w| said.message.contains(w)) => {
+            let answer = Answer::stuck("pod-invalid", state(&said.message));
+            return Some(answer.since(said.first).fix("# correct what the message names, in a new pod"));
+        }
         _ => {
             let known = FAILURES.iter().find(|(words, ..)| words.iter().any(|w| said.message.contains(w)));
             match known {
@@ -270,7 +356,10 @@ fn told(facts: &Facts, pod: &Pod, now: Timestamp) -> Option<Answer> {
 
 /// The pod's volume that a message is about, by its own name or by that of its PersistentVolume.
 fn failing(facts: &Facts, pod: &Pod, told: &Told) -> Option<String> {
-    let quoted = told.message.split_once("volume \"")?.1.split_once('"')?.0;
+    told.message.split("volume \"").skip(1).find_map(|rest| named(facts, pod, rest.split_once('"')?.0))
+}
+
+fn named(facts: &Facts, pod: &Pod, quoted: &str) -> Option<String> {
     let own = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).find(|v| v.name == quoted);
     let behind = || {
         let namespace = namespace_of(&pod.metadata);

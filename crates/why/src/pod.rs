@@ -94,13 +94,33 @@ fn container(facts: &Facts, pod: &Pod, status: &ContainerStatus) -> Option<Answe
         return Some(denied_answer(pod, name, line));
     }
     let state = format!("{label} does not run: container {name} is {reason}: {message}");
-    let cause = if reason == "CreateContainerConfigError" { "container-config" } else { "not-about-volumes" };
+    if message.contains("ubPath") {
+        let answer =
+            Answer::retrying("sub-path", state).detail("the volume is mounted, but not what the container wants of it");
+        return Some(
+            answer.fix("# correct subPath, or what subPathExpr is made of, in a new pod; or what the volume holds"),
+        );
+    }
+    if message.contains("volume \"")
+        && pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|v| v.image.is_some())
+    {
+        return Some(
+            Answer::retrying("image-volume", state)
+                .detail("the container waits for the image of a volume")
+                .fix("# see that the registry has it and this node reaches that, or bring it: holdfast image import FILE")
+                .fix("# or correct the volume's image.reference in a new pod"),
+        );
+    }
+    let of_config = reason == "CreateContainerConfigError";
+    let cause = if of_config { "container-config" } else { "not-about-volumes" };
     let answer = Answer::retrying(cause, state).detail("its volumes are mounted, or not yet the reason");
-    Some(answer.fix(format!(
-        "kubectl logs {} -n {} -c {name} --previous",
-        name_of(&pod.metadata),
-        namespace_of(&pod.metadata)
-    )))
+    let (pod, namespace) = (name_of(&pod.metadata), namespace_of(&pod.metadata));
+    // What never ran has no log.
+    let ran = status.restart_count > 0 || failed.is_some();
+    Some(answer.fix(match ran {
+        true => format!("kubectl logs {pod} -n {namespace} -c {name} --previous"),
+        false => format!("kubectl describe pod {pod} -n {namespace}"),
+    }))
 }
 
 /// Reason of the node's Event about a directory that a failing container may not write to.

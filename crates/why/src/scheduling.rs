@@ -1,6 +1,7 @@
 //! Pods that no node was found for, and claims that wait for one.
 use controllers::rules::{
-    Reason, Seen as _, binds_late, claim_phase, claims_of, class_of, in_zone, node_of, reaches, volume_of,
+    Reason, Seen as _, binds_late, claim_phase, claims_of, clash, class_of, in_zone, is_terminated, node_of, reaches,
+    volume_of,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -129,11 +130,34 @@ fn said(facts: &Facts, pod: &Pod, told: &Told) -> Answer {
         _ if has(&["volume node affinity conflict", "didn't match PersistentVolume's node affinity"]) => {
             about("volume-out-of-reach")
         }
+        _ if has(&["had no available disk"]) => disk_taken(facts, pod, about("disk-taken")),
         _ if has(&["didn't find available persistent volumes to bind"]) => {
             no_volume_there(facts, pod, about("no-fitting-volume"))
         }
         _ => pinned(facts, pod, about("not-about-volumes")),
     }
+}
+
+/// A disk that the pod names itself, and that another one has.
+fn disk_taken(facts: &Facts, pod: &Pod, answer: Answer) -> Answer {
+    let volumes = |pod: &Pod| pod.spec.iter().flat_map(|s| s.volumes.clone().unwrap_or_default()).collect::<Vec<_>>();
+    let mine = volumes(pod);
+    let others = facts.pods.iter().filter(|p| p.metadata.uid != pod.metadata.uid && !node_of(p).is_empty());
+    let taken = others.filter(|p| !is_terminated(p)).find_map(|other| {
+        let theirs = volumes(other);
+        let volume = mine.iter().find(|m| theirs.iter().any(|t| clash(m, t)))?;
+        Some((volume.name.clone(), other))
+    });
+    let answer = match taken {
+        Some((volume, other)) => {
+            let (name, namespace) = (name_of(&other.metadata), namespace_of(&other.metadata));
+            answer
+                .detail(format!("volume {volume:?} is a disk that pod {namespace}/{name} has"))
+                .fix(format!("kubectl delete pod {name} -n {namespace}"))
+        }
+        None => answer.detail("another pod has the disk of a volume of this one"),
+    };
+    answer.fix("# or let both pods only read it (readOnly: true); disks of one iSCSI target count as one")
 }
 
 /// A claim that says it is bound to a volume that is not there.

@@ -37,7 +37,7 @@ pub async fn make(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<BT
 }
 
 async fn one(shared: &Arc<Shared>, pod: &Pod, name: &str, source: &ImageVolumeSource) -> Result<Ready, Trouble> {
-    let (image, info) = images::ensure_for_volume(shared, pod, source).await?;
+    let (image, info) = images::ensure_for_volume(shared, pod, name, source).await?;
     mount(shared, pod, name, &info.id).await.map_err(|why| {
         let text = format!("failed to mount image {image:?} as volume {name:?}: {why}");
         shared.events.pod(pod, None, true, "Failed", format!("Error: {text}"));

@@ -61,30 +61,40 @@ fn trouble(reason: &str, message: String, retry_at: Timestamp) -> Trouble {
 pub async fn ensure(shared: &Arc<Shared>, pod: &Pod, member: &Member) -> Result<ImageInfo, Trouble> {
     let image = member.container.image.clone().unwrap_or_default();
     let path = field_path(member.kind, &member.container.name);
-    find_or_pull(shared, pod, (&image, &policy(&image, member.container.image_pull_policy.as_deref())), Some(path))
-        .await
+    let tell = |warning, reason: &str, message: String| {
+        shared.events.pod(pod, Some(path.clone()), warning, reason, message);
+    };
+    find_or_pull(shared, pod, (&image, &policy(&image, member.container.image_pull_policy.as_deref())), tell).await
 }
 
 /// Finds or pulls the image that a volume is made of, as for a container.
 pub async fn ensure_for_volume(
     shared: &Arc<Shared>,
     pod: &Pod,
+    volume: &str,
     source: &ImageVolumeSource,
 ) -> Result<(String, ImageInfo), Trouble> {
     let image = source.reference.clone().unwrap_or_default();
-    let found = find_or_pull(shared, pod, (&image, &policy(&image, source.pull_policy.as_deref())), None).await?;
-    Ok((image, found))
+    let tell = |warning, reason: &str, message: String| {
+        let message = if warning { of_volume(message, volume) } else { message };
+        shared.events.pod(pod, None, warning, reason, message);
+    };
+    let found = find_or_pull(shared, pod, (&image, &policy(&image, source.pull_policy.as_deref())), tell).await;
+    let named = |later: Later| Later { message: of_volume(later.message, volume), ..later };
+    let found = found.map_err(|t| Trouble { message: of_volume(t.message, volume), later: t.later.map(named), ..t });
+    Ok((image, found?))
+}
+
+fn of_volume(message: String, volume: &str) -> String {
+    format!("{message} (volume {volume:?})")
 }
 
 async fn find_or_pull(
     shared: &Arc<Shared>,
     pod: &Pod,
     (image, policy): (&str, &str),
-    path: Option<String>,
+    tell: impl Fn(bool, &str, String),
 ) -> Result<ImageInfo, Trouble> {
-    let tell = |warning, reason: &str, message: String| {
-        shared.events.pod(pod, path.clone(), warning, reason, message);
-    };
     let now = shared.clock.now();
     let present = match shared.runtime.image(image).await {
         Ok(found) => found,

@@ -1,10 +1,7 @@
 //! Keeps one pod's volumes ready and current: looks up what they name, sets them up, and again whenever that changes.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use volumes::{Cancel, Hold, Inputs, Need, Next, Ready, Resolved, Source, VolumeError, needs, resolve};
 
 mod look_up;
+mod progress;
 mod served;
 
 use super::{
@@ -47,16 +45,11 @@ const ATTACH_FIRST: Duration = Duration::from_millis(100);
 const ATTACH_CAP: Duration = Duration::from_secs(2);
 /// A volume that is not attached after this is told about: upstream's two minutes.
 const ATTACH_TIME: Duration = Duration::from_secs(120);
+/// What still keeps a volume is told again after this, so that its Event is not forgotten: a server keeps one for an hour.
+const REMIND: Duration = Duration::from_secs(25 * 60);
 /// Upstream renews tokens after 80 % of their life, or after a day.
 const TOKEN_LIFE_PERCENT: u32 = 80;
 const TOKEN_MOST: Duration = Duration::from_secs(24 * 3600);
-
-/// How far a change of group is, is told first after this, kept current in the status every so often, and told again as
-/// an Event as seldom as that.
-const PROGRESS_FIRST: Duration = Duration::from_millis(500);
-const PROGRESS: Duration = Duration::from_secs(2);
-const PROGRESS_TOLD: Duration = Duration::from_secs(60);
-const IN_PROGRESS: &str = "VolumePermissionChangeInProgress";
 
 /// The pod's volumes as they are now.
 #[derive(Debug, Clone, Default)]
@@ -95,8 +88,8 @@ struct Keeper {
     held: Held,
     tokens: BTreeMap<Need, Token>,
     done: BTreeMap<String, Resolved>,
-    /// The failure last told about, per volume.
-    told: BTreeMap<String, String>,
+    /// The failure last told about, per volume, and when.
+    told: BTreeMap<String, (String, Instant)>,
     backoff: Backoff,
     retry_at: Option<Instant>,
     growths: Growths,
@@ -179,8 +172,10 @@ pub async fn keep(
         let token = keeper.tokens.values().map(|t| t.renew_at).min();
         let own = [keeper.retry_at, keeper.attach_at, keeper.growths.wake(), token];
         let published = keeper.publish_at.values().copied();
+        let remind = keeper.told.values().map(|(_, at)| *at + REMIND);
         let overdue = keeper.unattached.values().map(|since| *since + ATTACH_TIME);
-        let wake = own.into_iter().flatten().chain(published).chain(overdue.filter(|at| *at > Instant::now())).min();
+        let wake = own.into_iter().flatten().chain(published).chain(overdue.filter(|at| *at > Instant::now()));
+        let wake = wake.chain(remind.filter(|at| *at > Instant::now())).min();
         let timer = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -253,6 +248,11 @@ impl Keeper {
         self.grow(pod, &list, &inputs, about_to).await;
         let (todo, untold) = self.tell_in_use(pod, todo).await;
         failures.extend(untold);
+        // What waits for objects need not wait for servers, too.
+        let waiting = |f: &&Failure| f.step != Step::Process && !f.quiet && f.next == Next::WaitForObject;
+        for failure in failures.iter().filter(waiting) {
+            self.tell(pod, failure.volume.clone(), failure.reason, failure.said(), false);
+        }
         let (made, failed) = self.set_up(pod, todo).await;
         failures.extend(failed);
         let new = made.iter().map(|(name, resolved, _)| (name.clone(), resolved.clone()));
@@ -523,30 +523,6 @@ impl Keeper {
         (made, failures)
     }
 
-    /// Waits for the work on volumes, and tells how far it is where that takes long.
-    async fn while_telling<T>(&self, pod: &Pod, given: &[Given], work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        let (mut wait, mut told) = (PROGRESS_FIRST, None);
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
-                () = tokio::time::sleep(wait) => wait = PROGRESS,
-            }
-            // The counter lives as long as its volume is worked on.
-            let counts = given.iter().filter_map(|(volume, count)| Some((volume, count.upgrade()?.load(Relaxed))));
-            let running: Vec<String> = counts.filter(|(_, n)| *n > 0).map(|(v, n)| progress(v, n)).collect();
-            if running.is_empty() {
-                continue;
-            }
-            if told.is_none_or(|at: Instant| at.elapsed() >= PROGRESS_TOLD) {
-                told = Some(Instant::now());
-                running.iter().for_each(|m| self.shared.events.pod(pod, None, true, IN_PROGRESS, m.clone()));
-            }
-            let trouble = VolumeTrouble { reason: IN_PROGRESS, message: running.join(" ") };
-            self.view.send_modify(|v| v.trouble = Some(trouble));
-        }
-    }
-
     /// Tells about failures, plans the retry, publishes.
     fn conclude(&mut self, pod: &Pod, list: &[Volume], failures: Vec<Failure>) {
         let retry = failures.iter().any(|f| matches!(f.next, Next::Retry { .. }));
@@ -581,12 +557,15 @@ impl Keeper {
         });
     }
 
-    /// Tells about one volume, or with an empty name about those that could not be looked at: what is new, or `again`.
+    /// Tells about one volume, or with an empty name about those that could not be looked at: what is new, was told long
+    /// ago, or `again`.
     fn tell(&mut self, pod: &Pod, volume: String, reason: &str, message: String, again: bool) {
-        if again || self.told.get(&volume) != Some(&message) {
+        let now = Instant::now();
+        let known = self.told.get(&volume).is_some_and(|(old, at)| *old == message && now < *at + REMIND);
+        if again || !known {
             self.shared.events.pod(pod, None, true, reason, message.clone());
+            self.told.insert(volume, (message, now));
         }
-        self.told.insert(volume, message);
     }
 }
 
@@ -611,13 +590,6 @@ fn pair_of<'a>(
 
 /// A volume to be set up: its name, what it is made of, and the mark that the pod has it.
 type Todo = (String, Resolved, Option<Hold>);
-
-/// A volume, and how many of its files were given to the pod's group.
-type Given = (String, Weak<AtomicU64>);
-
-fn progress(volume: &str, files: u64) -> String {
-    format!("Setting volume ownership for volume {volume:?}, processed {files} files.")
-}
 
 fn account(pod: &Pod) -> String {
     let named = pod.spec.as_ref().and_then(|s| s.service_account_name.clone());

@@ -339,21 +339,27 @@ fn mounts(
         let Some(volume) = ready.get(&mount.name) else {
             return Err(format!("cannot find volume {:?} to mount into container {:?}", mount.name, c.name));
         };
-        let expanded = mount.sub_path_expr.as_ref().filter(|e| !e.is_empty()).map(|e| sub_path(e, vars));
-        let sub = match expanded {
-            Some(sub) => Some(sub?),
+        let expression = mount.sub_path_expr.as_ref().filter(|e| !e.is_empty());
+        let sub = match expression {
+            Some(expression) => {
+                let missing = |why| format!("{why}: subPathExpr of volumeMount {:?}", mount.name);
+                Some(sub_path(expression, vars).map_err(missing)?)
+            }
             None => mount.sub_path.clone().filter(|s| !s.is_empty()),
         };
         let path = match mount.mount_propagation.as_deref() {
             Some("Bidirectional") => shared.volumes.shared_mount_path(uid, &c.name, index, volume, sub.as_deref()),
             _ => shared.volumes.mount_path(uid, &c.name, index, volume, sub.as_deref()),
         };
-        let path =
-            path.map_err(
-                |e: VolumeError| {
-                    if e.reason() == Some("CreateContainerConfigError") { e.to_string() } else { chain(&e) }
-                },
-            )?;
+        let path = path.map_err(|error| match (error, expression) {
+            // What its variables hold may be secret.
+            (VolumeError::SubPathText { absolute, .. }, Some(expression)) => {
+                let shown = VolumeError::SubPathText { sub_path: expression.clone(), absolute };
+                format!("{shown}: subPathExpr of volumeMount {:?}", mount.name)
+            }
+            (error @ VolumeError::SubPathText { .. }, None) => format!("{error}: volumeMount {:?}", mount.name),
+            (error, _) => chain(&error),
+        })?;
         list.push(container::volume_mount(mount, path, volume)?);
     }
     let taken: Vec<PathBuf> = list.iter().map(|m| m.container_path.clone()).collect();

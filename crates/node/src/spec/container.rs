@@ -118,8 +118,13 @@ pub fn sandbox(pod: &Pod, cluster_domain: &str) -> SandboxSpec {
     }
 }
 
-/// Directory of all logs of a pod.
+/// The longest name of a file, in bytes.
+const NAME_MAX: usize = 255;
+
+/// Directory of all logs of a pod. A pod's name may be as long as that of a file alone: its end is cut off then.
 pub fn log_dir(layout: &Layout, namespace: &str, name: &str, uid: &str) -> PathBuf {
+    let room = NAME_MAX.saturating_sub(namespace.len() + uid.len() + 2);
+    let name: String = name.chars().take(room).collect();
     layout.logs().join(format!("{namespace}_{name}_{uid}"))
 }
 
@@ -238,6 +243,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn logs_of_a_pod_with_a_long_name_have_a_directory() {
+        let uid = "0f5a7a0e-8c5b-4f0e-9d3b-111111111111";
+        let dir = log_dir(&Layout::new("/d"), &"n".repeat(63), &"p".repeat(253), uid);
+        let name = dir.file_name().and_then(|n| n.to_str()).expect("a name");
+        assert_eq!((name.len(), name.matches('_').count()), (NAME_MAX, 2));
+        assert!(name.starts_with("nnn") && name.ends_with(uid));
+        assert!(log_dir(&Layout::new("/d"), "n", "p", uid).ends_with(format!("n_p_{uid}")));
+    }
 
     #[test]
     fn recursive_read_only_rules() {

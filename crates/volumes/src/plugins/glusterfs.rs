@@ -76,7 +76,10 @@ fn resolved(of: &Volume<'_>, mount_options: Vec<String>, inputs: &Inputs) -> Res
     let key = (of.namespace.clone(), of.endpoints.to_owned());
     let found = match inputs.endpoints.get(&key) {
         Some(Some(found)) => found,
-        Some(None) => return Err(VolumeError::NotFound { kind: "endpoints", name: key.1 }),
+        Some(None) => {
+            let why = format!("endpoints {:?} not found in namespace {:?}", key.1, key.0);
+            return Err(VolumeError::Gluster { why, waits: true });
+        }
         None => return Err(VolumeError::NotRead { kind: "endpoints", name: key.1 }),
     };
     let servers = addresses(found);

@@ -385,6 +385,46 @@ fn what_the_node_says() {
             "MountVolume.SetUp failed for volume \"data\" : no volume plugin matched: this node has no program /f/d for driver",
             "mount-helper",
         ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : kubernetes.io/csi: volume mode \"Ephemeral\" not supported by driver x (no CSIDriver object)",
+            "driver-not-installed",
+        ),
+        (
+            "AttachVolume.Attach failed for volume \"ebs.csi.aws.com-1\" : timed out. There is no CSIDriver ebs.csi.aws.com; see that \
+             the driver is installed (the pod's volume \"data\")",
+            "driver-not-installed",
+        ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : cannot find this node in Flocker: the certificate /c cannot be used: \
+             No such file or directory",
+            "flocker",
+        ),
+        ("MountVolume.SetUp failed for volume \"data\" : clone of h failed: Connection refused", "git-clone"),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : endpoints \"e\" not found in namespace \"n\"",
+            "endpoints-missing",
+        ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : volume \"v\": couldn't get secret n/s error: x",
+            "secret-missing",
+        ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : combination of signerName and labelSelector matched zero ClusterTrustBundles",
+            "trust-bundle-missing",
+        ),
+        ("MountVolume.SetUp failed for volume \"data\" : no fc disk found: x", "disk-missing"),
+        (
+            "FailedMount volume \"data\": volume data has volumeMode Block, but is specified in volumeMounts",
+            "volume-mode",
+        ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : Mount options are not supported for this type",
+            "mount-options",
+        ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : path \"a/b\" cannot be a file: \"a\" is one too, of the same volume; x",
+            "paths-collide",
+        ),
         ("MountVolume.SetUp failed for volume \"data\" : oops", "mount-failed"),
     ] {
         let mut vague = event("Pod", "web", "FailedMount", summary);
@@ -402,6 +442,78 @@ fn what_the_node_says() {
             assert!(answer.state.contains(message) && answer.state.contains("volume \"data\""), "{}", answer.state);
         }
     }
+}
+
+#[test]
+fn what_is_wrong_in_the_pod_itself_never_ends() {
+    for why in
+        ["unknown storage medium \"x\"", "container c not found", "medium HugePages: hugePages storage requested, but"]
+    {
+        let message = format!("MountVolume.SetUp failed for volume \"data\" : {why}");
+        let told = event("Pod", "web", "FailedMount", &message);
+        let objects = [on_node(json!({})), bound_claim("v"), volume("v", json!({})), node("n2", true), told];
+        check("pod", "web", &objects, Stuck, "pod-invalid", &[why, "in a new pod"]);
+    }
+}
+
+#[test]
+fn a_volume_whose_server_does_not_answer() {
+    let told = event("Pod", "web", "SlowMount", "MountVolume.SetUp for volume \"data\" goes on for more than 20 s: x");
+    let objects = [on_node(json!({})), bound_claim("v"), volume("v", json!({})), node("n2", true), told];
+    check("pod", "web", &objects, Retrying, "mount-slow", &["volume \"data\"", "answers"]);
+}
+
+#[test]
+fn what_a_container_wants_of_its_volumes() {
+    let waits = |reason: &str, message: &str, spec: Value| {
+        let state = json!({"waiting": {"reason": reason, "message": message}});
+        let status = json!({"containerStatuses": [{"name": "main", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state": state}]});
+        [on_node(json!({"spec": spec, "status": status})), bound_claim("v"), volume("v", json!({})), node("n2", true)]
+    };
+    let image = json!({"volumes": [{"name": "model", "image": {"reference": "r/m:1"}}]});
+    let cases = [
+        (
+            "CreateContainerConfigError",
+            "failed to prepare subPath for volumeMount \"data\" of container \"main\": its subPath leads out of the volume",
+            json!({}),
+            ("sub-path", "in a new pod"),
+        ),
+        (
+            "CreateContainerConfigError",
+            "missing value for \"X\": subPathExpr of volumeMount \"data\"",
+            json!({}),
+            ("sub-path", "X"),
+        ),
+        (
+            "ErrImagePull",
+            "r/m:1: not found (volume \"model\")",
+            image.clone(),
+            ("image-volume", "holdfast image import"),
+        ),
+        ("ErrImagePull", "app: not found", image, ("not-about-volumes", "kubectl describe pod web")),
+        (
+            "CreateContainerConfigError",
+            "secret \"s\" not found",
+            json!({}),
+            ("container-config", "kubectl describe pod web"),
+        ),
+    ];
+    for (reason, message, spec, (cause, word)) in cases {
+        check("pod", "web", &waits(reason, message, spec), Retrying, cause, &[message, word]);
+    }
+}
+
+#[test]
+fn a_disk_that_another_pod_has() {
+    let disk = |name: &str, node: &str, read: bool| {
+        let own = json!([{"name": "d", "iscsi": {"targetPortal": "p", "iqn": "iqn.a", "lun": 1, "readOnly": read}}]);
+        pod(name, json!({"spec": {"nodeName": node, "volumes": own}}))
+    };
+    let said = "0/1 nodes are available: 1 node(s) had no available disk.";
+    let told = event("Pod", "web", "FailedScheduling", said);
+    let words = ["volume \"d\" is a disk that pod ns/other has", "kubectl delete pod other -n ns", "readOnly"];
+    let objects = [disk("web", "", false), disk("reads", "", true), disk("other", "n2", true), node("n2", true), told];
+    check("pod", "web", &objects, Retrying, "disk-taken", &words);
 }
 
 #[test]

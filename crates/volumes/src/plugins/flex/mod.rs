@@ -267,7 +267,10 @@ fn mount(
     match optional(driver.call("mount", &[&target.to_string_lossy(), &said])) {
         Ok(Some(_)) => Ok(()),
         Ok(None) if record.attaches => bind(&record.shared(dir, on), &made, &target, on.sys),
-        Ok(None) => Err(during(SET_UP, &source.name)(Failure::NotSupported)),
+        Ok(None) => {
+            let why = "mount command failed, status: Not supported; the driver neither mounts nor attaches";
+            Err(during(SET_UP, &source.name)(Failure::Failed(why.to_owned())))
+        }
         Err(failure) => {
             // Unless it mounted something, which is taken back with its help when the pod goes, or used by the next try.
             drop(made);
