@@ -255,6 +255,12 @@ const FAILURES: &[(&[&str], &str, &str, &str)] = &[
         "# make the path on the node, or correct it in the volume",
     ),
     (
+        &["is not usable: ", ": Not a directory", ": File name too long"],
+        "path-unusable",
+        "what is at the path on the node is not what the volume needs",
+        "# make the path on the node what it has to be, or correct it in the volume",
+    ),
+    (
         &["failed to sync", "object not registered", "not registered"],
         "node-cache",
         "the node has not yet read the object; that passes by itself unless the node cannot reach the API server",

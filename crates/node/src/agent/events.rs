@@ -24,8 +24,9 @@ const REMEMBERED: usize = 4096;
 const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_secs(300);
 
-/// Events of one reason about one object that differ in their message: so many are told apart within [`SIMILAR`], the rest is
-/// one event with the newest message; upstream's numbers and words.
+/// Events of one reason about one object, and about one volume of it, that differ in their message: so many are told apart
+/// within [`SIMILAR`], the rest is one event with the newest message; upstream's numbers and words. Unlike upstream, volumes
+/// are told apart however many a pod has.
 const APART: usize = 10;
 const SIMILAR: Duration = Duration::from_secs(600);
 const COMBINED: &str = "(combined from similar events): ";
@@ -202,7 +203,10 @@ impl Writer {
         let namespace = note.about.namespace.clone().unwrap_or_else(|| "default".into());
         let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let about = [text(&note.about.uid), text(&note.about.field_path)].join("\0");
-        let (key, message) = self.similar.sort(&[about, note.reason.clone()].join("\0"), &note.message, note.at);
+        // What the message is about, it names first.
+        let named = note.message.split('"').nth(1).unwrap_or_default();
+        let group = [&about, &note.reason, named].join("\0");
+        let (key, message) = self.similar.sort(&group, &note.message, note.at);
         if let Some(known) = self.known.get_mut(&key) {
             let count = known.count + 1;
             let patch = serde_json::json!({"count": count, "lastTimestamp": Time(note.at), "message": message});

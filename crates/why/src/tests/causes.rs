@@ -425,6 +425,10 @@ fn what_the_node_says() {
             "MountVolume.SetUp failed for volume \"data\" : path \"a/b\" cannot be a file: \"a\" is one too, of the same volume; x",
             "paths-collide",
         ),
+        (
+            "MountVolume.SetUp failed for volume \"data\" : local volume path /x is not usable: only directory and block device",
+            "path-unusable",
+        ),
         ("MountVolume.SetUp failed for volume \"data\" : oops", "mount-failed"),
     ] {
         let mut vague = event("Pod", "web", "FailedMount", summary);
