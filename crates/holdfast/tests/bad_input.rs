@@ -71,7 +71,7 @@ fn what_cannot_be_had_is_told_of_each_volume_and_goes() {
     );
     told(&instance, "undefined", "missing value for \"NONE\": subPathExpr of volumeMount \"v\"");
     told(&instance, "claims", "Volume \"v\", claim \"none\": It does not exist.");
-    told(&instance, &long, "Started container");
+    told(&instance, &long, "Container started");
     ready(&instance, &long);
     for volume in ["v", "k", "c", "h"] {
         told(&instance, "waits", &format!("failed for volume \"{volume}\""));
