@@ -164,18 +164,24 @@ fn what_holds_is_told_once_and_again_before_it_is_forgotten() {
     };
     let job: Job = (0, controllers::Key::new("Pod", "n", "p"));
     let (mut said, start) = (Said::default(), Instant::now());
-    let (a, b) = (note("A", "a"), note("B", "b"));
-    let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
-    assert_eq!(said.replace(&job, vec![a.clone()], at(0)), [a.clone()]);
-    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(20)), [b.clone()]);
-    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(24)), []);
-    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(26)), [a.clone()]);
-    assert_eq!(said.replace(&job, vec![a.clone(), b.clone()], at(46)), [b.clone()]);
-    assert_eq!(said.replace(&job, Vec::new(), at(47)), []);
-    assert_eq!(said.replace(&job, vec![a.clone()], at(48)), [a.clone()]);
-    assert_eq!(said.add(&job, vec![a.clone(), b.clone()], at(49)), [b.clone()]);
-    let other = note("B", "c");
-    assert_eq!(said.add(&job, vec![other.clone()], at(50)), [other]);
-    assert_eq!(said.add(&job, vec![b.clone()], at(51)), [b]);
-    assert_eq!(said.add(&job, vec![a.clone()], at(74)), [a]);
+    // Minutes, whether in place of what was told, what there is to tell, what is told.
+    for (minutes, instead, notes, told) in [
+        (0, true, "a", "a"),
+        (20, true, "ab", "b"),
+        (24, true, "ab", ""),
+        (26, true, "ab", "a"),
+        (46, true, "ab", "b"),
+        (47, true, "", ""),
+        (48, true, "a", "a"),
+        (49, false, "ab", "b"),
+        // Of what is said for one reason, the latest.
+        (50, false, "c", "c"),
+        (51, false, "b", "b"),
+        (74, false, "a", "a"),
+    ] {
+        let notes = notes.chars().map(|c| note(if c == 'a' { "A" } else { "B" }, &c.to_string())).collect();
+        let now = start + Duration::from_secs(60 * minutes);
+        let news = if instead { said.replace(&job, notes, now) } else { said.add(&job, notes, now) };
+        assert_eq!(news.into_iter().map(|n| n.message).collect::<String>(), told, "at {minutes}");
+    }
 }
