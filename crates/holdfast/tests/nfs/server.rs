@@ -116,7 +116,14 @@ impl Server {
 
     /// Lets it answer nothing, or again.
     pub fn hang(&self, hang: bool) {
-        signal(self.child.as_ref().expect("it runs"), if hang { Signal::STOP } else { Signal::CONT });
+        let child = self.child.as_ref().expect("it runs");
+        signal(child, if hang { Signal::STOP } else { Signal::CONT });
+        // One thread after the other stops; what comes meanwhile may be answered.
+        until("all of it has stopped", || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("list its threads").flatten();
+            let mut states = threads.filter_map(|t| std::fs::read_to_string(t.path().join("stat")).ok());
+            (!hang || states.all(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T')))).then_some(())
+        });
     }
 }
 
