@@ -231,7 +231,10 @@ pub struct FsMount<'a> {
 pub enum Unmount {
     /// Fails with `EBUSY` while in use.
     Strict,
-    /// As strict; and whoever waits for the one who serves the filesystem is told an error, so that he lets go.
+    /// As strict, for filesystems of servers: once the mount is gone from the tree, the end of the filesystem, with what is
+    /// not written yet, is waited for 10 s at most. The kernel may want to take leave of a server that does not answer.
+    FromServer,
+    /// As from a server; and whoever waits for the one who serves the filesystem is told an error, so that he lets go.
     Forced,
     /// Gone from the tree at once, from the kernel when the last user lets go. Only for binds, whose data lives elsewhere.
     Lazy,

@@ -7,6 +7,7 @@ use std::{
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
+    sync::mpsc::RecvTimeoutError,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -30,6 +31,9 @@ pub struct RealSys;
 
 /// The kernel answers `EAGAIN` when a rename anywhere races with a guarded look-up; a hostile pod can cause that at will.
 const LOOKUP_TRIES: usize = 200;
+
+/// How long the end of a server's filesystem is waited for that is gone from the tree.
+const LEAVE: Duration = Duration::from_secs(10);
 
 /// Room for some 500 mounts; more are read too.
 const MOUNT_TABLE_BYTES: usize = 64 << 10;
@@ -329,11 +333,14 @@ impl Sys for RealSys {
     fn unmount(&self, dir: &Handle, name: &OsStr, how: Unmount) -> io::Result<()> {
         let flags = UnmountFlags::NOFOLLOW
             | match how {
-                Unmount::Strict => UnmountFlags::empty(),
+                Unmount::Strict | Unmount::FromServer => UnmountFlags::empty(),
                 Unmount::Forced => UnmountFlags::FORCE,
                 Unmount::Lazy => UnmountFlags::DETACH,
             };
-        Ok(rustix::mount::unmount(proc_path(fd(dir)?).join(name), flags)?)
+        match how {
+            Unmount::Strict | Unmount::Lazy => Ok(rustix::mount::unmount(proc_path(fd(dir)?).join(name), flags)?),
+            Unmount::FromServer | Unmount::Forced => unmount_from_server(self, dir, name, flags),
+        }
     }
 
     fn mounts_below(&self, dir: &Handle) -> io::Result<Vec<PathBuf>> {
@@ -380,6 +387,31 @@ fn set_mode(at: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
         nix::libc::syscall(nix::libc::SYS_fchmodat2, at.as_raw_fd(), c"".as_ptr(), mode, nix::libc::AT_EMPTY_PATH)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Unmounts by a thread of its own, which stays behind if the end of the filesystem takes long.
+fn unmount_from_server(sys: &RealSys, dir: &Handle, name: &OsStr, flags: UnmountFlags) -> io::Result<()> {
+    const LOOK: Duration = Duration::from_millis(50);
+    let mut left = LEAVE;
+    // Not by looking at what is mounted: its server might be asked.
+    let mounted =
+        || Ok::<_, io::Error>(sys.mounts_below(dir)?.iter().filter(|point| point.as_os_str() == name).count());
+    let before = mounted()?;
+    let (at, last) = (fd(dir)?.try_clone_to_owned()?, name.to_owned());
+    let (tell, told) = std::sync::mpsc::channel();
+    let unmount = move || {
+        let _ = tell.send(rustix::mount::unmount(proc_path(at.as_fd()).join(last), flags));
+    };
+    std::thread::Builder::new().name("unmount".into()).spawn(unmount)?;
+    loop {
+        match told.recv_timeout(LOOK) {
+            Ok(result) => return Ok(result?),
+            Err(RecvTimeoutError::Timeout) if mounted()? == before => {}
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => left = left.saturating_sub(LOOK),
+            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the thread that unmounts panicked")),
+        }
+    }
 }
 
 /// `mount_setattr` on an open mount, which no safe wrapper offers yet.

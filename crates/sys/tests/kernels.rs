@@ -113,12 +113,14 @@ fn mounts_hide_show_and_go() {
         for what in ["t", "b", "file"] {
             assert_eq!(errno(tree::remove(sys, &base, name(what))), Some(BUSY), "{what} removed under a mount");
         }
-        for what in ["file", "b", "t"] {
-            tree::unmount_all(sys, &base, name(what), &|_| Unmount::Strict).unwrap();
+        for (what, how) in [("file", Unmount::Strict), ("b", Unmount::FromServer), ("t", Unmount::Forced)] {
+            tree::unmount_all(sys, &base, name(what), &|_| how).unwrap();
         }
         assert!(sys.mounts_below(&base).unwrap().is_empty());
         assert_eq!(sys.list(&sys.open(&top.join("t")).unwrap()).unwrap()[0].name, "hidden");
-        assert!(sys.unmount(&base, name("t"), Unmount::Strict).is_err(), "unmounted what is no mount");
+        for how in [Unmount::Strict, Unmount::FromServer] {
+            assert!(sys.unmount(&base, name("t"), how).is_err(), "unmounted what is no mount");
+        }
     });
 }
 

@@ -102,7 +102,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) fn unmount_from_server(on: &Machine<'_>, dir: &Handle, name: &OsStr) -> Result<(), (PathBuf, io::Error)> {
     let (begun, patience) = (Instant::now(), on.settings.last_writes);
     loop {
-        let how = if begun.elapsed() < patience { Unmount::Strict } else { Unmount::Forced };
+        let how = if begun.elapsed() < patience { Unmount::FromServer } else { Unmount::Forced };
         match tree::unmount_all(on.sys, dir, name, &|_| how) {
             Err((_, e)) if e.kind() == ErrorKind::ResourceBusy && begun.elapsed() < patience + LETTING_GO => {
                 std::thread::sleep(LOOK);
